@@ -1,0 +1,38 @@
+# make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
+# make test   sets up what it needs, checks the code and runs the tests
+# make setup  only installs, into $(VENV); nothing is installed twice
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+# One thread a process: the tests run a process a core, and two threads on two busy cores are many times slower.
+ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: setup demo test test-slow lint format
+setup: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m minigpt4.sample_world.demo
+
+test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

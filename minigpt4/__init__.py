@@ -1,0 +1,1 @@
+"""MLLM-DataEngine for MiniGPT-v2: training and evaluation."""

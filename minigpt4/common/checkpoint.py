@@ -1,0 +1,65 @@
+"""Checkpoint files: read without running code, written so that a crash leaves no half of one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """Return what a .pth or .safetensors file holds, on the CPU.
+
+    Raises: ValueError naming the file when it is absent, damaged, no dictionary, or holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: not read, since it is damaged or holds more than tensors: {reason}") from error
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise ValueError(f"{path}: cannot read it: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return a training checkpoint: `model`, and as far as it was saved `optimizer`, `scaler`, `config`, `epoch`.
+
+    Raises: ValueError naming the file when it cannot be read or has no `model`.
+    """
+    content = read_tensors(path)
+    if not isinstance(content.get("model"), dict):
+        raise ValueError(f"{path}: not a training checkpoint, it has no 'model' but {sorted(map(str, content))[:5]}")
+    return content
+
+
+def write_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint beside `path`, wait for the disk, and rename it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

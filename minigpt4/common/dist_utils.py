@@ -1,0 +1,112 @@
+"""Processes and devices: who this process is under torchrun, what it computes on, and values shared by all ranks."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Return whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """Return this process's rank, 0 when it is alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def get_world_size() -> int:
+    """Return the number of processes, 1 when this one is alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main_process() -> bool:
+    """Return whether this is rank 0."""
+    return get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_distributed():
+        dist.barrier()
+
+
+def broadcast_object(value: T) -> T:
+    """Return rank 0's value on every rank; it must pickle."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over the ranks (the tensor itself is overwritten)."""
+    if is_distributed():
+        dist.all_reduce(values)
+    return values
+
+
+def pick_device(run_cfg: DictConfig) -> torch.device:
+    """Return this process's device: `run.device`, and for cuda the GPU of its local rank.
+
+    Raises: ValueError when the machine has no such device.
+    """
+    if not str(run_cfg.device).startswith("cuda"):
+        return torch.device(run_cfg.device)
+    if not torch.cuda.is_available():
+        raise ValueError("run.device is cuda but this machine has none; --options run.device=cpu")
+    device = torch.device(run_cfg.device)
+    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        num_gpus = torch.cuda.device_count()
+        raise ValueError(f"local rank {index} has no GPU: this machine has {num_gpus}; lower --nproc_per_node")
+    return torch.device("cuda", index)
+
+
+def init_distributed_mode(run_cfg: DictConfig) -> None:
+    """Join the process group that torchrun announces; without its variables this is one process and nothing happens."""
+    if not run_cfg.distributed or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
+        return
+    device = pick_device(run_cfg)
+    options: dict[str, Any] = {}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        options["device_id"] = device
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=run_cfg.dist_url,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=datetime.timedelta(minutes=30),
+        **options,
+    )
+
+
+def leave_distributed_mode() -> None:
+    """Leave the process group."""
+    if is_distributed():
+        dist.destroy_process_group()
+
+
+def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit type to compute in, or None for float32.
+
+    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it has it, else float16 (`run.amp_dtype` decides
+    when it is not auto).
+    """
+    if not run_cfg.amp or device.type != "cuda":
+        return None
+    if run_cfg.amp_dtype != "auto":
+        return torch.bfloat16 if run_cfg.amp_dtype == "bfloat16" else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,31 @@
+"""Pickle files from the internet: read as data, never run."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+_PLAIN = {(module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset")}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Refuses whatever a pickle would import: classes, and functions that it would call."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}; only plain data is read, since code in it would run")
+
+
+def load_plain(path: str) -> Any:
+    """Return the content of a pickle file that holds containers, numbers, texts, True, False and None alone.
+
+    Raises: ValueError naming the file when it holds anything else (nothing of it is run), is cut off or no pickle.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _PlainUnpickler(file, encoding="utf-8").load()
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path}: cannot be read as a pickle file: {error}") from error
+        except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{path}: is cut off or no pickle file: {error}") from error
