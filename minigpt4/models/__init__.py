@@ -1,0 +1,3 @@
+"""Models; importing the package registers them."""
+
+from minigpt4.models import minigpt_v2 as minigpt_v2

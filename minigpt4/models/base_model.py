@@ -1,0 +1,70 @@
+"""What a model owes the trainer: its optimizer groups, and its trainable tensors under their published names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NO_DECAY = ("bias", "ln", "bn")
+_BACKBONE = ("visual_encoder.", "ln_vision.")
+
+
+class BaseModel(nn.Module):
+    """A module of which a part is trained."""
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield published name and parameter of all that is trained, in the order of registration."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield _published(name), parameter
+
+    def num_trainable(self) -> int:
+        """Return the number of trained scalars."""
+        return sum(parameter.numel() for _, parameter in self.trainable())
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return two groups: parameters that decay, and those of fewer than 2 dims or named bias, ln or bn."""
+        decay: list[nn.Parameter] = []
+        no_decay: list[nn.Parameter] = []
+        for name, parameter in self.trainable():
+            exempt = parameter.ndim < 2 or any(word in name for word in _NO_DECAY)
+            (no_decay if exempt else decay).append(parameter)
+        return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the trained tensors by published name; they share memory with the model."""
+        return {name: parameter.detach() for name, parameter in self.trainable()}
+
+    def load_trainable_state(self, state: dict[str, Tensor], source: str = "x.pth") -> None:
+        """Copy trained tensors into the model; either naming of adapters is understood, inv_freq buffers are ignored.
+
+        A trained vision encoder keeps its base weights when the state, saved while it was frozen, holds none of it.
+
+        Raises: ValueError naming `source` and every key that is missing, unexpected or of another shape.
+        """
+        given = {_published(name): value for name, value in state.items() if not name.endswith("rotary_emb.inv_freq")}
+        wanted = dict(self.trainable())
+        if not any(name.startswith(_BACKBONE) for name in given):
+            wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith(_BACKBONE)}
+        missing = [name for name in wanted if name not in given]
+        unexpected = [name for name in given if name not in wanted]
+        shapes = [
+            f"{name} {tuple(given[name].shape)}, not {tuple(parameter.shape)}"
+            for name, parameter in wanted.items()
+            if name in given and given[name].shape != parameter.shape
+        ]
+        if missing or unexpected or shapes or not given:
+            raise ValueError(
+                f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, shapes {shapes}"
+            )
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                parameter.copy_(given[name])
+
+
+def _published(name: str) -> str:
+    """Return a parameter's name as published checkpoints have it: peft has since put the adapter's name into it."""
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

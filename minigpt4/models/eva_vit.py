@@ -1,0 +1,114 @@
+"""The EVA vision transformer: built at any size through timm, loaded from its published file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+import torch
+from filelock import FileLock
+from timm.models.eva import Eva, EvaAttention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minigpt4.common.checkpoint import read_tensors
+
+logger = logging.getLogger(__name__)
+
+
+class VitSize(Protocol):
+    """The sizes that the `model.vit` section carries."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    mlp_ratio: float
+
+
+def build_vit(size: VitSize, *, image_size: int, drop_path_rate: float = 0.0) -> Eva:
+    """Return the transformer without final norm, pooling or head: (N, 3, S, S) -> (N, 1 + patches, embed_dim)."""
+    return Eva(
+        img_size=image_size,
+        patch_size=size.patch_size,
+        num_classes=0,
+        global_pool="",
+        embed_dim=size.embed_dim,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        mlp_ratio=size.mlp_ratio,
+        qkv_bias=True,
+        drop_path_rate=drop_path_rate,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_post_transformer_norm=False,
+    )
+
+
+def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype, drop_path_rate: float = 0.0) -> Eva:
+    """Return the transformer with the weights of a file or an address, its position embedding resized to fit.
+
+    Raises: ValueError naming the source and every weight that is missing or of another shape.
+    """
+    with torch.device("meta"):  # the file brings every weight: random ones would be drawn for nothing
+        vit = build_vit(size, image_size=image_size, drop_path_rate=drop_path_rate)
+    wanted = vit.state_dict()
+    state = read_tensors(fetch(source))
+    if isinstance(state.get("pos_embed"), Tensor):
+        state["pos_embed"] = resize_pos_embed(state["pos_embed"], num_tokens=wanted["pos_embed"].shape[1])
+    check_fit(state, wanted, source)
+    vit.load_state_dict({name: state[name].to(dtype) for name in wanted}, assign=True)
+    for module in vit.modules():
+        if isinstance(module, EvaAttention):  # a buffer of zeros that no file holds
+            module.register_buffer("k_bias", torch.zeros(module.q_bias.shape, dtype=dtype), persistent=False)
+    return vit
+
+
+def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Hold a file's weights against the wanted ones; further keys in it (a 40th block, a head) are ignored.
+
+    Raises: ValueError naming the source and every weight that is missing or of another shape.
+    """
+    missing = [name for name in wanted if name not in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or shapes:
+        raise ValueError(f"model.vit_ckpt: {source} does not fit this model: missing {missing}, shapes {shapes}")
+
+
+def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:
+    """Return a position embedding (1, 1 + g*g, C) for another grid, (1, num_tokens, C) float32.
+
+    The class token's row stays. Bicubic without antialiasing: the published numbers come from that, shrinking included.
+    """
+    old, new = (round((count - 1) ** 0.5) for count in (pos_embed.shape[1], num_tokens))
+    pos_embed = pos_embed.float()
+    if old == new:
+        return pos_embed
+    first, grid = pos_embed[:, :1], pos_embed[:, 1:]
+    grid = grid.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([first, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def fetch(source: str) -> Path:
+    """Return the local path of a file or an address; a download is kept in torch's hub cache."""
+    address = urlparse(source)
+    if address.scheme not in ("http", "https", "file"):
+        return Path(source)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(address.path).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # the other processes of this machine wait for one download
+        if not path.is_file():
+            logger.info("downloading %s to %s", source, path)
+            try:
+                torch.hub.download_url_to_file(source, str(path))  # writes beside and renames
+            except OSError as error:
+                raise ValueError(f"model.vit_ckpt: cannot download {source}: {error}") from error
+    return path

@@ -1,0 +1,122 @@
+"""The Llama language model: loaded through transformers or drawn at random, frozen, with LoRA through peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from minigpt4.common.registry import did_you_mean
+
+LLAMA_2_7B: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
+    """Return the language model of a `model` section: frozen in `dtype`, with float32 LoRA when `lora_r` > 0.
+
+    Raises: ValueError naming the option when the weights are not to be had, or 8 bits not to be done here.
+    """
+    if cfg.low_resource:
+        _check_8bit(random_weights=cfg.random_weights)
+    llama = _random_llama(cfg.llama_config, dtype) if cfg.random_weights else _read_llama(cfg, dtype)
+    # what the folder says of generation (Llama-2-chat samples) must not leak into ours
+    llama.generation_config = GenerationConfig()
+    llama.requires_grad_(False)
+    if cfg.use_grad_checkpoint_llm:
+        llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return _add_lora(llama, cfg) if cfg.lora_r else llama
+
+
+def causal_lm(model: nn.Module) -> LlamaForCausalLM:
+    """Return the causal language model inside, whether or not it carries LoRA."""
+    return cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def block_causal_mask(lengths: Tensor, *, num_tokens: int) -> Tensor | None:
+    """Return which token sees which in a packed stream, (1, 1, T, T) bool: earlier ones of its own example.
+
+    None stands for plain causal attention, which is what a single example needs. The mask is made here since
+    transformers would derive it from the positions only under conditions whose breach leaks between examples silently.
+    """
+    if len(lengths) == 1:
+        return None
+    numbers = torch.arange(len(lengths), device=lengths.device)
+    example = numbers.repeat_interleave(lengths, output_size=num_tokens)
+    same = example[:, None] == example[None, :]
+    return same.tril()[None, None]
+
+
+def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:
+    """Return a model of Llama-2-7b's sizes, or of those given over them, that reads no file."""
+    known = LlamaConfig().to_dict()
+    for name in sizes:
+        if name not in known:
+            raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
+    config = LlamaConfig(**{**LLAMA_2_7B, **sizes})
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
+    try:
+        return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Return the model of a folder or a hub id, from safetensors where there are any."""
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if cfg.low_resource:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        options["device_map"] = {"": cfg.device_8bit}
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(cfg.llama_model, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        where = "" if Path(cfg.llama_model).is_dir() else ", which is no folder here"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.llama_model: cannot load {cfg.llama_model}{where}: {reason}") from error
+    llama, info = loaded
+    if info["missing_keys"]:  # transformers would have drawn them at random
+        raise ValueError(f"model.llama_model: {cfg.llama_model} lacks {sorted(info['missing_keys'])}")
+    return llama
+
+
+def _check_8bit(*, random_weights: bool) -> None:
+    """Refuse `low_resource` where 8-bit weights cannot be. Raises: ValueError saying what is missing."""
+    if random_weights:
+        raise ValueError("model.low_resource: there is nothing to load in 8 bits with model.random_weights")
+    if not torch.cuda.is_available():
+        raise ValueError("model.low_resource: 8-bit weights need CUDA; --options model.low_resource=False")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ValueError("model.low_resource: 8-bit weights need bitsandbytes: pip install bitsandbytes") from error
+
+
+def _add_lora(llama: LlamaForCausalLM, cfg: Any) -> nn.Module:
+    config = LoraConfig(
+        r=cfg.lora_r,
+        lora_alpha=cfg.lora_alpha,
+        lora_dropout=cfg.lora_dropout,
+        bias="none",
+        target_modules=list(cfg.lora_target_modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(llama, config, autocast_adapter_dtype=True)

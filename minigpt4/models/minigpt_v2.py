@@ -1,0 +1,186 @@
+"""MiniGPT-v2: a frozen EVA ViT, four neighbouring patches to one token, a linear layer, Llama with LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models.eva import Eva
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.registry import registry
+from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch
+from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
+from minigpt4.models import answering
+from minigpt4.models.base_model import BaseModel
+from minigpt4.models.eva_vit import build_vit, load_vit
+from minigpt4.models.llama import block_causal_mask, build_llama, causal_lm
+
+PATCHES_PER_TOKEN = 4
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """A LayerNorm over float32 values, whatever comes in."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input as float32."""
+        return super().forward(input.float())
+
+
+@registry.register_model("minigpt_v2")
+class MiniGPTv2(BaseModel):
+    """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
+
+    def __init__(
+        self, *, llama_model: nn.Module, visual_encoder: Eva, chat_encoder: ChatEncoder, freeze_vit: bool = True
+    ) -> None:
+        super().__init__()
+        width = visual_encoder.embed_dim
+        hidden_size = causal_lm(llama_model).config.hidden_size
+        # the order decides the order of optimizer state in checkpoints
+        self.llama_model = llama_model
+        self.visual_encoder = visual_encoder
+        self.ln_vision = Float32LayerNorm(width)
+        self.llama_proj = nn.Linear(width * PATCHES_PER_TOKEN, hidden_size)
+        self.chat_encoder = chat_encoder
+        self.freeze_vit = freeze_vit
+        self.visual_encoder.requires_grad_(not freeze_vit)
+        self.ln_vision.requires_grad_(not freeze_vit)
+        self.train()
+
+    @classmethod
+    def from_config(cls, cfg: Any, *, dtype: torch.dtype = torch.float32) -> MiniGPTv2:
+        """Build from a `model` section, frozen weights in `dtype`, and load its `ckpt` when one is given.
+
+        Nothing moves to a device: everything is made on torch's default one, which may be meta when `random_weights`.
+
+        Raises: ValueError naming the option when sizes disagree or weights are not to be had or do not fit.
+        """
+        num_patches = (cfg.image_size // cfg.vit.patch_size) ** 2
+        if cfg.image_size % cfg.vit.patch_size or num_patches % PATCHES_PER_TOKEN:
+            raise ValueError(
+                f"model.image_size: {cfg.image_size} does not give a multiple of {PATCHES_PER_TOKEN} patches of "
+                f"{cfg.vit.patch_size} pixels a side"
+            )
+        tokenizer = ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
+        llama_model = build_llama(cfg, dtype=dtype)
+        vocab_size = causal_lm(llama_model).config.vocab_size
+        if tokenizer.vocab_size > vocab_size:
+            raise ValueError(
+                f"model.llama_model: its tokenizer has {tokenizer.vocab_size} tokens, its weights {vocab_size}"
+            )
+        model = cls(
+            llama_model=llama_model,
+            visual_encoder=_build_visual_encoder(cfg, dtype),
+            chat_encoder=ChatEncoder(
+                tokenizer,
+                num_image_tokens=num_patches // PATCHES_PER_TOKEN,
+                prompt_template=cfg.prompt_template,
+                end_sym="\n" if cfg.end_sym is None else cfg.end_sym,
+                chat_template=cfg.chat_template,
+                max_txt_len=cfg.max_txt_len,
+                max_context_len=cfg.max_context_len,
+            ),
+            freeze_vit=cfg.freeze_vit,
+        )
+        if cfg.ckpt:
+            model.load_trainable_state(read_checkpoint(cfg.ckpt)["model"], source=cfg.ckpt)
+        return model
+
+    def train(self, mode: bool = True) -> MiniGPTv2:
+        """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
+        super().train(mode)
+        if self.freeze_vit:
+            self.visual_encoder.eval()
+            self.ln_vision.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean cross-entropy over the batch's targets as `loss`, and how many as `num_targets`.
+
+        Everything that is trained gets a gradient, of zero where the batch does not reach it, so that processes agree.
+        """
+        if not len(batch.input_ids):
+            return {"loss": self._zero(""), "num_targets": torch.tensor(0)}
+        embeds = self.embed(batch.input_ids, self.encode_img(batch.images))
+        losses, _ = self.target_losses(embeds, batch)
+        loss = losses.mean()
+        if not self.freeze_vit and not len(batch.images):
+            loss = loss + self._zero("visual_encoder.") + self._zero("ln_vision.")
+        return {"loss": loss, "num_targets": torch.tensor(len(losses))}
+
+    def encode_img(self, images: Tensor) -> Tensor:
+        """Return the language model's tokens for images: (N, 3, H, W) -> (N, tokens, hidden). N may be 0."""
+        if not len(images):  # timm fails on none; projecting no rows still gives the projection a gradient of zero
+            patches = images.new_zeros(0, PATCHES_PER_TOKEN, self.ln_vision.normalized_shape[0], dtype=torch.float32)
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vit):
+                patches = self.ln_vision(self._see(images))[:, 1:]
+        grouped = patches.reshape(len(patches), patches.shape[1] // PATCHES_PER_TOKEN, self.llama_proj.in_features)
+        return self.llama_proj(grouped)
+
+    def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
+        """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) in their places."""
+        llama = causal_lm(self.llama_model)
+        embeds = llama.get_input_embeddings()(input_ids.clamp(min=0))
+        places = (input_ids == IMAGE_TOKEN).nonzero().squeeze(1)
+        return embeds.index_copy(0, places, image_tokens.flatten(0, 1).to(embeds.dtype))
+
+    def target_losses(self, embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of each target token, (num_targets,) float32, and where in the stream each stands.
+
+        Logits are computed at these places alone. An example begins with an unlearnt BOS, so that none is predicted
+        from the end of the example before.
+        """
+        llama = causal_lm(self.llama_model)
+        hidden = llama.model(
+            inputs_embeds=embeds[None],
+            attention_mask=block_causal_mask(batch.lengths, num_tokens=len(embeds)),
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+        ).last_hidden_state[0]
+        targets = (batch.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
+        logits = llama.lm_head(hidden[targets - 1]).float()
+        return F.cross_entropy(logits, batch.labels[targets], reduction="none"), targets
+
+    def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
+        """Return an answer for each prompt; see `answering.generate`."""
+        return answering.generate(self, images, prompts, **options)
+
+    def rank(self, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return the order of each prompt's choices, best first; see `answering.rank`."""
+        return answering.rank(self, images, prompts, choices)
+
+    def _zero(self, prefix: str) -> Tensor:
+        """Return zero as a function of all trained parameters whose name begins with `prefix`."""
+        parts = [(parameter * 0).sum() for name, parameter in self.trainable() if name.startswith(prefix)]
+        return torch.stack(parts).sum()
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Run the vision encoder. 16-bit weights run without autocast, which would widen its norms for nothing."""
+        dtype = self.visual_encoder.patch_embed.proj.weight.dtype
+        if dtype == torch.float32:
+            return self.visual_encoder(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.visual_encoder(images.to(dtype))
+
+
+def _build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
+    """Return the ViT: float32 when it is trained or `vit_precision` says so, else in the run's dtype."""
+    if cfg.vit_model != "eva_clip_g":
+        raise ValueError(f"model.vit_model: only eva_clip_g is known, not {cfg.vit_model}")
+    if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
+        dtype = torch.float32
+    sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
+    if cfg.random_weights:
+        vit = build_vit(cfg.vit, **sizes).to(dtype)
+    elif cfg.vit_ckpt:
+        vit = load_vit(cfg.vit, cfg.vit_ckpt, dtype=dtype, **sizes)
+    else:
+        raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
+    vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
+    return vit

@@ -1,0 +1,140 @@
+"""The language model: packing mask, random weights, 8 bits, and what is refused."""
+
+import shutil
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from minigpt4.common.registry import registry
+from minigpt4.common.schema import ModelConfig
+from minigpt4.conversation.conversation import Example, Turn
+from minigpt4.models.llama import block_causal_mask, causal_lm
+from minigpt4.models.minigpt_v2 import MiniGPTv2
+from tests.models.golden_model import ASSETS, TINY_VIT, tiny_config, tiny_model
+
+TINY_LLAMA = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+
+
+def random_model(**changes):
+    sizes = {"image_size": 56, "vit": TINY_VIT, "llama_config": TINY_LLAMA, "lora_r": 4, "random_weights": True}
+    nowhere = {"llama_model": "/nowhere", "vit_ckpt": "/nowhere"}
+    return MiniGPTv2.from_config(OmegaConf.merge(OmegaConf.structured(ModelConfig), sizes, nowhere, changes))
+
+
+def test_a_token_sees_itself_and_the_earlier_ones_of_its_own_example():
+    mask = block_causal_mask(torch.tensor([2, 3]), num_tokens=5)
+    assert mask.shape == (1, 1, 5, 5)
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+
+
+def test_a_single_example_needs_no_mask():
+    assert block_causal_mask(torch.tensor([5]), num_tokens=5) is None
+
+
+def test_random_weights_read_no_file_and_train():
+    model = random_model()
+    example = Example(turns=(Turn("<Img><ImageHere></Img> Q", "A"),), images=(torch.zeros(3, 56, 56),))
+    loss = model(model.chat_encoder.collate([example, example]))["loss"]
+    loss.backward()
+    assert 4 < loss.item() < 8  # ln 300 = 5.7
+    assert model.llama_proj.weight.grad.abs().max() > 0
+    assert len(model.generate(torch.zeros(1, 3, 56, 56), ["<s>[INST] <ImageHere> Q [/INST]"], max_new_tokens=3)) == 1
+
+
+def test_random_weights_are_made_in_the_asked_dtype_and_the_default_dtype_stays():
+    config = OmegaConf.merge(
+        OmegaConf.structured(ModelConfig),
+        {"image_size": 56, "vit": TINY_VIT, "llama_config": TINY_LLAMA, "lora_r": 4, "random_weights": True},
+    )
+    model = MiniGPTv2.from_config(config, dtype=torch.bfloat16)
+    assert model.visual_encoder.pos_embed.dtype == causal_lm(model.llama_model).lm_head.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for _, parameter in model.trainable()} == {torch.float32}
+    assert causal_lm(model.llama_model).model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_misspelt_size_of_random_weights_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        ValueError, match=r"model\.llama_config\.hiden_size: no such size; did you mean 'hidden_size'\?"
+    ):
+        random_model(llama_config={"hiden_size": 32})
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused():
+    with pytest.raises(ValueError, match=r"its tokenizer has 259 tokens, its weights 200"):
+        random_model(llama_config={**TINY_LLAMA, "vocab_size": 200})
+
+
+def test_the_model_is_registered_under_its_arch():
+    assert registry.get_model_class("minigpt_v2") is MiniGPTv2
+
+
+def test_the_folders_own_way_to_generate_is_left_out():
+    config = causal_lm(tiny_model().llama_model).generation_config
+    assert not config.do_sample and config.temperature is None and config.max_length is None
+
+
+def test_a_folder_without_weights_is_refused_by_the_options_name(tmp_path):
+    for name in ("tokenizer.model", "config.json"):
+        shutil.copy(ASSETS / "llama_tiny" / name, tmp_path / name)
+    with pytest.raises(ValueError, match=r"model\.llama_model: cannot load .*"):
+        tiny_model(llama_model=str(tmp_path))
+
+
+def test_weights_that_lack_a_part_are_refused_by_name(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(ASSETS / "llama_tiny", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").chmod(0o644)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.llama_model: .* lacks .*layers\.1\.mlp\.up_proj\.weight"):
+        tiny_model(llama_model=str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_reached_is_refused_by_the_options_name(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"model\.llama_model: nobody/nothing is no folder here"):
+        tiny_model(llama_model="nobody/nothing")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what is said where there is no CUDA")
+def test_8_bits_without_cuda_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"model\.low_resource: .* need CUDA; --options model\.low_resource=False"):
+        tiny_model(low_resource=True)
+
+
+def test_8_bits_of_random_weights_are_refused():
+    with pytest.raises(ValueError, match=r"model\.low_resource: there is nothing to load"):
+        random_model(low_resource=True)
+
+
+@pytest.mark.parametrize("size", [57, 42])
+def test_an_image_size_that_does_not_divide_into_groups_of_patches_is_refused(size):
+    with pytest.raises(ValueError, match=rf"model\.image_size: {size} "):
+        tiny_model(image_size=size)
+
+
+def test_another_vision_encoder_is_refused():
+    with pytest.raises(ValueError, match=r"model\.vit_model: only eva_clip_g is known, not clip"):
+        tiny_model(vit_model="clip")
+
+
+def test_no_vision_weights_are_refused():
+    with pytest.raises(ValueError, match=r"model\.vit_ckpt: give the file or the address"):
+        MiniGPTv2.from_config(tiny_config(vit_ckpt=None))
