@@ -1,0 +1,177 @@
+"""Time training steps of a model with random weights: samples/s, tokens/s, peak memory, model FLOP/s utilisation.
+
+    python benchmarks/train_step.py --size real --device cuda --steps 20        # a GPU with 40 GB or more
+    python benchmarks/train_step.py --size tiny --device cpu --steps 20         # anywhere
+
+Batches follow the published mixture: every step draws one of its 25 datasets by ratio and takes its batch size; an
+image costs 256 tokens at real size, the text of a sample is `--text-tokens` long on average (geometric).
+
+Model FLOPs of a step, of which utilisation is the share of the device's dense 16-bit peak (2 a multiply-add; frozen
+weights have no weight gradient, recomputation does not count):
+    ViT         2 P_vit n + 4 depth d n^2 an image of n patch tokens          (forward only)
+    projection  6 P_proj an image token                                      (forward, both gradients)
+    LLM         4 P_llm a token + 6 layers d len^2 an example                (forward, activation gradient; causal half)
+    LoRA        6 P_lora a token;   head  4 P_head a target token
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.registry import registry
+from minigpt4.common.schema import ModelConfig
+from minigpt4.common.seeds import derive_rng
+from minigpt4.conversation.conversation import IMAGE_SPAN, Batch, Example, Turn
+
+
+def llama_size(width: int, depth: int, heads: int) -> dict[str, int]:
+    """Return the sizes of a Llama with the published one's ratio of MLP to width."""
+    mlp = 86 * width // 32
+    attention = {"num_attention_heads": heads, "num_key_value_heads": heads}
+    return {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": depth, **attention}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "real": {"image_size": 448, "lora_r": 64},
+    "small": {
+        "image_size": 224,
+        "lora_r": 16,
+        "vit": {"embed_dim": 384, "depth": 6, "num_heads": 6},
+        "llama_config": llama_size(512, 8, 8),
+    },
+    "tiny": {
+        "image_size": 56,
+        "lora_r": 4,
+        "vit": {"embed_dim": 64, "depth": 2, "num_heads": 4},
+        "llama_config": llama_size(64, 2, 4),
+    },
+}
+PARTS = (("vit", "visual_encoder.blocks"), ("proj", "llama_proj"), ("lora", "lora_"), ("llm", ".layers."))
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "4090": 165e12}
+MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
+
+
+def model_config(size: str) -> DictConfig:
+    """Return the model section of a size, without any weight file."""
+    ours = {"random_weights": True, "vit_ckpt": None, "ckpt": None, "chat_template": True, "end_sym": "</s>"}
+    return OmegaConf.merge(OmegaConf.structured(ModelConfig), ours, {"max_txt_len": 1024}, SIZES[size])  # type: ignore[return-value]
+
+
+def draw_batch(model: Any, mixture: DictConfig, rng: random.Random, *, text_tokens: int, image_size: int) -> Batch:
+    """Return the batch of one step, as the mixture would draw it."""
+    names = list(mixture)
+    [name] = rng.choices(names, [mixture[n].sample_ratio for n in names])
+    examples = []
+    for _ in range(mixture[name].batch_size):
+        length = max(2, min(1000, round(rng.expovariate(1 / text_tokens))))
+        text_only = name == "unnatural_instruction"
+        images = () if text_only else (torch.randn(3, image_size, image_size),)
+        question = "".join(rng.choices("abcdefgh ", k=max(1, length // 2)))
+        answer = "".join(rng.choices("abcdefgh ", k=max(1, length - length // 2)))
+        turn = Turn(question if text_only else f"{IMAGE_SPAN} {question} ", answer)
+        examples.append(Example(turns=(turn,), images=images, id=name))
+    return model.chat_encoder.collate(examples)
+
+
+def model_flops(model: Any, batch: Batch, num_targets: int, cfg: DictConfig) -> float:
+    """Return the model FLOPs of one training step by the formula above."""
+    named = dict(model.named_parameters())
+    size = {
+        part: sum(p.numel() for n, p in named.items() if key in n and ("lora_" in n) == (part == "lora"))
+        for part, key in PARTS
+    }
+    head = next(p for n, p in named.items() if "lm_head" in n)
+    num_layers = sum(n.endswith("self_attn.o_proj.weight") for n in named)
+    num_patches = (cfg.image_size // cfg.vit.patch_size) ** 2
+    num_images, num_tokens = len(batch.images), len(batch.input_ids)
+    vit = num_images * (2 * size["vit"] * num_patches + 4 * cfg.vit.depth * cfg.vit.embed_dim * num_patches**2)
+    attention = 6 * num_layers * head.shape[1] * float((batch.lengths.double() ** 2).sum())
+    tokens = (4 * size["llm"] + 6 * size["lora"]) * num_tokens
+    return vit + 6 * size["proj"] * num_images * num_patches // 4 + tokens + attention + 4 * head.numel() * num_targets
+
+
+def main() -> None:
+    """Run the steps and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3, help="steps that are not timed")
+    parser.add_argument("--text-tokens", type=int, default=60)
+    parser.add_argument("--generate", action="store_true", help="also generate 20 tokens for two images")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    on_gpu = device.type == "cuda"
+    cfg = model_config(args.size)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    began = time.perf_counter()
+    with device:
+        model = registry.get_model_class(cfg.arch).from_config(cfg, dtype=dtype)
+    model = model.to(device).train()
+    built = time.perf_counter() - began
+    mixture = Config.load(MIXTURE).datasets_cfg
+    rng = derive_rng("train_step", args.size)
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-5, fused=on_gpu)
+    samples = tokens = 0
+    flops = 0.0
+    losses = []
+    for step in range(args.warmup + args.steps):
+        batch = draw_batch(model, mixture, rng, text_tokens=args.text_tokens, image_size=cfg.image_size)
+        if step == args.warmup:
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+            began, making = time.perf_counter(), 0.0
+        before = time.perf_counter()
+        batch_there = batch.to(device)
+        with torch.autocast(device.type, dtype=dtype, enabled=on_gpu):
+            output = model(batch_there)
+        output["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if on_gpu:
+            torch.cuda.synchronize()
+        if step >= args.warmup:
+            making += time.perf_counter() - before
+            samples += len(batch.lengths)
+            tokens += len(batch.input_ids)
+            flops += model_flops(model, batch, int((batch.labels >= 0).sum()), cfg)
+        losses.append(float(output["loss"].detach()))
+    result = {
+        "size": args.size,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "steps": args.steps,
+        "seconds_to_build": round(built, 1),
+        "seconds": round(making, 3),
+        "samples_per_s": round(samples / making, 2),
+        "tokens_per_s": round(tokens / making, 1),
+        "model_tflops_per_s": round(flops / making / 1e12, 4),
+        "losses": [round(losses[0], 4), round(losses[-1], 4)],
+    }
+    if on_gpu:
+        result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        peak = next((v for k, v in PEAK_FLOPS.items() if k in result["device"]), None)
+        result["mfu"] = round(flops / making / peak, 4) if peak else None
+    else:
+        import resource
+
+        result["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    if args.generate:
+        prompts = [f"<s>[INST] {IMAGE_SPAN} [vqa] what is this? [/INST]"] * 2
+        images = torch.randn(2, 3, cfg.image_size, cfg.image_size, device=device)
+        with torch.autocast(device.type, dtype=dtype, enabled=on_gpu):
+            result["generated"] = model.generate(images, prompts, max_new_tokens=20)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Train on the mixture of datasets that a YAML file describes.
+
+torchrun --nproc_per_node 8 train.py --cfg-path train_configs/minigptv2_finetune_dataengine.yaml
+python train.py --cfg-path my.yaml --options run.device=cpu run.max_epoch=1   # one process
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from minigpt4.common.config import Config
+from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, pick_device
+from minigpt4.common.logger import new_job_id, setup_logger
+from minigpt4.common.registry import registry
+from minigpt4.common.seeds import seed_torch
+from minigpt4.tasks import setup_task
+
+logger = logging.getLogger("train")
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg-path", required=True, help="the YAML file of the run")
+    parser.add_argument("--options", nargs="+", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse, check, build, train."""
+    args = parse_args()
+    try:
+        cfg = Config(args)
+        init_distributed_mode(cfg.run_cfg)
+        setup_logger()
+        seed_torch("init", cfg.run_cfg.seed)  # the same new LoRA weights on every rank
+        device = pick_device(cfg.run_cfg)
+        task = setup_task(cfg)
+        datasets = task.build_datasets(cfg)
+        model = task.build_model(cfg, device)
+        runner_class = registry.get_runner_class(cfg.run_cfg.runner)
+        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=new_job_id(cfg.run_cfg))
+    except ValueError as error:
+        raise SystemExit(f"train.py: {error}") from error
+    runner.train()
+    leave_distributed_mode()
+
+
+if __name__ == "__main__":
+    main()
