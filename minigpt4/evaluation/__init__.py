@@ -1,0 +1,5 @@
+"""Benchmarks: what they ask, how an answer is cleaned, saved and scored. Importing this registers all of them."""
+
+from minigpt4.evaluation import choice, ref, vqa
+
+__all__ = ["choice", "ref", "vqa"]

@@ -1,0 +1,98 @@
+"""Part files: the answers that each rank has got so far, so that ranks need not talk and a run that died goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from minigpt4.evaluation.benchmark import Question
+
+FOLDER = "parts"
+
+
+def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> str:
+    """Return a short name of what is asked and how; answers of another one are not taken over."""
+    asked = [[q.id, q.prompt, list(q.choices)] for q in questions]
+    text = json.dumps([asked, settings], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def part_files(save_path: Path, name: str) -> list[Path]:
+    """Return the part files of a benchmark, of whatever run."""
+    return sorted((save_path / FOLDER).glob(f"{name}.rank*.jsonl"))
+
+
+def read_part(path: Path, run: str) -> dict[int, Any]:
+    """Return row -> answer of a part file, nothing where it is of another run; a line cut short by a crash ends it."""
+    answers: dict[int, Any] = {}
+    with path.open(encoding="utf-8") as file:
+        if next(file, "") != _header(run):
+            return {}
+        for line in file:
+            if not line.endswith("\n"):
+                break
+            row, answer = json.loads(line)
+            answers[row] = answer
+    return answers
+
+
+def read_parts(save_path: Path, name: str, run: str) -> dict[int, Any]:
+    """Return row -> answer of all part files of this run."""
+    answers: dict[int, Any] = {}
+    for path in part_files(save_path, name):
+        answers.update(read_part(path, run))
+    return answers
+
+
+def remove_parts(save_path: Path, name: str) -> None:
+    """Remove the part files of a benchmark, once its result file is written."""
+    for path in part_files(save_path, name):
+        path.unlink()
+    folder = save_path / FOLDER
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+class PartWriter:
+    """The part file of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
+
+    def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
+        self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
+        kept = read_part(self.path, run) if self.path.is_file() else {}
+        write_beside(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def write(self, answers: Mapping[int, Any]) -> None:
+        """Add the answers of a batch, by row."""
+        self._file.write("".join(_line(*item) for item in answers.items()))
+        self._file.flush()
+
+
+def _header(run: str) -> str:
+    return json.dumps({"run": run}) + "\n"
+
+
+def _line(row: int, answer: Any) -> str:
+    return json.dumps([row, answer]) + "\n"

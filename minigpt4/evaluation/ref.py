@@ -1,0 +1,79 @@
+"""Referring expressions: RefCOCO, RefCOCO+ and RefCOCOg, answered by a box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from minigpt4.common.registry import registry
+from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.scorers import BOX, overlap, read_box
+
+IMAGE_NAME_LENGTH = 27
+"""So many characters of an img_id name its image; the object's number follows."""
+MIN_IOU = 0.5
+NUM_TRIES = 5
+"""How often `--resample` asks again where an answer holds no box."""
+
+
+@registry.register_benchmark("refcoco")
+@registry.register_benchmark("refcoco+")
+@registry.register_benchmark("refcocog")
+class RefCOCO(Benchmark):
+    """One split of one of the three sets; right is an IoU above a half."""
+
+    script = "eval_ref.py"
+    source = "RefCOCO: the evaluation dataset, and COCO2014 training images; see Evaluation in the README"
+
+    def __init__(self, cfg: DictConfig, *, name: str, split: str) -> None:
+        super().__init__(cfg, name=name)
+        self.name = f"{name}_{split}"
+        self.result_file = f"{self.name}.json"
+        nested, flat = Path(cfg.eval_file_path, name, self.result_file), Path(cfg.eval_file_path, self.result_file)
+        self.eval_file = flat if flat.is_file() else nested
+
+    @classmethod
+    def build(cls, cfg: DictConfig, *, name: str) -> list[Benchmark]:
+        """Return a benchmark a split."""
+        splits = ("val", "test") if name == "refcocog" else ("val", "testA", "testB")
+        return [cls(cfg, name=name, split=split) for split in splits]
+
+    def questions(self) -> list[Question]:
+        """Return a question a row, each with the box of its own row."""
+        return [
+            Question(
+                id=number,
+                prompt=f"[refer] give me the location of {row['sents']}",
+                image=(self.img_dir / f"{row['img_id'][:IMAGE_NAME_LENGTH]}.jpg",),
+                extra=row,
+            )
+            for number, row in enumerate(self.rows("img_id", "sents", "bbox", "height", "width"))
+        ]
+
+    def clean(self, answer: str) -> str:
+        """Return the answer without blanks."""
+        return "".join(super().clean(answer).split())
+
+    def try_again(self, answer: str) -> bool:
+        """Return whether the answer holds no box."""
+        return BOX.search(answer) is None
+
+    def result(self, question: Question, answer: str) -> dict[str, Any]:
+        """Return the answer with the object that was asked for."""
+        return {"img_id": question.extra["img_id"], "sents": question.extra["sents"], "answer": answer}
+
+    def box(self, question: Question, answer: str) -> list[float] | None:
+        """Return the answered box in pixels, or None."""
+        return read_box(answer, width=question.extra["width"], height=question.extra["height"])
+
+    def parses(self, question: Question, answer: str) -> bool:
+        """Return whether the answer is a box."""
+        return self.box(question, answer) is not None
+
+    def correctness(self, question: Question, answer: str) -> float | None:
+        """Return whether the box lies well enough on the true one (x, y, width, height in the file)."""
+        box = self.box(question, answer)
+        x, y, width, height = question.extra["bbox"]
+        return float(box is not None and overlap(box, (x, y, x + width, y + height)) > MIN_IOU)

@@ -1,0 +1,87 @@
+"""How answers are compared with the truth: letters, boxes, percentages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
+BOX_SCALE = 100
+"""Boxes in text run from 0 to 100."""
+CIRCLE = 1_000_000
+"""MMBench numbers the rotations of a question `index + k * CIRCLE`."""
+
+
+def percent(values: Sequence[float]) -> float | None:
+    """Return 100 x the mean, or None of nothing."""
+    return 100 * sum(values) / len(values) if values else None
+
+
+def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return 100 x the mean of each group of (group, how right), groups in alphabetical order."""
+    groups: dict[str, list[float]] = {}
+    for name, right in rights:
+        groups.setdefault(name, []).append(right)
+    return {name: 100 * sum(group) / len(group) for name, group in sorted(groups.items())}
+
+
+def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:
+    """Return the percentage of MMBench questions that are right in every rotation, None where nothing is rotated."""
+    circles: dict[int, list[float]] = {}
+    for index, right in rights:
+        circles.setdefault(index % CIRCLE, []).append(right)
+    is_rotated = any(len(circle) > 1 for circle in circles.values())
+    return percent([min(circle) for circle in circles.values()]) if is_rotated else None
+
+
+def first_letter(answer: str) -> str:
+    """Return the first character that is no blank, in upper case, or nothing."""
+    return answer.strip()[:1].upper()
+
+
+def leading_letter(answer: str) -> str | None:
+    """Return the letter that an answer begins with as with a name ("B", "(b)", "b. x"), in upper case."""
+    found = re.match(r"\(?([A-Za-z])\)?(?=[.:,)\n]|$)", answer.strip())
+    return found[1].upper() if found else None
+
+
+def read_letter(answer: str, options: Mapping[str, str]) -> str | None:
+    """Return the letter of the option that an answer means, None when it means none.
+
+    It means an option by its text, by a leading letter ("B", "(b)", "b. x"), or by the only letter that stands alone
+    as a capital or in brackets ("The answer is (B)"); an article is no letter.
+    """
+    text = answer.strip()
+    bare = text.rstrip(".").casefold()
+    same = [letter for letter, option in options.items() if option.strip().rstrip(".").casefold() == bare]
+    if same:
+        return same[0]
+    leading = leading_letter(text)
+    if leading in options:
+        return leading
+    bracketed = {letter.upper() for letter in re.findall(r"\(([A-Za-z])\)", text)}
+    alone = (bracketed or set(re.findall(r"\b[A-Z]\b(?!')", text))) & set(options)
+    is_article = not bracketed and alone == {"A"} and not re.search(r"\bA\b(?! [a-z])", text)
+    return alone.pop() if len(alone) == 1 and not is_article else None
+
+
+def overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the IoU of two boxes (x1, y1, x2, y2) in pixels, both ends inside (a side is x2 - x1 + 1).
+
+    An inverted box overlaps nothing.
+    """
+    if any(box[2] < box[0] or box[3] < box[1] for box in (first, second)):
+        return 0.0
+    width = min(first[2], second[2]) - max(first[0], second[0]) + 1
+    height = min(first[3], second[3]) - max(first[1], second[1]) + 1
+    shared = max(0.0, width) * max(0.0, height)
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
+def read_box(answer: str, *, width: float, height: float) -> list[float] | None:
+    """Return the box (x1, y1, x2, y2) in pixels that an answer begins with, None when it holds other numbers too."""
+    found = BOX.match(answer)
+    if found is None or len(re.findall(r"\d+", answer)) != len(found.groups()):
+        return None
+    return [int(text) * size / BOX_SCALE for text, size in zip(found.groups(), (width, height) * 2, strict=True)]

@@ -1,0 +1,113 @@
+"""From result files to what is reported: SEED's accuracies and MMBench's sheet for its server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minigpt4.evaluation.benchmark import NUM_SHOWN, read_json
+from minigpt4.evaluation.scorers import first_letter
+from minigpt4.evaluation.tables import need, read_tsv
+
+NO_ANSWER, UNKNOWN = "questions without an answer", "answers to no question"
+REPEATED = "questions answered more than once"
+NOT_SUBMITTED = ("hint", "category", "source", "image", "comment", "l2-category")
+"""Columns of MMBench's TSV that its server does not want."""
+PREDICTION_AT = 6
+"""Zero-based place of the column `prediction`, right after D."""
+
+
+class Result(NamedTuple):
+    """An answer of a result file."""
+
+    id: str
+    text: str
+
+
+def read_results(path: Path) -> list[Result]:
+    """Return the answers of a result file. Raises: ValueError that names file and row of what is no answer."""
+    results = []
+    for number, row in enumerate(read_json(path), start=1):
+        lacking = [key for key in ("question_id", "text") if not isinstance(row, dict) or key not in row]
+        if lacking:
+            raise ValueError(f"{path}: row {number} has no {', '.join(lacking)}")
+        results.append(Result(str(row["question_id"]), "" if row["text"] is None else str(row["text"])))
+    return results
+
+
+def read_seed(path: Path) -> dict[str, Any]:
+    """Return SEED's annotation. Raises: ValueError when the file does not hold its questions and their types."""
+    annotation = read_json(path)
+    if not isinstance(annotation, dict) or not {"question_type", "questions"} <= set(annotation):
+        raise ValueError(f"{path} is no SEED annotation: it holds no question_type or no questions")
+    return annotation
+
+
+def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
+    """Return the lines of SEED's report: an accuracy a question type, the total, and that of the images.
+
+    A question without an answer counts as wrong; of repeated answers the last counts.
+    """
+    answers = {result.id: result.text for result in results}
+    right: Counter[Any] = Counter()
+    asked: Counter[Any] = Counter()
+    for question in annotation["questions"]:
+        hit = first_letter(answers.get(str(question["question_id"]), "")) == question["answer"].upper()
+        for group in (question["question_type_id"], question["data_type"], "total"):
+            asked[group] += 1
+            right[group] += hit
+
+    def line(title: str, group: Any) -> str:
+        return f"{title}: {100 * right[group] / max(asked[group], 1):.2f}%"
+
+    types = sorted(annotation["question_type"].items(), key=lambda item: item[1])
+    return [
+        *(line(name, number) for name, number in types),
+        line("Total accuracy", "total"),
+        line("image accuracy", "image"),
+    ]
+
+
+def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
+    """Return MMBench's DataFrame as its server wants it, with the answers in a column `prediction`.
+
+    Of repeated answers the last counts; a row without an answer stays empty.
+    """
+    pandas = need("pandas", "the mmbench converter")
+    answers = {result.id: result.text.capitalize() for result in results}
+    table = table.drop(columns=[name for name in NOT_SUBMITTED if name in table])
+    predictions = pandas.Series([answers.get(str(index)) for index in table["index"]], index=table.index, dtype=object)
+    table.insert(min(PREDICTION_AT, table.shape[1]), "prediction", predictions)
+    return table
+
+
+def read_mmbench(path: Path) -> Any:
+    """Return MMBench's TSV as a DataFrame. Raises: ValueError when it has no column `index`."""
+    table = read_tsv(path, "the mmbench converter")
+    if "index" not in table:
+        raise ValueError(f"{path} has no column 'index'; its columns are {', '.join(map(str, table.columns))}")
+    return table
+
+
+def check_ids(expected: Sequence[str], results: Sequence[Result]) -> dict[str, list[str]]:
+    """Return what is wrong with the ids of a result file -> the ids; of repeated answers the last counts."""
+    given, wanted = Counter(result.id for result in results), set(expected)
+    return {
+        NO_ANSWER: [name for name in expected if name not in given],
+        UNKNOWN: [name for name in given if name not in wanted],
+        REPEATED: [name for name, number in given.items() if number > 1],
+        "empty answers": [result.id for result in results if not result.text.strip()],
+    }
+
+
+def remarks(expected: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """Return a line for each thing that is wrong with the ids of a result file."""
+    return [f"{len(names)} {what}: {some(names)}" for what, names in check_ids(expected, results).items() if names]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names as text that a terminal can show."""
+    shown = [name if name.isprintable() else repr(name) for name in names[:NUM_SHOWN]]
+    return ", ".join(shown) + (", .." if len(names) > NUM_SHOWN else "")
