@@ -1,0 +1,105 @@
+"""From a YAML entry to a dataset: finds the files, says what is missing, builds the processors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from minigpt4.common.registry import registry
+from minigpt4.conversation.pools import load_pool
+from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.files import Place
+
+
+class BaseDatasetBuilder:
+    """Builds the dataset class of one registered name; `DATASET_CONFIG_DICT` has its defaults (below minigpt4/).
+
+    The published entries set paths in two ways, both are read here: `annotations.train.storage` (one file or several)
+    with `images.storage`, or `ann_path` with `image_path`.
+    """
+
+    train_dataset_cls: ClassVar[type[InstructionDataset]]
+    DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {}
+    annotations_address: ClassVar[str] = ""
+    images_address: ClassVar[str] = ""
+    image_subfolder: ClassVar[str] = ""
+    """Where the images lie below the configured folder."""
+    spellings: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Parts of paths that are written in two ways: both are looked for; of several pairs the first that fits counts."""
+
+    def __init__(self, cfg: DictConfig, *, name: str, seed: int = 0) -> None:
+        self.cfg, self.name, self.seed = cfg, name, seed
+
+    def annotation_places(self) -> list[Place]:
+        """Return where the annotation files are looked for."""
+        key = "ann_path" if self._option("ann_path") else "annotations.train.storage"
+        storage = self._option(key)
+        files = [storage] if isinstance(storage, str) else list(storage or ())
+        return [self.place(key, file, self.annotations_address) for file in files] or [self.place(key, None)]
+
+    def image_place(self) -> Place | None:
+        """Return where the images are looked for, None for a dataset of text only."""
+        key = "image_path" if self._option("image_path") else "images.storage"
+        folder = self._option(key)
+        return self.place(key, folder and f"{folder}/{self.image_subfolder}", self.images_address, folder=True)
+
+    def other_places(self) -> list[Place]:
+        """Return where further files are looked for that the dataset reads."""
+        return []
+
+    def image_folder(self, found: str) -> str:
+        """Return the folder that the rows' image paths start from, given the one that was found."""
+        return found
+
+    def dataset_options(self) -> dict[str, Any]:
+        """Return what the dataset class takes besides what all take."""
+        return {}
+
+    def problems(self) -> list[str]:
+        """Return every missing file and folder, with the YAML key that sets it and where it is to be had."""
+        images = self.image_place()
+        places = [*self.annotation_places(), *self.other_places(), *([images] if images else [])]
+        return [problem for place in places if (problem := place.problem())]
+
+    def build_datasets(self) -> dict[str, InstructionDataset]:
+        """Return the dataset of the training split as {"train": dataset}.
+
+        Raises: ValueError with every missing path, or when no row can be used.
+        """
+        problems = self.problems()
+        if problems:
+            raise ValueError("\n".join(problems))
+        images = self.image_place()
+        folder = images.find() if images else None
+        cls = self.train_dataset_cls
+        dataset = cls(
+            name=self.name,
+            annotations=[file for place in self.annotation_places() if (file := place.find())],
+            image_folder=self.image_folder(folder) if folder else None,
+            vis_processor=self._processor("vis_processor"),
+            text_processor=self._processor("text_processor"),
+            pool=load_pool(cls.pool_name) if cls.pool_name else (),
+            seed=self.seed,
+            **self.dataset_options(),
+        )
+        return {"train": dataset}
+
+    def place(self, key: str, path: str | None, address: str = "", *, folder: bool = False) -> Place:
+        """Return the place of one configured path, with its other spellings."""
+        paths = [path.rstrip("/")] if path else []
+        pairs = [pair for one, other in self.spellings for pair in ((one, other), (other, one))]
+        paths += [spelt.replace(one, other) for spelt in paths for one, other in pairs if one in spelt][:1]
+        return Place(f"datasets.{self.name}.build_info.{key}", tuple(paths), address, folder)
+
+    def _option(self, key: str) -> Any:
+        value = OmegaConf.select(self.cfg, f"build_info.{key}")
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+    def _processor(self, kind: str) -> Callable[..., Any]:
+        cfg = OmegaConf.select(self.cfg, f"{kind}.train")
+        if cfg is None:
+            raise ValueError(f"datasets.{self.name}.{kind}.train is not set")
+        processor: Callable[..., Any] = registry.get_processor_class(cfg.name).from_config(cfg)
+        return processor

@@ -1,0 +1,132 @@
+"""Conversations: LLaVA's three files, the multi-task conversations, and instructions without an image."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+from minigpt4.common.registry import registry
+from minigpt4.conversation.conversation import Turn
+from minigpt4.datasets import addresses
+from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.rows import require
+
+
+class ConversationDataset(InstructionDataset):
+    """Rows of {id, conversations: [{from, value}, ..]}, in turn a question and its answer whatever `from` says."""
+
+    fields: ClassVar = {"id": str, "conversations": list}
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Name what is asked and answered; a question at the end that has no answer is left out."""
+        require(record, self.fields)
+        said = record["conversations"]
+        for part in said:
+            require(part, {"value": str}, what="part of a conversation")
+        if len(said) < 2:
+            raise ValueError("a conversation should have a question and an answer")
+        pairs = zip(said[0::2], said[1::2], strict=False)
+        return [{**record, "turns": [(question["value"], answer["value"]) for question, answer in pairs]}]
+
+    def image_file(self, row: Row) -> str:
+        """Return the COCO file of the row's number, which has its leading zeros already."""
+        return self.images.find(f"COCO_train2014_{row['id']}.jpg")
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the first question about the image, the others as they are."""
+        (question, answer), *later = row["turns"]
+        first = Turn(with_image(without_image_tag(question)), answer)
+        return [first, *(Turn(f"{question} ", answer) for question, answer in later)]
+
+
+class FirstTurnDataset(ConversationDataset):
+    """Of each conversation the first question, cleaned as captions are, and its answer."""
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the question as it is."""
+        question, answer = row["turns"][0]
+        return [Turn(with_image(self.text_processor(without_image_tag(question))), answer)]
+
+
+class UnnaturalDataset(InstructionDataset):
+    """Instructions without an image: of each record the first instance."""
+
+    fields: ClassVar = {"instruction_with_input": str, "output": str}
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Return the first instance."""
+        require(record, {"instances": list})
+        if not record["instances"]:
+            raise ValueError("'instances' is empty")
+        return record["instances"][:1]
+
+    def image_file(self, row: Row) -> None:
+        """Return None: there is no image."""
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the instruction with its constraints, if it has any."""
+        constraints = row.get("constraints")
+        question = row["instruction_with_input"] + ("" if constraints is None else f" {constraints}")
+        return [Turn(self.text_processor(question), self.text_processor(row["output"]))]
+
+
+def without_image_tag(question: str) -> str:
+    """Return the question without `<image>` and line breaks, in whose place nothing comes, and outer blanks."""
+    return question.replace("<image>", "").replace("\n", "").strip()
+
+
+class ConversationBuilder(BaseDatasetBuilder):
+    """What the four share: images of COCO."""
+
+    train_dataset_cls = ConversationDataset
+    images_address = addresses.COCO_IMAGES
+
+
+@registry.register_builder("llava_conversation")
+class LlavaConversationBuilder(ConversationBuilder):
+    """llava_conversation."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_conversation.yaml"}
+    annotations_address = f"{addresses.LLAVA}/conversation_58k.json"
+
+
+@registry.register_builder("multitask_conversation")
+class MultitaskConversationBuilder(ConversationBuilder):
+    """multitask_conversation."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/multitask_conversation.yaml"}
+    annotations_address = addresses.MULTITASK
+
+
+@registry.register_builder("llava_detail")
+class LlavaDetailBuilder(ConversationBuilder):
+    """llava_detail."""
+
+    train_dataset_cls = FirstTurnDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_detail.yaml"}
+    annotations_address = f"{addresses.LLAVA}/detail_23k.json"
+
+
+@registry.register_builder("llava_reason")
+class LlavaReasonBuilder(ConversationBuilder):
+    """llava_reason."""
+
+    train_dataset_cls = FirstTurnDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_reason.yaml"}
+    annotations_address = f"{addresses.LLAVA}/complex_reasoning_77k.json"
+
+
+@registry.register_builder("unnatural_instruction")
+class UnnaturalInstructionBuilder(BaseDatasetBuilder):
+    """unnatural_instruction."""
+
+    train_dataset_cls = UnnaturalDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/unnatural_instruction.yaml"}
+    annotations_address = addresses.UNNATURAL
+    spellings = (("/unnatural_instructions/", "/nlp/"),)
+
+    def image_place(self) -> Place | None:
+        """Return None: there are no images."""
+        return None

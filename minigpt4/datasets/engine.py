@@ -1,0 +1,115 @@
+"""The data that the engine made: open answers (engine_da), letters (engine_mc), shuffled letters (engine_mcp)."""
+
+from __future__ import annotations
+
+import os
+import random
+from string import ascii_uppercase as LETTERS
+from typing import Any, ClassVar
+
+from minigpt4.common.registry import registry
+from minigpt4.common.seeds import derive_rng
+from minigpt4.conversation.conversation import Turn
+from minigpt4.datasets import addresses
+from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.rows import require
+
+BY_LETTER = "Answer with the option's letter from the given choices directly."
+
+
+class EngineDADataset(InstructionDataset):
+    """Every item, answered in words."""
+
+    fields: ClassVar = {"image": str, "instruction": str, "answer": str}
+    leaves_out_rows_without_image = True
+
+    def image_file(self, row: Row) -> str:
+        """Return the file of the row's `image`, which begins with the folder of its collection, such as vg/."""
+        return self.images.find(row["image"])
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the instruction as it is."""
+        question = f"[vqa] {self.text_processor(row['instruction'])}"
+        return [Turn(with_image(question), self.text_processor(row["answer"]))]
+
+
+class EngineMCDataset(EngineDADataset):
+    """The items with a `choice_answer`, answered by the letter of an option."""
+
+    fields: ClassVar = {"image": str, "instruction": str, "options": list[str], "choice_answer": str}
+
+    def select(self, record: Any) -> list[int]:
+        """Remark on misspelt choices."""
+        if isinstance(record, dict) and "choide_answer" in record:
+            self.report.remarks["left out: 'choide_answer' is a misspelling of 'choice_answer'"] += 1
+        return super().select(record)
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Leave out what has no choice."""
+        require(record, {})
+        if record.get("choice_answer") is None:
+            return []
+        require(record, self.fields)
+        letter, letters = record["choice_answer"], LETTERS[: len(record["options"])]
+        if len(letter) != 1 or letter not in letters:
+            raise ValueError(f"'choice_answer' should be one of {', '.join(letters)}, not '{letter}'")
+        return [record]
+
+    def ordered(self, row: Row) -> tuple[list[str], str]:
+        """Return the options in the order in which they are asked, and the letter of the right one."""
+        return row["options"], row["choice_answer"]
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the instruction with its options, one a line."""
+        options, letter = self.ordered(row)
+        lines = [f"{LETTERS[number]}. {option}" for number, option in enumerate(options)]
+        question = "\n".join([f"[vqa] {row['instruction']}", *lines, BY_LETTER])
+        return [Turn(with_image(question), self.text_processor(letter))]
+
+
+class EngineMCPDataset(EngineMCDataset):
+    """As engine_mc, with the options of every item shuffled once for the whole run."""
+
+    def ordered(self, row: Row) -> tuple[list[str], str]:
+        """Return an order that is a function of (seed, dataset, row) alone; of equal options the first is right."""
+        options = list(row["options"])
+        right = options[LETTERS.index(row["choice_answer"])]
+        derive_rng(self.seed, self.name, "options", row["index"]).shuffle(options)
+        return options, LETTERS[options.index(right)]
+
+
+class EngineBuilder(BaseDatasetBuilder):
+    """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
+
+    annotations_address = addresses.DATA_ENGINE
+    images_address = addresses.VG_IMAGES
+
+    def image_folder(self, found: str) -> str:
+        """Return the parent of a folder `vg`, since the rows' paths begin with it."""
+        parent, name = os.path.split(os.path.normpath(found))
+        return parent or "." if name == "vg" else found
+
+
+@registry.register_builder("engine_da")
+class EngineDABuilder(EngineBuilder):
+    """engine_da."""
+
+    train_dataset_cls = EngineDADataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_da.yaml"}
+
+
+@registry.register_builder("engine_mc")
+class EngineMCBuilder(EngineBuilder):
+    """engine_mc."""
+
+    train_dataset_cls = EngineMCDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_mc.yaml"}
+
+
+@registry.register_builder("engine_mcp")
+class EngineMCPBuilder(EngineBuilder):
+    """engine_mcp."""
+
+    train_dataset_cls = EngineMCPDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_mcp.yaml"}

@@ -1,0 +1,203 @@
+"""Where is it, and what is there: RefCOCO, RefCOCO+, RefCOCOg, the same the other way round, Visual Genome regions."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigpt4.common.registry import registry
+from minigpt4.common.safe_pickle import load_plain
+from minigpt4.conversation.conversation import Turn
+from minigpt4.conversation.pools import fill
+from minigpt4.datasets import addresses
+from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.boxes import box_text, coco_boxes
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.rows import JsonRecords, require
+
+NUMBER = (int, float)
+MAX_REGION_AREA = 16384
+"""Square pixels; larger regions of Visual Genome are left out."""
+
+
+class ReferDataset(InstructionDataset):
+    """Rows of {image, sentences: [..], box: [x, y, width, height]}: a sentence is asked, its box is the answer."""
+
+    fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
+    pool_name = "refer"
+
+    def image_file(self, row: Row) -> str:
+        """Return the file of the row's `image`."""
+        return self.images.find(row["image"])
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask for the box of one of the sentences, in one of the pool's wordings."""
+        sentence = self.text_processor(rng.choice(row["sentences"]))
+        return [Turn(with_image(fill(rng.choice(self.pool), sentence)), box_text(row["box"], row["image_size"]))]
+
+
+class RefCOCODataset(ReferDataset):
+    """The training refs of a file of RefCOCO's kind; `instances.json`, which has the boxes, lies beside it."""
+
+    def load_rows(self, path: str) -> Iterator[Row]:
+        """Yield a row for every ref of the training split."""
+        boxes = coco_boxes(os.path.join(os.path.dirname(path), "instances.json"))
+        refs = load_plain(path)
+        if not isinstance(refs, list):
+            raise ValueError(f"{path}: should hold a list of refs, not {type(refs).__name__}")
+        for number, ref in enumerate(refs, 1):
+            try:
+                require(ref, {"split": str, "image_id": int, "ann_id": int, "sentences": list}, what="ref")
+                for sentence in ref["sentences"]:
+                    require(sentence, {"raw": str}, what="sentence")
+                if ref["ann_id"] not in boxes:
+                    raise ValueError(f"instances.json has no annotation {ref['ann_id']}")
+            except ValueError as error:
+                raise ValueError(f"{path}: ref {number}: {error}") from error
+            if ref["split"] == "train":
+                image = f"COCO_train2014_{ref['image_id']:012}.jpg"
+                sentences = [sentence["raw"] for sentence in ref["sentences"]]
+                yield {"image": image, "sentences": sentences, "box": boxes[ref["ann_id"]]}
+
+
+class InvRefCOCODataset(RefCOCODataset):
+    """The same the other way round: the box is asked, one of its sentences is the answer."""
+
+    pool_name = "identify"
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask what is in the box, in one of the pool's wordings."""
+        sentence = self.text_processor(rng.choice(row["sentences"]))
+        return [Turn(with_image(fill(rng.choice(self.pool), box_text(row["box"], row["image_size"]))), sentence)]
+
+
+class RefVGDataset(ReferDataset):
+    """The regions of Visual Genome below MAX_REGION_AREA; `image_data.json`, which knows the files, lies beside."""
+
+    fields: ClassVar = {}  # rows_of has checked the regions already
+
+    def load_rows(self, path: str) -> Iterable[Any]:
+        """Read which file each image is; the records are images with their regions."""
+        known = []
+        for image in JsonRecords(os.path.join(os.path.dirname(path), "image_data.json")):
+            require(image, {"image_id": int, "url": str}, what="record of image_data.json")
+            known.append((image["image_id"], "/".join(image["url"].split("/")[-2:])))
+        known.sort()
+        self._ids = np.array([number for number, _ in known], np.int64)
+        self._files = np.array([file.encode() for _, file in known], np.bytes_)
+        return JsonRecords(path)
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Return a row a region."""
+        require(record, {"id": int, "regions": list}, what="record")
+        place = int(np.searchsorted(self._ids, record["id"]))
+        if place == len(self._ids) or self._ids[place] != record["id"]:
+            raise ValueError(f"image_data.json has no image {record['id']}")
+        image, rows = self._files[place].decode(), []
+        for region in record["regions"]:
+            require(region, {"phrase": str, "x": NUMBER, "y": NUMBER, "width": NUMBER, "height": NUMBER}, what="region")
+            if region["width"] * region["height"] < MAX_REGION_AREA:
+                box = [region["x"], region["y"], region["width"], region["height"]]
+                rows.append({"image": image, "sentences": [region["phrase"]], "box": box})
+        return rows
+
+
+class ReferBuilder(BaseDatasetBuilder):
+    """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
+
+    train_dataset_cls = RefCOCODataset
+    images_address = addresses.COCO_IMAGES
+    spellings = (("(umd)", "(und)"),)
+
+    def annotation_places(self) -> list[Place]:
+        """Return where the refs are looked for."""
+        return [self._file(f"refs({self._option('splitBy')}).p")]
+
+    def other_places(self) -> list[Place]:
+        """Return where the boxes are looked for."""
+        return [self._file("instances.json")]
+
+    def _file(self, name: str) -> Place:
+        dataset = str(self._option("dataset")).removeprefix("inv")
+        return self.place(
+            "ann_path", f"{self._option('ann_path')}/{dataset}/{name}", f"{addresses.REFER}/{dataset}.zip"
+        )
+
+
+class InvReferBuilder(ReferBuilder):
+    """What the three inverse ones share."""
+
+    train_dataset_cls = InvRefCOCODataset
+
+
+@registry.register_builder("refcoco")
+class RefCOCOBuilder(ReferBuilder):
+    """refcoco."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcoco.yaml"}
+
+
+@registry.register_builder("refcocop")
+class RefCOCOPlusBuilder(ReferBuilder):
+    """refcocop."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcocop.yaml"}
+
+
+@registry.register_builder("refcocog")
+class RefCOCOGBuilder(ReferBuilder):
+    """refcocog."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcocog.yaml"}
+
+
+@registry.register_builder("invrefcoco")
+class InvRefCOCOBuilder(InvReferBuilder):
+    """invrefcoco."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcoco.yaml"}
+
+
+@registry.register_builder("invrefcocop")
+class InvRefCOCOPlusBuilder(InvReferBuilder):
+    """invrefcocop."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcocop.yaml"}
+
+
+@registry.register_builder("invrefcocog")
+class InvRefCOCOGBuilder(InvReferBuilder):
+    """invrefcocog."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcocog.yaml"}
+
+
+@registry.register_builder("refvg")
+class RefVGBuilder(BaseDatasetBuilder):
+    """refvg: `data_dir` holds both annotation files and the image folders."""
+
+    train_dataset_cls = RefVGDataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refvg.yaml"}
+    annotations_address = addresses.VG_REGIONS
+    images_address = addresses.VG_IMAGES
+
+    def annotation_places(self) -> list[Place]:
+        """Return where the regions are looked for."""
+        return [self._below("region_descriptions.json")]
+
+    def other_places(self) -> list[Place]:
+        """Return where the images' files are looked up."""
+        return [self._below("image_data.json")]
+
+    def image_place(self) -> Place:
+        """Return the folder above VG_100K and VG_100K_2."""
+        return self.place("data_dir", self._option("data_dir"), self.images_address, folder=True)
+
+    def _below(self, name: str) -> Place:
+        folder = self._option("data_dir")
+        return self.place("data_dir", folder and f"{folder}/{name}", self.annotations_address)

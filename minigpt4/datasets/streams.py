@@ -1,0 +1,170 @@
+"""Endless streams from WebDataset tar shards (cc_sbu, laion): captions of web images.
+
+Shards are drawn again and again. Which sample a row is follows from (seed, row) alone, so a resumed run goes on exactly
+on any number of workers; rows come in blocks, each from one shard, so that a worker reads few shards' headers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import random
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigpt4.common.registry import registry
+from minigpt4.common.seeds import derive_rng, derive_seed
+from minigpt4.conversation.conversation import Example, Turn
+from minigpt4.datasets import addresses
+from minigpt4.datasets.base_dataset import InstructionDataset, decode_image, with_image
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK
+from minigpt4.datasets.rows import require
+
+logger = logging.getLogger(__name__)
+
+IMAGE, TEXT = ".jpg", ".json"
+MAX_TRIES = 100
+"""After so many unreadable samples in a row a stream gives up."""
+NUM_BLOCKS_KEPT = 2
+
+
+class StreamDataset(InstructionDataset):
+    """Samples of tar shards: a .jpg, and beside it a .json with its `caption`.
+
+    A sample that does not decode is skipped: another of its block takes its place, and the log has their count.
+    """
+
+    pool_name = "caption"
+
+    def build(self, annotations: Sequence[str]) -> None:
+        """Keep the paths of the shards; they are opened when their turn comes."""
+        self.shards = list(annotations)
+        self.num_skipped = 0
+        self._blocks: dict[int, tuple[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        """Return ENDLESS."""
+        return ENDLESS
+
+    def get(self, index: int, rng: random.Random) -> Example:
+        """Return the sample of a row. Raises: ValueError when its block has none that can be read."""
+        block, place = divmod(index, STREAM_BLOCK)
+        path, members = self._block(block)
+        sample_id = f"{self.name}[{index}] {path}"
+        instead = derive_rng(self.seed, self.name, "instead", index)
+        for _ in range(MAX_TRIES):
+            try:
+                return self._read(path, members[place % len(members)], sample_id, rng)
+            except (OSError, ValueError) as error:
+                self.num_skipped += 1
+                if self.num_skipped.bit_count() == 1:  # 1, 2, 4, 8, ...: the log stays short
+                    logger.warning(
+                        "%s is skipped (%d skipped in this worker so far): %s", sample_id, self.num_skipped, error
+                    )
+            place = instead.randrange(len(members))
+        raise ValueError(f"{sample_id}: {MAX_TRIES} samples in a row cannot be read")
+
+    def _read(self, path: str, member: np.ndarray, sample_id: str, rng: random.Random) -> Example:
+        image_start, image_size, text_start, text_size = (int(number) for number in member)
+        with open(path, "rb") as file:
+            file.seek(image_start)
+            image = decode_image(io.BytesIO(file.read(image_size)))
+            file.seek(text_start)
+            row = json.loads(file.read(text_size))
+        require(row, {"caption": str})
+        turn = Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))
+        return Example(turns=(turn,), images=(self.vis_processor(image),), id=sample_id)
+
+    def _block(self, block: int) -> tuple[str, np.ndarray]:
+        """Return a block's shard and where its samples lie there, in the block's order, (num_samples, 4) int64."""
+        if block not in self._blocks:
+            rng = derive_rng(self.seed, self.name, "shard", block)
+            for path in rng.sample(self.shards, len(self.shards)):
+                members = np.array(list(samples_of(path)), np.int64).reshape(-1, 4)
+                if len(members):
+                    break
+                logger.warning("%s: %s has no sample that can be read", self.name, path)
+            else:
+                raise ValueError(f"{self.name}: none of its {len(self.shards)} shards has a sample that can be read")
+            order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
+            for old in sorted(self._blocks)[: -NUM_BLOCKS_KEPT + 1]:
+                del self._blocks[old]
+            self._blocks[block] = path, members[np.argsort(order, kind="stable")]
+        return self._blocks[block]
+
+
+def samples_of(path: str) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (image start, image bytes, text start, text bytes) of the samples of a shard that have both.
+
+    Stops, with a warning, where the shard is cut off.
+    """
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while member := tar.next():
+                folder, name = os.path.split(member.name)
+                key, dot, extension = name.partition(".")
+                parts = found.setdefault(f"{folder}/{key}", {})
+                parts[dot + extension.lower()] = (member.offset_data, member.size)
+                if IMAGE in parts and TEXT in parts:
+                    yield (*parts.pop(IMAGE), *parts.pop(TEXT))
+            if os.path.getsize(path) < tar.offset + tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("its end mark is missing")
+    except (tarfile.TarError, OSError) as error:
+        logger.warning("%s: cannot be read to its end: %s", path, error)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the paths of a pattern: `{00..12}` is a range of numbers with leading zeros, `{a,b}` a choice."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last, choice = match.groups()
+    if choice is not None:
+        values = choice.split(",")
+    else:
+        values = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    rests = expand_braces(pattern[match.end() :])
+    return [pattern[: match.start()] + value + rest for value in values for rest in rests]
+
+
+class StreamBuilder(BaseDatasetBuilder):
+    """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
+
+    train_dataset_cls = StreamDataset
+    annotations_address = addresses.STREAMS
+
+    def annotation_places(self) -> list[Place]:
+        """Return the shards that are there; when none is, the patterns."""
+        storage: Any = self._option("storage")
+        patterns = [storage] if isinstance(storage, str) else list(storage or ())
+        paths = [path for pattern in patterns for path in expand_braces(pattern)]
+        present = [path for path in paths if os.path.isfile(path)]
+        if 0 < len(present) < len(paths):
+            logger.warning("%s: %d of its %d shards are not there", self.name, len(paths) - len(present), len(paths))
+        return [self.place("storage", path, self.annotations_address) for path in present or patterns or [None]]
+
+    def image_place(self) -> None:
+        """Return None: the images are in the shards."""
+
+
+@registry.register_builder("cc_sbu")
+class CCSBUBuilder(StreamBuilder):
+    """cc_sbu."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/cc_sbu.yaml"}
+
+
+@registry.register_builder("laion")
+class LaionBuilder(StreamBuilder):
+    """laion."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/laion.yaml"}

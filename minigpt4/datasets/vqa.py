@@ -1,0 +1,139 @@
+"""Questions about an image with short answers: COCO VQA, OK-VQA, A-OKVQA, GQA, OCR-VQA."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any, ClassVar
+
+from minigpt4.common.registry import registry
+from minigpt4.conversation.conversation import Turn
+from minigpt4.conversation.pools import fill
+from minigpt4.datasets import addresses
+from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.rows import require
+
+
+class VQADataset(InstructionDataset):
+    """Rows of {image, question, answer: [..]}; a sample draws one of the answers, so frequent ones come often."""
+
+    fields: ClassVar = {"image": str, "question": str, "answer": list[str]}
+    pool_name = "vqa"
+
+    def image_file(self, row: Row) -> str:
+        """Return the file of the row's `image`."""
+        return self.images.find(row["image"])
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the question in one of the pool's wordings."""
+        question = fill(rng.choice(self.pool), self.text_processor(row["question"]))
+        return [Turn(with_image(question), self.text_processor(rng.choice(row["answer"])))]
+
+
+class COCOVQADataset(VQADataset):
+    """COCO VQA and OK-VQA: many rows are about images of the validation split, which are left out."""
+
+    leaves_out_rows_without_image = True
+
+    def image_file(self, row: Row) -> str:
+        """Return the file, which lies in the image folder whatever folder the row names."""
+        return self.images.find(os.path.basename(row["image"]))
+
+
+class AOKVQADataset(COCOVQADataset):
+    """A-OKVQA, as LAVIS publishes it (with `image`) or as its makers do (with `image_id`)."""
+
+    fields: ClassVar = {"question": str, "answer": list[str]}
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Name the keys as all VQA rows do."""
+        require(record, {"direct_answers": list[str]} | ({} if "image" in record else {"image_id": int}))
+        return [{**record, "answer": record["direct_answers"]}]
+
+    def image_file(self, row: Row) -> str:
+        """Return the file by name, or else by number: of the training or the validation split."""
+        if "image" in row:
+            return super().image_file(row)
+        return self.images.find(*(f"COCO_{split}2014_{row['image_id']:012}.jpg" for split in ("train", "val")))
+
+
+class GQADataset(VQADataset):
+    """GQA: one answer a question; images in the folder itself or in its subfolder `train`."""
+
+    fields: ClassVar = {"image": str, "question": str, "answer": str}
+
+    def image_file(self, row: Row) -> str:
+        """Return the file in whichever of the two folders it is."""
+        return self.images.find(row["image"], f"train/{row['image']}")
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the question; its only answer is the answer."""
+        return super().turns({**row, "answer": [row["answer"]]}, rng)
+
+
+class OCRVQADataset(VQADataset):
+    """OCR-VQA: book covers with several questions each; split 1 is for training."""
+
+    fields: ClassVar = {"image": str, "question": str, "answer": list[str]}
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Return one row a question."""
+        [(key, book)] = record.items()
+        require(book, {"split": int, "imageURL": str, "questions": list, "answers": list}, what=f"book {key}")
+        if book["split"] != 1:
+            return []
+        if len(book["questions"]) != len(book["answers"]):
+            counts = f"{len(book['questions'])} questions but {len(book['answers'])} answers"
+            raise ValueError(f"book {key} has {counts}")
+        image = key + os.path.splitext(book["imageURL"])[1]
+        pairs = zip(book["questions"], book["answers"], strict=True)
+        return [{"image": image, "question": question, "answer": [answer]} for question, answer in pairs]
+
+
+@registry.register_builder("coco_vqa")
+class COCOVQABuilder(BaseDatasetBuilder):
+    """coco_vqa."""
+
+    train_dataset_cls = COCOVQADataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/coco_vqa.yaml"}
+    annotations_address = addresses.COCO_VQA
+    images_address = addresses.COCO_IMAGES
+    image_subfolder = "train"
+
+
+@registry.register_builder("ok_vqa")
+class OKVQABuilder(COCOVQABuilder):
+    """ok_vqa."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/ok_vqa.yaml"}
+    annotations_address = addresses.OK_VQA
+
+
+@registry.register_builder("aok_vqa")
+class AOKVQABuilder(COCOVQABuilder):
+    """aok_vqa."""
+
+    train_dataset_cls = AOKVQADataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/aok_vqa.yaml"}
+    annotations_address = addresses.AOK_VQA
+
+
+@registry.register_builder("gqa")
+class GQABuilder(BaseDatasetBuilder):
+    """gqa."""
+
+    train_dataset_cls = GQADataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/gqa.yaml"}
+    annotations_address = addresses.GQA
+    images_address = addresses.GQA_IMAGES
+
+
+@registry.register_builder("ocrvqa")
+class OCRVQABuilder(BaseDatasetBuilder):
+    """ocrvqa."""
+
+    train_dataset_cls = OCRVQADataset
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/ocrvqa.yaml"}
+    annotations_address = addresses.OCRVQA
+    images_address = addresses.OCRVQA_IMAGES

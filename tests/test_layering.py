@@ -1,0 +1,53 @@
+"""Who may import whom: DESIGN's table, read off the import statements."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "common": {"common"},
+    "conversation": {"conversation", "common"},
+    "processors": {"processors", "common"},
+    "datasets": {"datasets", "common", "conversation", "processors"},
+    "models": {"models", "common", "conversation"},
+    "evaluation": {"evaluation", "common", "conversation", "processors"},
+    "tasks": {"tasks", "common", "conversation", "datasets", "models"},
+    "runners": {"runners", "common", "conversation", "datasets.mixture", "tasks"},
+    "sample_world": {"sample_world", "common", "conversation", "processors", "models", "datasets", "evaluation"},
+}
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_only_what_lies_below_it(package):
+    files = list((ROOT / "minigpt4" / package).rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imported_modules(path):
+            if module.startswith("minigpt4."):
+                inner = module.removeprefix("minigpt4.")
+                allowed = MAY_IMPORT[package]
+                assert any(inner == a or inner.startswith(a + ".") for a in allowed), f"{path} imports {module}"
+            assert package != "datasets" or module.split(".")[0] != "transformers", f"{path} imports transformers"
+
+
+def test_every_package_has_its_row_in_the_table():
+    packages = {p.parent.name for p in (ROOT / "minigpt4").glob("*/__init__.py")}
+    assert packages == set(MAY_IMPORT)
+
+
+def test_nobody_imports_scripts():
+    folders = {"eval_scripts", "benchmarks"}
+    scripts = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")} | folders | {"train"}
+    for path in (ROOT / "minigpt4").rglob("*.py"):
+        assert not {module.split(".")[0] for module in imported_modules(path)} & scripts, path
