@@ -6,12 +6,7 @@
 Batches follow the published mixture: every step draws one of its 25 datasets by ratio and takes its batch size; an
 image costs 256 tokens at real size, the text of a sample is `--text-tokens` long on average (geometric).
 
-Model FLOPs of a step, of which utilisation is the share of the device's dense 16-bit peak (2 a multiply-add; frozen
-weights have no weight gradient, recomputation does not count):
-    ViT         2 P_vit n + 4 depth d n^2 an image of n patch tokens          (forward only)
-    projection  6 P_proj an image token                                      (forward, both gradients)
-    LLM         4 P_llm a token + 6 layers d len^2 an example                (forward, activation gradient; causal half)
-    LoRA        6 P_lora a token;   head  4 P_head a target token
+Model FLOPs are counted by the formula of minigpt4/runners/flops.py; utilisation is their share of the device's peak.
 """
 
 from __future__ import annotations
@@ -30,13 +25,13 @@ from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import IMAGE_SPAN, Batch, Example, Turn
+from minigpt4.runners.flops import ModelFlops, utilisation
 
 
 def llama_size(width: int, depth: int, heads: int) -> dict[str, int]:
     """Return the sizes of a Llama with the published one's ratio of MLP to width."""
     mlp = 86 * width // 32
-    attention = {"num_attention_heads": heads, "num_key_value_heads": heads}
-    return {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": depth, **attention}
+    return {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": depth, "num_attention_heads": heads}
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -54,8 +49,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "llama_config": llama_size(64, 2, 4),
     },
 }
-PARTS = (("vit", "visual_encoder.blocks"), ("proj", "llama_proj"), ("lora", "lora_"), ("llm", ".layers."))
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "4090": 165e12}
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 
 
@@ -81,23 +74,6 @@ def draw_batch(model: Any, mixture: DictConfig, rng: random.Random, *, text_toke
     return model.chat_encoder.collate(examples)
 
 
-def model_flops(model: Any, batch: Batch, num_targets: int, cfg: DictConfig) -> float:
-    """Return the model FLOPs of one training step by the formula above."""
-    named = dict(model.named_parameters())
-    size = {
-        part: sum(p.numel() for n, p in named.items() if key in n and ("lora_" in n) == (part == "lora"))
-        for part, key in PARTS
-    }
-    head = next(p for n, p in named.items() if "lm_head" in n)
-    num_layers = sum(n.endswith("self_attn.o_proj.weight") for n in named)
-    num_patches = (cfg.image_size // cfg.vit.patch_size) ** 2
-    num_images, num_tokens = len(batch.images), len(batch.input_ids)
-    vit = num_images * (2 * size["vit"] * num_patches + 4 * cfg.vit.depth * cfg.vit.embed_dim * num_patches**2)
-    attention = 6 * num_layers * head.shape[1] * float((batch.lengths.double() ** 2).sum())
-    tokens = (4 * size["llm"] + 6 * size["lora"]) * num_tokens
-    return vit + 6 * size["proj"] * num_images * num_patches // 4 + tokens + attention + 4 * head.numel() * num_targets
-
-
 def main() -> None:
     """Run the steps and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,6 +97,7 @@ def main() -> None:
     mixture = Config.load(MIXTURE).datasets_cfg
     rng = derive_rng("train_step", args.size)
     optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-5, fused=on_gpu)
+    count_flops = ModelFlops(model)
     samples = tokens = 0
     flops = 0.0
     losses = []
@@ -144,7 +121,7 @@ def main() -> None:
             making += time.perf_counter() - before
             samples += len(batch.lengths)
             tokens += len(batch.input_ids)
-            flops += model_flops(model, batch, int((batch.labels >= 0).sum()), cfg)
+            flops += count_flops(batch)
         losses.append(float(output["loss"].detach()))
     result = {
         "size": args.size,
@@ -159,8 +136,8 @@ def main() -> None:
     }
     if on_gpu:
         result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        peak = next((v for k, v in PEAK_FLOPS.items() if k in result["device"]), None)
-        result["mfu"] = round(flops / making / peak, 4) if peak else None
+        mfu = utilisation(flops, seconds=making, device=device)
+        result["mfu"] = None if mfu is None else round(mfu, 4)
     else:
         import resource
 

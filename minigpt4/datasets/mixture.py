@@ -45,6 +45,7 @@ class Draw:
     dataset: str
     row: int
     pass_index: int
+    group: int = 0  # the rank whose draw it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +65,40 @@ def shares(ingredients: Sequence[Ingredient]) -> np.ndarray:
     return share
 
 
-class _Stream:
-    """One rank's endless stream of one dataset: every pass all rows in a new order, split evenly over the ranks."""
+class _Order:
+    """In what order the rows of one dataset come: every pass all of them, shuffled anew."""
 
-    def __init__(self, ingredient: Ingredient, *, seed: int, position: int, rank: int, world_size: int) -> None:
-        self.ingredient, self.seed, self.position = ingredient, seed, position
-        self.rank, self.world_size = rank, world_size
-        self.num_rows = -(-ingredient.num_rows // world_size)  # of one rank in one pass
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
+    def __init__(self, ingredient: Ingredient, *, seed: int) -> None:
+        self.ingredient, self.seed = ingredient, seed
+        self._orders: dict[int, np.ndarray] = {}
 
-    def take(self) -> list[Draw]:
-        """Return the next batch; it may straddle passes."""
-        positions = range(self.position, self.position + self.ingredient.batch_size)
-        self.position = positions.stop
-        return [self._draw(position) for position in positions]
+    def draw(self, position: int, group: int) -> Draw:
+        """Return what stands at a position of the endless row of passes."""
+        name, num_rows = self.ingredient.name, self.ingredient.num_rows
+        if num_rows == ENDLESS:
+            return Draw(name, position, 0, group)
+        pass_index, place = divmod(position, num_rows)
+        return Draw(name, int(self._order(pass_index)[place]), pass_index, group)
 
-    def _draw(self, position: int) -> Draw:
-        if self.ingredient.num_rows == ENDLESS:
-            block, place = divmod(position, STREAM_BLOCK)
-            return Draw(self.ingredient.name, (block * self.world_size + self.rank) * STREAM_BLOCK + place, 0)
-        pass_index, place = divmod(position, self.num_rows)
-        return Draw(self.ingredient.name, int(self._rows(pass_index)[place]), pass_index)
-
-    def _rows(self, pass_index: int) -> np.ndarray:
-        """Return this rank's rows of a pass, (num_rows,) int32; the first rows come again where ranks need padding."""
-        if self._order[0] != pass_index:
+    def _order(self, pass_index: int) -> np.ndarray:
+        """Return the rows of a pass, (num_rows,) int32."""
+        if pass_index not in self._orders:
             key = derive_seed(self.seed, "order", self.ingredient.name, pass_index)
             order = np.argsort(_raw(key, self.ingredient.num_rows), kind="stable").astype(np.int32)
-            self._order = pass_index, np.resize(order, self.num_rows * self.world_size)[self.rank :: self.world_size]
-        return self._order[1]
+            # draws of one step reach over one border between passes, or over several when the dataset is small
+            kept = {index: rows for index, rows in self._orders.items() if index >= pass_index - 1}
+            self._orders = {**kept, pass_index: order}
+        return self._orders[pass_index]
 
 
 class MixtureSampler(Sampler[list[Draw]]):
-    """Yields the draws of steps `start_step` to `num_steps`, one batch of one dataset a step.
+    """Yields the draws of this rank for steps `start_step` to `num_steps`, a list a step.
 
-    The dataset of a step is drawn with probability ratio / sum of ratios, by (seed, rank, step). Inside a pass no row
-    is dropped, and none repeated except to give all ranks equally many. Starting at step k goes on exactly as if
-    steps 0 to k - 1 had been drawn.
+    At every step each rank draws a dataset with probability ratio / sum of ratios, by (seed, rank, step), and takes its
+    batch size of rows. All ranks take from one row of passes a dataset, in the order of steps and ranks: inside a pass
+    no row is dropped or repeated, whatever the number of ranks. Starting at step k goes on exactly as if steps 0 to
+    k - 1 had been drawn; `past` names their numbers of ranks where these were others: [(first step, world size), ..].
+    A streaming dataset has rows of its own for each rank, whose blocks are begun anew when the number of ranks changes.
 
     Raises: ValueError for ratios and sizes that make no mixture.
     """
@@ -114,36 +112,83 @@ class MixtureSampler(Sampler[list[Draw]]):
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        past: Sequence[tuple[int, int]] = (),
     ) -> None:
         assert 0 <= rank < world_size
         assert 0 <= start_step <= num_steps
-        self.ingredients, self.seed, self.start_step = list(ingredients), seed, start_step
+        self.ingredients, self.seed, self.num_steps, self.start_step = list(ingredients), seed, num_steps, start_step
         self.rank, self.world_size = rank, world_size
-        bounds = np.cumsum(shares(ingredients))
-        bounds[np.flatnonzero(shares(ingredients))[-1] :] = 1.0  # rounding must not leave a gap at the end
-        uniform = _raw(derive_seed(seed, "mixture", rank), num_steps) / 2.0**64
-        self.choices = np.minimum(np.searchsorted(bounds, uniform, side="right"), len(bounds) - 1).astype(np.int32)
-        """Which ingredient each step takes, (num_steps,) int32."""
+        self._bounds = np.cumsum(shares(ingredients))
+        self._bounds[np.flatnonzero(shares(ingredients))[-1] :] = 1.0  # rounding must not leave a gap at the end
+        self.choices = np.stack([self._choices(r) for r in range(world_size)], axis=1)
+        """Which ingredient each step takes on each rank, (num_steps, world_size) int32."""
+        self._positions = self._first_positions(_segments(past, start_step, world_size))
 
     def __len__(self) -> int:
         """Return the number of steps to come."""
-        return len(self.choices) - self.start_step
+        return self.num_steps - self.start_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield the draws of each step."""
-        drawn = np.bincount(self.choices[: self.start_step], minlength=len(self.ingredients))
-        streams = [
-            _Stream(
-                ingredient,
-                seed=self.seed,
-                position=int(count) * ingredient.batch_size,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-            for ingredient, count in zip(self.ingredients, drawn, strict=True)
-        ]
-        for choice in self.choices[self.start_step :]:
-            yield streams[choice].take()
+        orders = [_Order(ingredient, seed=self.seed) for ingredient in self.ingredients]
+        for choices, positions in zip(self.choices[self.start_step :], self._positions, strict=True):
+            yield self._draws_of(orders, int(choices[self.rank]), int(positions[self.rank]), self.rank)
+
+    def _draws_of(self, orders: Sequence[_Order], choice: int, position: int, group: int) -> list[Draw]:
+        ingredient = self.ingredients[choice]
+        positions = range(position, position + ingredient.batch_size)
+        if ingredient.num_rows == ENDLESS:
+            positions = [self._own_block(place, group) for place in positions]  # type: ignore[assignment]
+        return [orders[choice].draw(place, group) for place in positions]
+
+    def _own_block(self, position: int, rank: int) -> int:
+        block, place = divmod(position, STREAM_BLOCK)
+        return (block * self.world_size + rank) * STREAM_BLOCK + place
+
+    def _choices(self, rank: int) -> np.ndarray:
+        uniform = _raw(derive_seed(self.seed, "mixture", rank), self.num_steps) / 2.0**64
+        last = len(self.ingredients) - 1
+        return np.minimum(np.searchsorted(self._bounds, uniform, side="right"), last).astype(np.int32)
+
+    def _first_positions(self, segments: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        """Return where in its dataset's stream each draw to come begins, (num_steps - start_step, world_size) int64."""
+        num = len(self.ingredients)
+        sizes = np.array([ingredient.batch_size for ingredient in self.ingredients])
+        streams = np.array([ingredient.num_rows == ENDLESS for ingredient in self.ingredients])
+        taken = np.zeros(num, np.int64)
+        blocks = np.zeros(num, np.int64)  # of streams, over all ranks
+        for first, last, world_size in segments:
+            counts = np.stack([np.bincount(self._choices(r)[first:last], minlength=num) for r in range(world_size)])
+            taken += counts.sum(0) * sizes
+            if world_size != self.world_size:
+                blocks += -(-counts.max(0) * sizes // STREAM_BLOCK) * world_size
+        before = np.zeros((self.world_size, num), np.int64)
+        same = [(first, last) for first, last, world_size in segments if world_size == self.world_size]
+        for first, last in same:
+            before += np.stack([np.bincount(c, minlength=num) for c in self.choices[first:last].T])
+        nth = _numbered(self.choices[self.start_step :].ravel(), num).reshape(-1, self.world_size)
+        nth_own = np.stack([_numbered(c, num) for c in self.choices[self.start_step :].T], axis=1)
+        chosen = self.choices[self.start_step :]
+        begun = -(-blocks // self.world_size) * STREAM_BLOCK
+        own = begun[chosen] + (before[np.arange(self.world_size), chosen] + nth_own) * sizes[chosen]
+        positions: np.ndarray = np.where(streams[chosen], own, taken[chosen] + nth * sizes[chosen])
+        return positions
+
+
+def _segments(past: Sequence[tuple[int, int]], start_step: int, world_size: int) -> list[tuple[int, int, int]]:
+    """Return (first step, step behind the last, world size) of the parts of a run that lie before `start_step`."""
+    begins = list(past) or [(0, world_size)]
+    ends = [first for first, _ in begins[1:]] + [start_step]
+    return [(first, last, size) for (first, size), last in zip(begins, ends, strict=True) if last > first]
+
+
+def _numbered(choices: np.ndarray, num: int) -> np.ndarray:
+    """Return for each choice how many equal ones stand before it, (len(choices),) int64."""
+    order = np.argsort(choices, kind="stable")
+    counts = np.bincount(choices, minlength=num)
+    numbers = np.empty(len(choices), np.int64)
+    numbers[order] = np.arange(len(choices)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers
 
 
 class MixtureDataset(Dataset[Example]):

@@ -69,7 +69,8 @@ def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausa
     for name in sizes:
         if name not in known:
             raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
-    config = LlamaConfig(**{**LLAMA_2_7B, **sizes})
+    heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
+    config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
     try:

@@ -25,15 +25,16 @@ def test_shares_of_draws_agree_with_the_ratios():
         Ingredient("c", 9, 1, 20),
         Ingredient("d", 9, 1, 0),
     ]
-    choices = MixtureSampler(ingredients, num_steps=20000, seed=42).choices
+    choices = MixtureSampler(ingredients, num_steps=20000, seed=42).choices[:, 0]
     shares = [(choices == number).mean() for number in range(4)]
     # four standard deviations of a share of 20000 draws are at most 0.0142
     assert shares == [pytest.approx(0.5, abs=0.0142), pytest.approx(0.3, abs=0.0142), pytest.approx(0.2, abs=0.0142), 0]
 
 
 def test_every_rank_draws_its_own_datasets():
-    zero, one = (MixtureSampler(SMALL, num_steps=100, seed=1, rank=rank, world_size=2).choices for rank in (0, 1))
+    zero, one = MixtureSampler(SMALL, num_steps=100, seed=1, world_size=2).choices.T
     assert (zero != one).any()
+    assert (zero == MixtureSampler(SMALL, num_steps=100, seed=1).choices[:, 0]).all()
 
 
 def test_another_seed_is_another_run():
@@ -61,18 +62,36 @@ def test_ranks_part_a_pass_among_them():
     assert sorted(row for rank in ranks for _, row in rank) == list(range(12))
 
 
-def test_only_the_padding_to_equal_ranks_repeats_rows():
-    ranks = [
-        rows_of(MixtureSampler([Ingredient("a", 10, 4, 1)], num_steps=1, seed=1, rank=rank, world_size=3), "a")
-        for rank in range(3)
-    ]
-    rows = sorted(row for rank in ranks for pass_index, row in rank if pass_index == 0)
-    assert len(rows) == 12 and set(rows) == set(range(10))
+def test_ranks_together_repeat_no_row_of_a_pass_and_drop_none():
+    ranks = [MixtureSampler(SMALL, num_steps=60, seed=1, rank=rank, world_size=3) for rank in range(3)]
+    drawn = sorted(row for rank in ranks for row in rows_of(rank, "a"))
+    full_passes = drawn[-1][0]
+    assert full_passes > 10
+    assert drawn[: 7 * full_passes] == [(p, row) for p in range(full_passes) for row in range(7)]
 
 
 def test_more_ranks_than_rows_work():
-    batches = MixtureSampler([Ingredient("a", 2, 1, 1)], num_steps=3, seed=1, rank=4, world_size=5)
-    assert [draw.pass_index for batch in batches for draw in batch] == [0, 1, 2]
+    batches = MixtureSampler([Ingredient("a", 2, 1, 1)], num_steps=2, seed=1, rank=4, world_size=5)
+    assert [draw.pass_index for batch in batches for draw in batch] == [2, 4]
+
+
+def rows_over_a_change(*parts, num_steps):
+    """Draw a run in parts of (first step, world size); return the rows of dataset a of all of them."""
+    ends = [first for first, _ in parts[1:]] + [num_steps]
+    drawn = []
+    for number, ((first, world_size), end) in enumerate(zip(parts, ends, strict=True)):
+        for rank in range(world_size):
+            at = {"start_step": first, "rank": rank, "world_size": world_size, "past": parts[:number]}
+            drawn += rows_of(MixtureSampler(SMALL, num_steps=end, seed=9, **at), "a")
+    return sorted(drawn)
+
+
+def test_another_number_of_ranks_goes_on_where_the_old_one_stopped():
+    """Nothing of the current pass is lost or repeated."""
+    drawn = rows_over_a_change((0, 4), (13, 2), (20, 3), num_steps=40)
+    full_passes = drawn[-1][0]
+    assert full_passes > 10
+    assert drawn[: 7 * full_passes] == [(p, row) for p in range(full_passes) for row in range(7)]
 
 
 def test_a_batch_may_straddle_passes():
@@ -89,7 +108,7 @@ def test_a_batch_larger_than_its_dataset_spans_several_passes():
 @pytest.mark.parametrize("step", [0, 1, 17, 99, 100])
 def test_a_run_begun_at_a_later_step_is_the_rest_of_the_whole_run(step):
     whole = list(MixtureSampler(SMALL, num_steps=100, seed=5, rank=1, world_size=2))
-    rest = MixtureSampler(SMALL, num_steps=100, seed=5, rank=1, world_size=2, start_step=step)
+    rest = MixtureSampler(SMALL, num_steps=100, seed=5, rank=1, world_size=2, start_step=step, past=[(0, 2)])
     assert len(rest) == 100 - step
     assert list(rest) == whole[step:]
 
