@@ -2,6 +2,8 @@
 
 torchrun --nproc_per_node 8 train.py --cfg-path train_configs/minigptv2_finetune_dataengine.yaml
 python train.py --cfg-path my.yaml --options run.device=cpu run.max_epoch=1   # one process
+python train.py --cfg-path my.yaml --check          # is everything there? `--check full` opens every image too
+python train.py --cfg-path my.yaml --preview 4      # preview.html: samples as the model gets them
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import logging
 
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, pick_device
-from minigpt4.common.logger import new_job_id, setup_logger
+from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.datasets.check import check, check_images
+from minigpt4.datasets.preview import write_preview
+from minigpt4.runners.checkpoints import choose_job
+from minigpt4.runners.stop import EXIT_CODE as STOPPED
 from minigpt4.tasks import setup_task
 
 logger = logging.getLogger("train")
@@ -24,7 +30,23 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg-path", required=True, help="the YAML file of the run")
     parser.add_argument("--options", nargs="+", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML")
+    parser.add_argument(
+        "--check", nargs="?", const="quick", choices=("quick", "full"), help="only say what is missing or broken"
+    )
+    parser.add_argument("--preview", type=int, metavar="N", help="only write preview.html: N samples of each dataset")
     return parser.parse_args()
+
+
+def look(cfg: Config, args: argparse.Namespace) -> int:
+    """Check the files, or write the preview; return the exit code: 1 when training could not start."""
+    setup_logger()
+    checkup = check(cfg)
+    if args.check == "full":
+        check_images(checkup, cfg.run_cfg)
+    print(checkup.found(), checkup.verdict(), sep="\n")
+    if args.preview is not None and not checkup.problems:
+        print("wrote", write_preview(cfg, checkup.built(), num_samples=args.preview))
+    return int(bool(checkup.problems))
 
 
 def main() -> None:
@@ -32,6 +54,8 @@ def main() -> None:
     args = parse_args()
     try:
         cfg = Config(args)
+        if args.check or args.preview is not None:
+            raise SystemExit(look(cfg, args))
         init_distributed_mode(cfg.run_cfg)
         setup_logger()
         seed_torch("init", cfg.run_cfg.seed)  # the same new LoRA weights on every rank
@@ -40,11 +64,13 @@ def main() -> None:
         datasets = task.build_datasets(cfg)
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
-        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=new_job_id(cfg.run_cfg))
+        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=choose_job(cfg.run_cfg))
     except ValueError as error:
         raise SystemExit(f"train.py: {error}") from error
-    runner.train()
+    finished = runner.train()
     leave_distributed_mode()
+    if not finished:
+        raise SystemExit(STOPPED)
 
 
 if __name__ == "__main__":

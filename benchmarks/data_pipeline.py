@@ -1,17 +1,21 @@
 """Time the data pipeline: drawn rows to packed batches, with JPEG files of a camera's size made for the purpose.
 
-    python benchmarks/data_pipeline.py --image-size 448 --workers 0 1 2 4
+    python benchmarks/data_pipeline.py --image-size 448 --workers 1 2 4
 
-Prints one JSON object a number of workers: images/s and tokens/s of the loader with nobody training behind it.
+Prints what one image costs a worker, step by step, and then one JSON object a number of workers: images/s and tokens/s
+of the loader with nobody training behind it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -21,6 +25,8 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer
+from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.images import read_image
 from minigpt4.datasets.mixture import Ingredient, MixtureDataset, MixtureSampler
 from minigpt4.runners.loader import build_loader
 
@@ -41,11 +47,37 @@ def write_dataset(folder: Path, *, num_images: int) -> Path:
     return path
 
 
+def costs(dataset: InstructionDataset, encoder: ChatEncoder, *, image_size: int, num_samples: int) -> dict[str, Any]:
+    """Return the milliseconds of each step of an image's way in one process, and their shares."""
+    seconds = dict.fromkeys(("row", "decode", "resize", "normalise", "encode"), 0.0)
+    marks: list[float] = []
+    for index in range(num_samples):
+        marks[:] = [time.perf_counter()]
+        row = dataset.row(index % len(dataset))
+        [name] = dataset.image_files(row)
+        marks.append(time.perf_counter())
+        image = read_image(dataset.images.find(name))
+        marks.append(time.perf_counter())
+        image.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+        marks.append(time.perf_counter())
+        dataset.vis_processor(image)  # resizes again, then normalises
+        marks.append(time.perf_counter())
+        encoder.encode(dataset.turns({**row, "image_size": image.size}, random.Random(index)))
+        marks.append(time.perf_counter())
+        row_s, decode, resize, both, encode = np.diff(marks)
+        for key, value in zip(seconds, (row_s, decode, resize, both - resize, encode), strict=True):
+            seconds[key] += value
+    total = sum(seconds.values())
+    figures = {f"{key}_ms": round(value / num_samples * 1000, 2) for key, value in seconds.items()}
+    shares = {key: round(value / total, 2) for key, value in seconds.items()}
+    return {**figures, "total_ms": round(total / num_samples * 1000, 2), "shares": shares}
+
+
 def main() -> None:
-    """Time the loader once for every number of workers."""
+    """Time the steps of the way once, and the loader once for every number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image-size", type=int, default=448)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=6)
@@ -58,6 +90,8 @@ def main() -> None:
         num_image_tokens = (args.image_size // 14) ** 2 // 4
         encoder = ChatEncoder(ByteTokenizer(), num_image_tokens=num_image_tokens)
         ingredient = Ingredient(name=dataset.name, num_rows=len(dataset), batch_size=args.batch_size, ratio=1.0)
+        steps = costs(dataset, encoder, image_size=args.image_size, num_samples=4 * args.num_images)
+        print(json.dumps({"one_image": steps, "cores": len(os.sched_getaffinity(0))}))
         for num_workers in args.workers:
             loader = build_loader(
                 MixtureDataset({dataset.name: dataset}, seed=0),

@@ -80,12 +80,13 @@ class Config:
     def _merge_datasets(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
         merged = {}
         for name, body in section.items():
+            builder_name = (body.get("type") if isinstance(body, Mapping) else None) or name
             try:
-                builder = registry.get_builder_class(name)
+                builder = registry.get_builder_class(builder_name)
             except ValueError as error:
-                problems.append(f"datasets.{name}: {error}")
+                problems.append(f"datasets.{name}: {error} (data of your own: type: custom)")
                 continue
-            defaults = _read_yaml(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][name]
+            defaults = _read_yaml(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
             merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems)
             for kind in ("vis_processor", "text_processor"):
                 if merged[name][kind] is None:

@@ -110,3 +110,10 @@ def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | N
     if run_cfg.amp_dtype != "auto":
         return torch.bfloat16 if run_cfg.amp_dtype == "bfloat16" else torch.float16
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def make_deterministic() -> None:
+    """Have CUDA compute in one order, as a CPU does, so that a run is bit-identical; some kernels are slower so."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from omegaconf import DictConfig
+
 from minigpt4.common.registry import registry
 
 
@@ -33,6 +35,20 @@ class WarmupSchedule:
     def after_warmup(self, step: int) -> float:
         """Return the learning rate of a step behind the warm-up."""
         raise NotImplementedError
+
+
+def build_schedule(run_cfg: DictConfig) -> WarmupSchedule:
+    """Return the schedule that `run.lr_sched` names, with the run's numbers. Raises: ValueError for an unknown name."""
+    schedule: WarmupSchedule = registry.get_lr_scheduler_class(run_cfg.lr_sched)(
+        init_lr=run_cfg.init_lr,
+        min_lr=run_cfg.min_lr,
+        max_epoch=run_cfg.max_epoch,
+        iters_per_epoch=run_cfg.iters_per_epoch,
+        warmup_lr=run_cfg.warmup_lr,
+        warmup_steps=run_cfg.warmup_steps,
+        decay_rate=run_cfg.lr_decay_rate,
+    )
+    return schedule
 
 
 @registry.register_lr_scheduler("linear_warmup_cosine_lr")

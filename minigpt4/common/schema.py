@@ -40,12 +40,19 @@ class RunConfig:
     num_workers: int = 6
     prefetch_factor: int = 2
     max_bad_samples: int = 0
+    bad_samples_report: str | None = None  # what `--check full` wrote: the samples that it names are left out
+    max_skipped_steps: int = 0  # updates that may be left out because a loss is not finite
+    save_every_steps: int | None = None  # besides the checkpoint of every epoch
+    keep_last: int | None = None  # delete older checkpoints than these; all are kept when unset
+    balance_ranks: bool = True  # share the samples of all ranks' draws evenly; the gradient stays theirs
+    strategy: str = "ddp"  # or fsdp, which shards the frozen LLM
+    deterministic: bool = False  # on CUDA: bit-identical runs, slower
 
     train_splits: list[str] = field(default_factory=lambda: ["train"])
     valid_splits: list[str] = field(default_factory=list)
     test_splits: list[str] = field(default_factory=list)
     evaluate: bool = False
-    resume_ckpt_path: str | None = None
+    resume_ckpt_path: str | None = None  # a checkpoint, or auto: the newest of this job, or a start where there is none
     log_freq: int = 50
     wandb_log: bool = False
 
@@ -94,6 +101,7 @@ class ModelConfig:
     use_grad_checkpoint_llm: bool = False
     low_resource: bool = False
     device_8bit: int = 0
+    load_in_4bit: bool = False  # frozen weights of the language model in 4 bits (NF4), on each process's own GPU
     random_weights: bool = False  # no weight file is read: for benchmarks and tests
 
     ckpt: str | None = None
@@ -168,6 +176,7 @@ class BuildInfoConfig:
 class DatasetConfig:
     """One entry of `datasets`."""
 
+    type: str | None = None  # the builder, where it is not the entry's own name: "custom" for a user's own data
     data_type: str = "images"  # accepted and unused
     build_info: BuildInfoConfig = field(default_factory=BuildInfoConfig)
     vis_processor: ProcessorsConfig | None = None

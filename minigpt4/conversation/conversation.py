@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +53,8 @@ class Batch:
 
     images (N, 3, H, W) float, N = 0 for text only; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
-    lengths (B,) int64, sum = T.
+    lengths (B,) int64, sum = T; weights (T,) float32, what each label's loss counts (their sum is the batch's loss),
+    None for the mean over all labels.
     """
 
     images: Tensor
@@ -59,11 +62,17 @@ class Batch:
     labels: Tensor
     position_ids: Tensor
     lengths: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch on another device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; the DataLoader calls this when it pins."""
-        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
+        return Batch(**changed)

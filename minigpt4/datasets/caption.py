@@ -22,9 +22,9 @@ class CaptionDataset(InstructionDataset):
     fields: ClassVar = {"image": str, "caption": str}
     pool_name = "caption"
 
-    def image_file(self, row: Row) -> str:
-        """Return the file of the row's `image`."""
-        return self.images.find(row["image"])
+    def image_files(self, row: Row) -> list[str]:
+        """Return the row's `image`."""
+        return [row["image"]]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for a caption in one of the pool's wordings."""
@@ -39,9 +39,9 @@ class COCOCaptionDataset(CaptionDataset):
         require(record, self.fields)
         return [record] if "train" in record["image"] else []
 
-    def image_file(self, row: Row) -> str:
+    def image_files(self, row: Row) -> list[str]:
         """Return the file, which lies in the image folder whatever folder the row names."""
-        return self.images.find(os.path.basename(row["image"]))
+        return [os.path.basename(row["image"])]
 
 
 class TextCapsDataset(CaptionDataset):

@@ -30,9 +30,9 @@ class ConversationDataset(InstructionDataset):
         pairs = zip(said[0::2], said[1::2], strict=False)
         return [{**record, "turns": [(question["value"], answer["value"]) for question, answer in pairs]}]
 
-    def image_file(self, row: Row) -> str:
+    def image_files(self, row: Row) -> list[str]:
         """Return the COCO file of the row's number, which has its leading zeros already."""
-        return self.images.find(f"COCO_train2014_{row['id']}.jpg")
+        return [f"COCO_train2014_{row['id']}.jpg"]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the first question about the image, the others as they are."""
@@ -62,8 +62,9 @@ class UnnaturalDataset(InstructionDataset):
             raise ValueError("'instances' is empty")
         return record["instances"][:1]
 
-    def image_file(self, row: Row) -> None:
-        """Return None: there is no image."""
+    def image_files(self, row: Row) -> list[str]:
+        """Return none: there is no image."""
+        return []
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction with its constraints, if it has any."""

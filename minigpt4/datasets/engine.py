@@ -24,9 +24,9 @@ class EngineDADataset(InstructionDataset):
     fields: ClassVar = {"image": str, "instruction": str, "answer": str}
     leaves_out_rows_without_image = True
 
-    def image_file(self, row: Row) -> str:
-        """Return the file of the row's `image`, which begins with the folder of its collection, such as vg/."""
-        return self.images.find(row["image"])
+    def image_files(self, row: Row) -> list[str]:
+        """Return the row's `image`, which begins with the folder of its collection, such as vg/."""
+        return [row["image"]]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction as it is."""
@@ -39,11 +39,10 @@ class EngineMCDataset(EngineDADataset):
 
     fields: ClassVar = {"image": str, "instruction": str, "options": list[str], "choice_answer": str}
 
-    def select(self, record: Any) -> list[int]:
+    def remark(self, record: Any) -> str | None:
         """Remark on misspelt choices."""
-        if isinstance(record, dict) and "choide_answer" in record:
-            self.report.remarks["left out: 'choide_answer' is a misspelling of 'choice_answer'"] += 1
-        return super().select(record)
+        misspelt = isinstance(record, dict) and "choide_answer" in record
+        return "left out: 'choide_answer' is a misspelling of 'choice_answer'" if misspelt else None
 
     def rows_of(self, record: Any) -> list[Row]:
         """Leave out what has no choice."""

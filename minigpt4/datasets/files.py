@@ -28,35 +28,3 @@ class Place:
         kind = "folder" if self.folder else "file"
         where = " or ".join(self.paths) if self.paths else "is set"
         return f"{self.key}: no {kind} {where}" + (f"; to be had from {self.address}" if self.address else "")
-
-
-class ImageFolder:
-    """A folder of images; while `listed`, it answers from folder listings instead of asking for every file."""
-
-    def __init__(self, root: str) -> None:
-        self.root = os.path.normpath(root)
-        self._names: dict[str, frozenset[str]] | None = None
-        self._last = ("", False)
-
-    def listed(self, on: bool) -> None:
-        """Begin or end to answer from listings; each folder is read once, when it is first asked about."""
-        self._names, self._last = {} if on else None, ("", False)
-
-    def exists(self, path: str) -> bool:
-        """Return whether the file is there."""
-        if self._names is None:
-            return os.path.exists(path)
-        if path != self._last[0]:  # rows of one image often follow each other
-            folder, _, name = path.rpartition("/")
-            if folder not in self._names:
-                self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
-            self._last = path, name in self._names[folder]
-        return self._last[1]
-
-    def find(self, *names: str) -> str:
-        """Return the path of the first of these files that is there; of the first name when none is."""
-        first = names[0] if names[0].startswith("/") else f"{self.root}/{names[0]}"
-        if len(names) == 1 or self.exists(first):
-            return first
-        others = (f"{self.root}/{name}" for name in names[1:])
-        return next((path for path in others if self.exists(path)), first)

@@ -15,9 +15,9 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 class FlickrDataset(InstructionDataset):
     """What the three Flickr30k datasets share: images by number."""
 
-    def image_file(self, row: Row) -> str:
+    def image_files(self, row: Row) -> list[str]:
         """Return the file of the row's number."""
-        return self.images.find(f"{row['image_id']}.jpg")
+        return [f"{row['image_id']}.jpg"]
 
 
 class GroundedCaptionDataset(FlickrDataset):

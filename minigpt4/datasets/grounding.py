@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +17,11 @@ from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import box_text, coco_boxes
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.images import Listings
 from minigpt4.datasets.rows import JsonRecords, require
 
 NUMBER = (int, float)
+SIDES = ("x", "y", "width", "height")
 MAX_REGION_AREA = 16384
 """Square pixels; larger regions of Visual Genome are left out."""
 
@@ -31,9 +32,9 @@ class ReferDataset(InstructionDataset):
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
     pool_name = "refer"
 
-    def image_file(self, row: Row) -> str:
-        """Return the file of the row's `image`."""
-        return self.images.find(row["image"])
+    def image_files(self, row: Row) -> list[str]:
+        """Return the row's `image`."""
+        return [row["image"]]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for the box of one of the sentences, in one of the pool's wordings."""
@@ -42,11 +43,11 @@ class ReferDataset(InstructionDataset):
 
 
 class RefCOCODataset(ReferDataset):
-    """The training refs of a file of RefCOCO's kind; `instances.json`, which has the boxes, lies beside it."""
+    """The training refs of a file of RefCOCO's kind; the first other file, instances.json, has the boxes."""
 
     def load_rows(self, path: str) -> Iterator[Row]:
         """Yield a row for every ref of the training split."""
-        boxes = coco_boxes(os.path.join(os.path.dirname(path), "instances.json"))
+        boxes = coco_boxes(self.other_files[0])
         refs = load_plain(path)
         if not isinstance(refs, list):
             raise ValueError(f"{path}: should hold a list of refs, not {type(refs).__name__}")
@@ -77,20 +78,20 @@ class InvRefCOCODataset(RefCOCODataset):
 
 
 class RefVGDataset(ReferDataset):
-    """The regions of Visual Genome below MAX_REGION_AREA; `image_data.json`, which knows the files, lies beside."""
+    """The regions of Visual Genome below MAX_REGION_AREA; the first other file, image_data.json, knows the images."""
 
     fields: ClassVar = {}  # rows_of has checked the regions already
 
-    def load_rows(self, path: str) -> Iterable[Any]:
-        """Read which file each image is; the records are images with their regions."""
+    def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
+        """Read which file each image is, then select the regions; the records are images with their regions."""
         known = []
-        for image in JsonRecords(os.path.join(os.path.dirname(path), "image_data.json")):
+        for image in JsonRecords(self.other_files[0]):
             require(image, {"image_id": int, "url": str}, what="record of image_data.json")
             known.append((image["image_id"], "/".join(image["url"].split("/")[-2:])))
         known.sort()
         self._ids = np.array([number for number, _ in known], np.int64)
         self._files = np.array([file.encode() for _, file in known], np.bytes_)
-        return JsonRecords(path)
+        super().build(annotations, listings, bad_samples)
 
     def rows_of(self, record: Any) -> list[Row]:
         """Return a row a region."""
@@ -98,13 +99,24 @@ class RefVGDataset(ReferDataset):
         place = int(np.searchsorted(self._ids, record["id"]))
         if place == len(self._ids) or self._ids[place] != record["id"]:
             raise ValueError(f"image_data.json has no image {record['id']}")
-        image, rows = self._files[place].decode(), []
-        for region in record["regions"]:
-            require(region, {"phrase": str, "x": NUMBER, "y": NUMBER, "width": NUMBER, "height": NUMBER}, what="region")
-            if region["width"] * region["height"] < MAX_REGION_AREA:
-                box = [region["x"], region["y"], region["width"], region["height"]]
-                rows.append({"image": image, "sentences": [region["phrase"]], "box": box})
-        return rows
+        image, regions = self._files[place].decode(), record["regions"]
+        if not _are_regions(regions):
+            for region in regions:
+                require(region, {"phrase": str, **dict.fromkeys(SIDES, NUMBER)}, what="region")
+        return [
+            {"image": image, "sentences": [region["phrase"]], "box": [region[side] for side in SIDES]}
+            for region in regions
+            if region["width"] * region["height"] < MAX_REGION_AREA
+        ]
+
+
+def _are_regions(regions: list[Any]) -> bool:
+    """Return whether all regions have what they should; of millions, asking `require` for each takes too long."""
+    try:
+        kinds = {type(region[side]) for region in regions for side in SIDES}
+        return kinds <= {int, float} and {type(region["phrase"]) for region in regions} <= {str}
+    except (KeyError, TypeError):
+        return False
 
 
 class ReferBuilder(BaseDatasetBuilder):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
@@ -28,6 +29,14 @@ class Ingredient:
     num_rows: int
     batch_size: int
     ratio: float
+    lengths: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Estimated tokens of each row, (num_rows,); what balancing goes by."""
+    length: float = 1.0
+    """Estimated tokens of a row where `lengths` are not known."""
+
+    def cost(self, row: int) -> float:
+        """Return the estimated tokens of a row."""
+        return self.length if self.lengths is None else float(self.lengths[row])
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
@@ -54,6 +63,14 @@ class BadSample:
 
     id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A draw with what it gave."""
+
+    draw: Draw
+    sample: Example | BadSample
 
 
 def shares(ingredients: Sequence[Ingredient]) -> np.ndarray:
@@ -99,6 +116,8 @@ class MixtureSampler(Sampler[list[Draw]]):
     no row is dropped or repeated, whatever the number of ranks. Starting at step k goes on exactly as if steps 0 to
     k - 1 had been drawn; `past` names their numbers of ranks where these were others: [(first step, world size), ..].
     A streaming dataset has rows of its own for each rank, whose blocks are begun anew when the number of ranks changes.
+    With `balance` the samples of all ranks' draws of a step are shared out by their cost; `Draw.group` keeps whose they
+    were.
 
     Raises: ValueError for ratios and sizes that make no mixture.
     """
@@ -113,11 +132,12 @@ class MixtureSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
         past: Sequence[tuple[int, int]] = (),
+        balance: bool = False,
     ) -> None:
         assert 0 <= rank < world_size
         assert 0 <= start_step <= num_steps
         self.ingredients, self.seed, self.num_steps, self.start_step = list(ingredients), seed, num_steps, start_step
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.balance = rank, world_size, balance
         self._bounds = np.cumsum(shares(ingredients))
         self._bounds[np.flatnonzero(shares(ingredients))[-1] :] = 1.0  # rounding must not leave a gap at the end
         self.choices = np.stack([self._choices(r) for r in range(world_size)], axis=1)
@@ -132,7 +152,12 @@ class MixtureSampler(Sampler[list[Draw]]):
         """Yield the draws of each step."""
         orders = [_Order(ingredient, seed=self.seed) for ingredient in self.ingredients]
         for choices, positions in zip(self.choices[self.start_step :], self._positions, strict=True):
-            yield self._draws_of(orders, int(choices[self.rank]), int(positions[self.rank]), self.rank)
+            if not self.balance:
+                yield self._draws_of(orders, int(choices[self.rank]), int(positions[self.rank]), self.rank)
+                continue
+            drawn = enumerate(zip(choices, positions, strict=True))
+            groups = [self._draws_of(orders, int(choice), int(position), g) for g, (choice, position) in drawn]
+            yield share_out(groups, [self.ingredients[c] for c in choices])[self.rank]
 
     def _draws_of(self, orders: Sequence[_Order], choice: int, position: int, group: int) -> list[Draw]:
         ingredient = self.ingredients[choice]
@@ -175,6 +200,29 @@ class MixtureSampler(Sampler[list[Draw]]):
         return positions
 
 
+def share_out(groups: Sequence[Sequence[Draw]], ingredients: Sequence[Ingredient]) -> list[list[Draw]]:
+    """Return the draws of one step, one group a rank, shared out so that the ranks' costs come out even.
+
+    The costliest go first, each to the rank with least; samples of streams stay where they are. A function of its
+    arguments alone, so that every rank plans the same.
+    """
+    shares: list[list[Draw]] = [[] for _ in groups]
+    loads = [0.0] * len(groups)
+    movable = []
+    for rank, (draws, ingredient) in enumerate(zip(groups, ingredients, strict=True)):
+        if ingredient.num_rows == ENDLESS:
+            shares[rank] += draws
+            loads[rank] += ingredient.length * len(draws)
+        else:
+            movable += [(-ingredient.cost(draw.row), rank, place) for place, draw in enumerate(draws)]
+    heap = sorted((load, rank) for rank, load in enumerate(loads))
+    for minus_cost, group, place in sorted(movable):
+        load, rank = heapq.heappop(heap)
+        shares[rank].append(groups[group][place])
+        heapq.heappush(heap, (load - minus_cost, rank))
+    return shares
+
+
 def _segments(past: Sequence[tuple[int, int]], start_step: int, world_size: int) -> list[tuple[int, int, int]]:
     """Return (first step, step behind the last, world size) of the parts of a run that lie before `start_step`."""
     begins = list(past) or [(0, world_size)]
@@ -197,9 +245,9 @@ class MixtureDataset(Dataset[Example]):
     def __init__(self, datasets: Mapping[str, InstructionDataset], *, seed: int) -> None:
         self.datasets, self.seed = dict(datasets), seed
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Example | BadSample]:
-        """Return one Example a draw, or a BadSample where file or row are bad; other errors are raised."""
-        return [self._fetch(draw) for draw in draws]
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Fetched]:
+        """Return an Example for each draw, or a BadSample where file or row are bad; other errors are raised."""
+        return [Fetched(draw, self._fetch(draw)) for draw in draws]
 
     def _fetch(self, draw: Draw) -> Example | BadSample:
         rng = derive_rng(self.seed, draw.dataset, draw.pass_index, draw.row)

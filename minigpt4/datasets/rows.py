@@ -1,20 +1,13 @@
-"""Rows stay in their annotation file: a table knows where each one lies and decodes it when it is asked for.
-
-So a dataset of millions of rows costs a few bytes a row, workers share them, and no JSON file is held in memory.
-"""
+"""Records of JSON files, read one after the other with the place where each lies: no file is held in memory."""
 
 from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from types import GenericAlias
 from typing import Any, BinaryIO
-
-import numpy as np
 
 CHUNK = 1 << 22
 LONGEST_TEXT = 1 << 26
@@ -97,6 +90,8 @@ class JsonRecords:
 
     def __init__(self, path: str, *, key: str | None = None) -> None:
         self.path, self.key = path, key
+        self.items = False
+        """Whether the records are items of an object; known once the file has been looked into."""
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the records one after the other."""
@@ -113,6 +108,7 @@ class JsonRecords:
             if closing == "}" and self.key is not None:
                 self._find_key(window)
                 closing = "]"
+            self.items = closing == "}"
             if window.peek() == closing:
                 return
             while True:
@@ -138,61 +134,32 @@ class JsonRecords:
         raise ValueError(f"{self.path}: has no list under '{self.key}'")
 
 
-class RowTable:
-    """Where the selected rows lie: in `path`, or in `blob` for records that came from no JSON file.
+class JsonLines:
+    """The records of a JSONL file: one a line."""
 
-    A record may hold several rows; `select(record)` says which of them (their numbers) belong to the table.
-    """
+    def __init__(self, path: str) -> None:
+        self.path = path
 
-    def __init__(self, records: Iterable[Any], select: Callable[[Any], Iterable[int]]) -> None:
-        starts, lengths, parts = array("q"), array("i"), array("i")
-        self.path = records.path if isinstance(records, JsonRecords) else None
-        self._file: int | None = None
-        pieces: list[bytes] = []
-        for start, length, record in records.scan() if isinstance(records, JsonRecords) else _pack(records, pieces):
-            for part in select(record):
-                starts.append(start)
-                lengths.append(length)
-                parts.append(part)
-        self._blob = b"".join(pieces)
-        self._starts = np.frombuffer(starts, np.int64)
-        self._lengths = np.frombuffer(lengths, np.int32)
-        self._parts = np.frombuffer(parts, np.int32)
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the records one after the other."""
+        return (record for _, _, record in self.scan())
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return the record that holds a row, and the row's number in it."""
-        start, length = int(self._starts[index]), int(self._lengths[index])
-        text = self._blob[start : start + length] if self.path is None else self._read(start, length)
-        try:
-            record = json.loads(b"{" + text + b"}" if text.startswith(b'"') else text)  # '"': an item of an object
-        except ValueError as error:
-            raise ValueError(f"{self.path}: has changed since it was read; start again") from error
-        return record, int(self._parts[index])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file behind: another process opens its own."""
-        return {**self.__dict__, "_file": None}
-
-    def _read(self, start: int, length: int) -> bytes:
-        assert self.path is not None
-        if self._file is None:
-            self._file = os.open(self.path, os.O_RDONLY)
-        return os.pread(self._file, length, start)  # no shared file position: safe after a fork
+    def scan(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield (first byte, number of bytes, record). Raises: ValueError naming the file and the line."""
+        start = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip() and not file.read().strip():
+                    return  # blank lines at the end
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{self.path}: line {number}: is no JSON: {error}") from error
+                yield start, len(line), record
+                start += len(line)
 
 
-def _pack(records: Iterable[Any], pieces: list[bytes]) -> Iterator[tuple[int, int, Any]]:
-    start = 0
-    for record in records:
-        pieces.append(json.dumps(record, ensure_ascii=False).encode())
-        yield start, len(pieces[-1]), record
-        start += len(pieces[-1])
-
-
-def require(row: Any, fields: dict[str, Any], what: str = "row") -> None:
+def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
     """Check that a row has these keys with values of these types; `list[str]` is one text or more.
 
     Raises: ValueError naming the key.

@@ -11,44 +11,58 @@ import json
 import logging
 import os
 import random
-import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch.utils.data import get_worker_info
 
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import addresses
-from minigpt4.datasets.base_dataset import InstructionDataset, decode_image, with_image
+from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.images import Listings, decode_image
 from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.rows import require
 
 logger = logging.getLogger(__name__)
 
-IMAGE, TEXT = ".jpg", ".json"
+IMAGES, TEXT = ("jpg", "jpeg", "png", "webp"), "json"
 MAX_TRIES = 100
 """After so many unreadable samples in a row a stream gives up."""
 NUM_BLOCKS_KEPT = 2
+MAX_WORKERS = 256
+"""So many workers count what they skip in places of their own."""
 
 
 class StreamDataset(InstructionDataset):
-    """Samples of tar shards: a .jpg, and beside it a .json with its `caption`.
+    """Samples of tar shards: an image, and beside it a .json with its `caption`.
 
-    A sample that does not decode is skipped: another of its block takes its place, and the log has their count.
+    A sample that does not decode is skipped: another of its block takes its place, and `num_skipped` counts it.
     """
 
-    pool_name = "caption"
+    fields: ClassVar = {"caption": str}
+    pool_name: ClassVar[str | None] = "caption"
 
-    def build(self, annotations: Sequence[str]) -> None:
-        """Keep the paths of the shards; they are opened when their turn comes."""
+    def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
+        """Keep the paths of the shards, which are opened when their turn comes.
+
+        Raises: ValueError when no shard has a sample.
+        """
         self.shards = list(annotations)
-        self.num_skipped = 0
+        self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # a place a worker: no races
         self._blocks: dict[int, tuple[str, np.ndarray]] = {}
+        self._block(0)
+
+    @property
+    def num_skipped(self) -> int:
+        """Return how many samples this process and its workers have skipped so far."""
+        return int(self._skipped.sum())
 
     def __len__(self) -> int:
         """Return ENDLESS."""
@@ -64,13 +78,13 @@ class StreamDataset(InstructionDataset):
             try:
                 return self._read(path, members[place % len(members)], sample_id, rng)
             except (OSError, ValueError) as error:
-                self.num_skipped += 1
-                if self.num_skipped.bit_count() == 1:  # 1, 2, 4, 8, ...: the log stays short
-                    logger.warning(
-                        "%s is skipped (%d skipped in this worker so far): %s", sample_id, self.num_skipped, error
-                    )
+                self._skip(sample_id, error)
             place = instead.randrange(len(members))
         raise ValueError(f"{sample_id}: {MAX_TRIES} samples in a row cannot be read")
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask for a caption in one of the pool's wordings."""
+        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
 
     def _read(self, path: str, member: np.ndarray, sample_id: str, rng: random.Random) -> Example:
         image_start, image_size, text_start, text_size = (int(number) for number in member)
@@ -78,10 +92,16 @@ class StreamDataset(InstructionDataset):
             file.seek(image_start)
             image = decode_image(io.BytesIO(file.read(image_size)))
             file.seek(text_start)
-            row = json.loads(file.read(text_size))
-        require(row, {"caption": str})
-        turn = Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))
-        return Example(turns=(turn,), images=(self.vis_processor(image),), id=sample_id)
+            [row] = self.rows_of(json.loads(file.read(text_size)))
+        require(row, self.fields)
+        return Example(turns=tuple(self.turns(row, rng)), images=(self.vis_processor(image),), id=sample_id)
+
+    def _skip(self, sample_id: str, error: Exception) -> None:
+        worker = get_worker_info()
+        self._skipped[worker.id % MAX_WORKERS if worker else 0] += 1
+        count = self.num_skipped
+        if count.bit_count() == 1:  # 1, 2, 4, 8, ...: the log stays short
+            logger.warning("%s is skipped (%d skipped so far): %s", sample_id, count, error)
 
     def _block(self, block: int) -> tuple[str, np.ndarray]:
         """Return a block's shard and where its samples lie there, in the block's order, (num_samples, 4) int64."""
@@ -106,34 +126,25 @@ def samples_of(path: str) -> Iterator[tuple[int, int, int, int]]:
 
     Stops, with a warning, where the shard is cut off.
     """
+    # webdataset's own reader gives contents in the order of the file; a row that can be found again needs their places
+    from webdataset.tariterators import base_plus_ext
+
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             while member := tar.next():
-                folder, name = os.path.split(member.name)
-                key, dot, extension = name.partition(".")
-                parts = found.setdefault(f"{folder}/{key}", {})
-                parts[dot + extension.lower()] = (member.offset_data, member.size)
-                if IMAGE in parts and TEXT in parts:
-                    yield (*parts.pop(IMAGE), *parts.pop(TEXT))
+                key, extension = base_plus_ext(member.name)
+                if key is None:
+                    continue
+                kind = "image" if extension.lower() in IMAGES else extension.lower()
+                parts = found.setdefault(key, {})
+                parts[kind] = (member.offset_data, member.size)
+                if "image" in parts and TEXT in parts:
+                    yield (*parts.pop("image"), *parts.pop(TEXT))
             if os.path.getsize(path) < tar.offset + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("its end mark is missing")
     except (tarfile.TarError, OSError) as error:
         logger.warning("%s: cannot be read to its end: %s", path, error)
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """Return the paths of a pattern: `{00..12}` is a range of numbers with leading zeros, `{a,b}` a choice."""
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if match is None:
-        return [pattern]
-    first, last, choice = match.groups()
-    if choice is not None:
-        values = choice.split(",")
-    else:
-        values = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
-    rests = expand_braces(pattern[match.end() :])
-    return [pattern[: match.start()] + value + rest for value in values for rest in rests]
 
 
 class StreamBuilder(BaseDatasetBuilder):
@@ -144,16 +155,19 @@ class StreamBuilder(BaseDatasetBuilder):
 
     def annotation_places(self) -> list[Place]:
         """Return the shards that are there; when none is, the patterns."""
+        from webdataset.shardlists import expand_urls
+
         storage: Any = self._option("storage")
         patterns = [storage] if isinstance(storage, str) else list(storage or ())
-        paths = [path for pattern in patterns for path in expand_braces(pattern)]
+        paths = [path for pattern in patterns for path in expand_urls(pattern)]
         present = [path for path in paths if os.path.isfile(path)]
         if 0 < len(present) < len(paths):
             logger.warning("%s: %d of its %d shards are not there", self.name, len(paths) - len(present), len(paths))
         return [self.place("storage", path, self.annotations_address) for path in present or patterns or [None]]
 
-    def image_place(self) -> None:
+    def image_place(self) -> Place | None:
         """Return None: the images are in the shards."""
+        return None
 
 
 @registry.register_builder("cc_sbu")

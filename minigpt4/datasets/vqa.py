@@ -21,9 +21,9 @@ class VQADataset(InstructionDataset):
     fields: ClassVar = {"image": str, "question": str, "answer": list[str]}
     pool_name = "vqa"
 
-    def image_file(self, row: Row) -> str:
-        """Return the file of the row's `image`."""
-        return self.images.find(row["image"])
+    def image_files(self, row: Row) -> list[str]:
+        """Return the row's `image`."""
+        return [row["image"]]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question in one of the pool's wordings."""
@@ -36,36 +36,32 @@ class COCOVQADataset(VQADataset):
 
     leaves_out_rows_without_image = True
 
-    def image_file(self, row: Row) -> str:
+    def image_files(self, row: Row) -> list[str]:
         """Return the file, which lies in the image folder whatever folder the row names."""
-        return self.images.find(os.path.basename(row["image"]))
+        return [os.path.basename(row["image"])]
 
 
 class AOKVQADataset(COCOVQADataset):
     """A-OKVQA, as LAVIS publishes it (with `image`) or as its makers do (with `image_id`)."""
 
     fields: ClassVar = {"question": str, "answer": list[str]}
+    image_spelling = ("COCO_train2014_", "COCO_val2014_")
 
     def rows_of(self, record: Any) -> list[Row]:
         """Name the keys as all VQA rows do."""
         require(record, {"direct_answers": list[str]} | ({} if "image" in record else {"image_id": int}))
         return [{**record, "answer": record["direct_answers"]}]
 
-    def image_file(self, row: Row) -> str:
-        """Return the file by name, or else by number: of the training or the validation split."""
-        if "image" in row:
-            return super().image_file(row)
-        return self.images.find(*(f"COCO_{split}2014_{row['image_id']:012}.jpg" for split in ("train", "val")))
+    def image_files(self, row: Row) -> list[str]:
+        """Return the file by name, or else by number."""
+        return super().image_files(row) if "image" in row else [f"COCO_train2014_{row['image_id']:012}.jpg"]
 
 
 class GQADataset(VQADataset):
     """GQA: one answer a question; images in the folder itself or in its subfolder `train`."""
 
     fields: ClassVar = {"image": str, "question": str, "answer": str}
-
-    def image_file(self, row: Row) -> str:
-        """Return the file in whichever of the two folders it is."""
-        return self.images.find(row["image"], f"train/{row['image']}")
+    image_spelling = ("", "train/")
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question; its only answer is the answer."""

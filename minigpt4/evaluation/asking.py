@@ -1,4 +1,4 @@
-"""Asking a model all questions of a benchmark, sharded over the ranks, and writing the result file and the score."""
+"""Asking a model all questions of a benchmark, sharded over the ranks, and writing the result file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from minigpt4.common import dist_utils
 from minigpt4.common.seeds import derive_seed
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.benchmark import NUM_SHOWN, Answered, Benchmark, Question
-from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts, remove_parts, write_beside
+from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts, write_beside
+from minigpt4.evaluation.planning import Unit, plan
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,20 @@ LOG_SECONDS = 30
 
 
 class Answerer(Protocol):
-    """What is evaluated; see MiniGPTv2.generate and MiniGPTv2.rank."""
+    """What is evaluated; see MiniGPTv2. `shown` says which image each prompt shows."""
 
-    def generate(self, images: Tensor, prompts: list[str], *, max_new_tokens: int = ..., **how: Any) -> list[str]:
-        """Return an answer a prompt."""
+    def encode_img(self, images: Tensor) -> Tensor:
+        """Return what the language model sees of images (N, 3, H, W), one entry each."""
 
-    def rank(self, images: Tensor, prompts: list[str], choices: list[list[str]]) -> list[list[int]]:
-        """Return the choices of each prompt, the likeliest first."""
+    def generate(
+        self, images: Tensor, prompts: list[str], *, shown: Sequence[int], max_new_tokens: int = ..., **how: Any
+    ) -> list[str]:
+        """Return an answer a prompt, given encoded images."""
+
+    def rank(
+        self, images: Tensor, prompts: list[str], choices: list[list[str]], *, shown: Sequence[int]
+    ) -> list[list[int]]:
+        """Return the choices of each prompt, the likeliest first, given encoded images."""
 
 
 class ImageProcessor(Protocol):
@@ -44,41 +52,37 @@ class ImageProcessor(Protocol):
         """Return (3, H, W) float32."""
 
 
-def run(
+def infer(
     benchmark: Benchmark,
     model: Answerer,
     image_processor: ImageProcessor,
     *,
     save_path: Path,
-    questions: Sequence[Question] | None = None,
+    questions: Sequence[Question],
     device: torch.device | str = "cpu",
     settings: Mapping[str, Any] | None = None,
     seed: int = 42,
-) -> dict[str, Any] | None:
-    """Ask everything, write the result file below `save_path` and return the score (on rank 0, else None).
+) -> float:
+    """Ask everything and write the result file below `save_path` (on rank 0); return the seconds that took.
 
-    Each rank asks its rows and writes them to its part file as it goes; nothing is exchanged until all have finished.
-    `settings` tell one run from another: answers in part files of the same run are not asked again.
+    Each rank asks its share and writes it to its part file as it goes; nothing is exchanged until all have finished.
+    `settings` tell one run from another: answers in part files of the same run are not asked again. Part files stay.
     Raises: ValueError when an image is missing or unreadable.
     """
     started = time.monotonic()
-    questions = benchmark.questions() if questions is None else questions
     benchmark.check_images(questions)
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
     run_name = fingerprint(questions, {**(settings or {}), **how})
     asker = Asker(benchmark=benchmark, model=model, image_processor=image_processor, device=device, seed=seed)
     asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
     dist_utils.barrier()
-    score = None
     if dist_utils.is_main_process():
-        score = finish(benchmark, questions, save_path, run_name)
-        score["seconds"] = round(time.monotonic() - started, 1)
-    dist_utils.barrier()
-    return score
+        finish(benchmark, questions, save_path, run_name)
+    return time.monotonic() - started
 
 
-def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> dict[str, Any]:
-    """Merge the part files in row order into the result file, remove them, and return the score.
+def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> None:
+    """Merge the part files in row order into the result file.
 
     Raises: ValueError when rows are missing, as where the ranks do not share the folder.
     """
@@ -92,9 +96,6 @@ def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path,
     answered = [Answered(question, answers[row]) for row, question in enumerate(questions)]
     entries = [benchmark.result(question, answer) for question, answer in answered]
     write_beside(save_path / benchmark.result_file, benchmark.result_text(entries))
-    score = benchmark.score(answered)
-    remove_parts(save_path, benchmark.name)
-    return score
 
 
 @dataclass(kw_only=True)
@@ -110,57 +111,72 @@ class Asker:
     def share(
         self, questions: Sequence[Question], save_path: Path, run_name: str, *, rank: int, world_size: int
     ) -> None:
-        """Ask this rank's rows that no part file answers yet, a batch at a time."""
+        """Ask this rank's units, a batch at a time; a batch that the part files answer whole is not asked again."""
         name = self.benchmark.name
-        done = read_parts(save_path, name, run_name)
-        rows = [row for row in range(rank, len(questions), world_size) if row not in done]
+        done = frozenset(read_parts(save_path, name, run_name))
+        units = plan(questions, self.benchmark.cfg.batch_size)[rank::world_size]
+        units = [unit for unit in units if not all(map(done.issuperset, unit.batches))]
+        num_rows = sum(len(batch) for unit in units for batch in unit.batches)
         logger.info("%s: %d questions, %d answered before", name, len(questions), len(done))
         logged, num_answered = time.monotonic(), 0
         with PartWriter(save_path, name, run_name, rank=rank) as part:
-            for batch, images in self._with_images(questions, rows):
-                part.write(self._answer({row: questions[row] for row in batch}, images))
-                num_answered += len(batch)
+            for unit, pictures in self._with_pictures(questions, units):
+                for answers in self._ask(unit, pictures, questions, done):
+                    part.write(answers)
+                    num_answered += len(answers)
                 if time.monotonic() - logged > LOG_SECONDS:
-                    logger.info("%s: %d of %d answered by this process", name, num_answered, len(rows))
+                    logger.info("%s: %d of %d answered by this process", name, num_answered, num_rows)
                     logged = time.monotonic()
 
-    def _with_images(
-        self, questions: Sequence[Question], rows: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Yield batches of rows with their images (B, 3, H, W); the next batch is read while this one is asked."""
+    def _with_pictures(self, questions: Sequence[Question], units: Sequence[Unit]) -> Iterator[tuple[Unit, Tensor]]:
+        """Yield units with their pictures (N, 3, H, W); those of the next one are read while this one is asked."""
+        asked_by = {question.image: question for question in questions}
 
-        def load(row: int) -> Tensor:
-            return self.image_processor(self.benchmark.open_image(questions[row]))
+        def load(image: Any) -> Tensor:
+            return self.image_processor(self.benchmark.open_image(asked_by[image]))
 
-        size = self.benchmark.cfg.batch_size
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            reading = [pool.submit(load, row) for row in rows[:size]]
-            for at in range(0, len(rows), size):
-                images = [image.result() for image in reading]
-                reading = [pool.submit(load, row) for row in rows[at + size : at + 2 * size]]
-                yield rows[at : at + size], torch.stack(images)
+            reading = [pool.submit(load, image) for unit in units[:1] for image in unit.images]
+            for number, unit in enumerate(units):
+                pictures = [picture.result() for picture in reading]
+                reading = [pool.submit(load, image) for unit in units[number + 1 : number + 2] for image in unit.images]
+                yield unit, torch.stack(pictures)
 
-    def _answer(self, questions: Mapping[int, Question], images: Tensor) -> dict[int, Any]:
-        """Return the cleaned answers, or the ranks, of one batch by row."""
-        images = images.to(self.device)
+    def _ask(
+        self, unit: Unit, pictures: Tensor, questions: Sequence[Question], done: frozenset[int]
+    ) -> Iterator[dict[int, Any]]:
+        """Yield the answers of each batch by row; the unit's images are encoded once."""
+        with torch.no_grad():
+            images = self.model.encode_img(pictures.to(self.device))
+        place = {image: number for number, image in enumerate(unit.images)}
+        for batch in unit.batches:
+            if not done.issuperset(batch):
+                asked = {row: questions[row] for row in batch}
+                yield self._answer(asked, images, [place[question.image] for question in asked.values()])
+
+    def _answer(self, questions: Mapping[int, Question], images: Tensor, shown: list[int]) -> dict[int, Any]:
+        """Return the cleaned answers, or the ranks, of one batch by row; its images alone go to the model."""
+        used = sorted(set(shown))
+        images, shown = images[used], [used.index(place) for place in shown]
         prompts = [generation_prompt(question.prompt) for question in questions.values()]
         choices = [list(question.choices) for question in questions.values()]
         if any(choices):
-            return dict(zip(questions, self.model.rank(images, prompts, choices), strict=True))
-        texts = self.model.generate(images, prompts, max_new_tokens=self.benchmark.cfg.max_new_tokens)
+            return dict(zip(questions, self.model.rank(images, prompts, choices, shown=shown), strict=True))
+        limit = self.benchmark.cfg.max_new_tokens
+        texts = self.model.generate(images, prompts, shown=shown, max_new_tokens=limit)
         answers = dict(zip(questions, map(self.benchmark.clean, texts), strict=True))
-        for place, row in enumerate(questions):
-            one = slice(place, place + 1)
-            answers[row] = self._try_again(answers[row], row, images[one], prompts[one])
+        for row, image, prompt in zip(questions, shown, prompts, strict=True):
+            answers[row] = self._try_again(answers[row], row, images[image : image + 1], prompt)
         return answers
 
-    def _try_again(self, answer: str, row: int, image: Tensor, prompt: list[str]) -> str:
+    def _try_again(self, answer: str, row: int, image: Tensor, prompt: str) -> str:
         """Return the answer, or where the benchmark refuses it the last one sampled in its place."""
         for attempt in range(self.benchmark.num_tries):
             if not self.benchmark.try_again(answer):
                 break
             seed = derive_seed(self.seed, row, attempt)
             how = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "seed": seed}
-            texts = self.model.generate(image, prompt, max_new_tokens=self.benchmark.cfg.max_new_tokens, **how)
+            limit = self.benchmark.cfg.max_new_tokens
+            texts = self.model.generate(image, [prompt], shown=[0], max_new_tokens=limit, **how)
             answer = self.benchmark.clean(texts[0])
         return answer

@@ -13,13 +13,18 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from PIL import Image
 
-from minigpt4.evaluation.scorers import percent
+from minigpt4.evaluation.intervals import bootstrap, wilson
+from minigpt4.evaluation.scorers import percent, percent_by
 
 MODEL_ID = "minigpt4-v2"
 """What result rows name as the model that answered."""
 SHORT_ANSWER = "[vqa] Based on the image, respond to this question with a short answer: {}"
 NUM_SHOWN = 5
 """How many examples of a mistake a message lists."""
+ANSWER_KEYS = ("text", "answer", "pred")
+"""Where result files have the answer."""
+ID_KEYS = ("question_id", "index", "img_id", "sents", "gt")
+"""What tells in a result file which question an entry answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,8 @@ class Benchmark:
     source = "see Evaluation in the README"
     num_tries = 0
     """How often an answer that `try_again` refuses is sampled anew."""
+    is_graded = False
+    """Whether an answer can be right in part."""
 
     def __init__(self, cfg: DictConfig, *, name: str) -> None:
         self.cfg = cfg
@@ -83,6 +90,20 @@ class Benchmark:
         """Return the entry of the result file."""
         raise NotImplementedError
 
+    def answer(self, entry: Mapping[str, Any]) -> Any:
+        """Return the answer of an entry of a result file, ours or another's."""
+        return next(entry[key] for key in ANSWER_KEYS if key in entry)
+
+    def about(self, question: Question) -> dict[str, Any]:
+        """Return the type, the options and the truth of a question for people to read, None where it has none."""
+        extra = question.extra
+        options = extra.get("options") or (list(question.choices) or None)
+        return {"type": extra.get("type"), "options": options, "truth": extra.get("truth")}
+
+    def words(self, question: Question, answer: Any) -> str:
+        """Return an answer for people to read."""
+        return answer
+
     def correctness(self, question: Question, answer: Any) -> float | None:
         """Return how right an answer is, 0 to 1, or None where the truth is not known."""
         raise NotImplementedError
@@ -92,14 +113,30 @@ class Benchmark:
         return bool(answer)
 
     def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
-        """Return accuracy (percent, None without a truth), num_questions, num_unanswered and num_unparsed."""
-        known = [right for right in (self.correctness(*pair) for pair in answered) if right is not None]
+        """Return accuracy (percent, None without a truth), its interval, the counts, and the accuracy of each type."""
+        rights = [(self.about(pair.question)["type"], self.correctness(*pair)) for pair in answered]
+        known = [right for _, right in rights if right is not None]
+        by_type = percent_by((kind, right) for kind, right in rights if right is not None and kind is not None)
         return {
             "accuracy": percent(known),
+            "interval": self.interval(known),
             "num_questions": len(answered),
             "num_unanswered": sum(answer == "" for _, answer in answered),
             "num_unparsed": sum(not self.parses(*pair) for pair in answered),
+            **({"accuracy_by_type": by_type} if by_type else {}),
         }
+
+    def interval(self, rights: Sequence[float]) -> list[float] | None:
+        """Return the 95 % interval of the accuracy, in percent."""
+        if not rights:
+            return None
+        if self.is_graded:
+            from minigpt4.common.seeds import derive_seed  # which needs torch, as the converters do not
+
+            ends = bootstrap(rights, seed=derive_seed("interval", self.name))
+        else:
+            ends = wilson(sum(right == 1 for right in rights), len(rights))
+        return [round(end, 2) for end in ends]
 
     def result_text(self, entries: Sequence[dict[str, Any]]) -> str:
         """Return the content of the result file: a line an entry for .jsonl, else one list."""

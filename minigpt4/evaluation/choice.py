@@ -8,7 +8,7 @@ from typing import Any
 
 from minigpt4.common.registry import registry
 from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question, read_json
-from minigpt4.evaluation.scorers import circular_percent, first_letter, percent_by, read_letter
+from minigpt4.evaluation.scorers import circular_percent, first_letter, read_letter
 from minigpt4.evaluation.tables import is_absent, read_tsv
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,11 @@ class SeedBench(Benchmark):
         annotation = read_json(path)
         names = {number: name for name, number in annotation["question_type"].items()}
         return {
-            str(q["question_id"]): {"truth": q["answer"], "type": names.get(q["question_type_id"], "unknown")}
+            str(q["question_id"]): {
+                "truth": q["answer"],
+                "type": names.get(q["question_type_id"], "unknown"),
+                "options": {k: q[f"choice_{k.lower()}"] for k in LETTERS if f"choice_{k.lower()}" in q},
+            }
             for q in annotation["questions"]
         }
 
@@ -69,12 +73,6 @@ class SeedBench(Benchmark):
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the first letter could be right."""
         return first_letter(answer) in tuple(LETTERS)
-
-    def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
-        """Return the usual counts and the accuracy of each question type."""
-        rights = [(q.extra["type"], self.correctness(q, answer)) for q, answer in answered if q.extra]
-        by_type = percent_by((name, right) for name, right in rights if right is not None)
-        return {**super().score(answered), "accuracy_by_type": by_type}
 
 
 @registry.register_benchmark("mmbench")
@@ -102,12 +100,16 @@ class MMBench(Benchmark):
         hint = row.get("hint")
         lines = [] if is_absent(hint) else [str(hint)]
         lines += [f"[vqa] {row['question']}", *(f"{k}. {v}" for k, v in options.items()), BY_LETTER]
-        truth = row.get("answer")
+        truth, category = row.get("answer"), row.get("category")
         return Question(
             id=int(row["index"]),
             prompt="\n".join(lines),
             image=pictures.setdefault(row["image"], row["image"]),
-            extra={"options": options, "truth": None if is_absent(truth) else truth},
+            extra={
+                "options": options,
+                "truth": None if is_absent(truth) else truth,
+                "type": None if is_absent(category) else category,
+            },
         )
 
     def result(self, question: Question, answer: str) -> dict[str, Any]:
@@ -161,3 +163,19 @@ class IconQA(Benchmark):
     def correctness(self, question: Question, answer: Sequence[int]) -> float | None:
         """Return whether the best choice is the true one."""
         return float(answer[0] == question.extra["truth"])
+
+    def answer(self, entry: Mapping[str, Any]) -> list[int]:
+        """Return the places of the choices, best first."""
+        return entry["ranks"]
+
+    def words(self, question: Question, answer: Sequence[int]) -> str:
+        """Return the best choice, or its place where another's file names one that is not there."""
+        return question.choices[answer[0]] if self.parses(question, answer) else str(answer[0])
+
+    def parses(self, question: Question, answer: Sequence[int]) -> bool:
+        """Return whether the best choice is one of those given."""
+        return answer[0] < len(question.choices)
+
+    def about(self, question: Question) -> dict[str, Any]:
+        """Return the choices, and the true one in words."""
+        return {**super().about(question), "truth": question.choices[question.extra["truth"]]}

@@ -1,27 +1,36 @@
-"""What the evaluation scripts share: their options, preparing the benchmarks, evaluating them, and results.json."""
+"""What the evaluation scripts share: their options, preparing the benchmarks, asking and scoring them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.seeds import seed_torch
-from minigpt4.evaluation.asking import Answerer, ImageProcessor, run
+from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.parts import write_beside
+from minigpt4.evaluation.parts import remove_parts
+from minigpt4.evaluation.published import as_interval, results_table
+from minigpt4.evaluation.report import write_report
+from minigpt4.evaluation.results import (
+    add_result,
+    image_options,
+    known_provenance,
+    provenance,
+    read_results,
+    score_file,
+    settings_of,
+)
 
-RESULTS = "results.json"
+INFER, SCORE = "infer", "score"
 ModelLoader = Callable[[Config, torch.device, torch.dtype], Answerer]
 
 
@@ -39,6 +48,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--cfg-path", required=True, help="YAML with model, datasets, evaluation_datasets and run")
     parser.add_argument("--dataset", help="names from evaluation_datasets, with commas between; default: all of them")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--only",
+        choices=(INFER, SCORE),
+        help="infer: write the result files and stop; score: score result files that are there, without a model",
+    )
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--lora_r", type=int, help="overrides model.lora_r")
     parser.add_argument("--lora_alpha", type=int, help="overrides model.lora_alpha")
@@ -81,13 +95,21 @@ def choose(cfg: Config, dataset: str | None, script: str) -> list[Benchmark]:
     return [part for name in names for part in classes[name].build(entries[name], name=name)]
 
 
-def prepare(benchmarks: Sequence[Benchmark]) -> list[Prepared]:
-    """Return the benchmarks with their questions. Raises: ValueError that lists every missing file of all of them."""
+def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | None = None) -> list[Prepared]:
+    """Return the benchmarks with their questions.
+
+    Raises: ValueError that lists every missing file of all of them: images where they are asked, else result files.
+    """
     prepared, problems = [], []
     for benchmark in benchmarks:
         try:
             questions = benchmark.questions()
-            benchmark.check_images(questions)
+            if only != SCORE:
+                benchmark.check_images(questions)
+            elif not (save_path / benchmark.result_file).is_file():
+                raise ValueError(
+                    f"{benchmark.name}: {save_path / benchmark.result_file} does not exist (run.save_path)"
+                )
             prepared.append(Prepared(benchmark, questions))
         except ValueError as error:
             problems.append(str(error))
@@ -98,65 +120,75 @@ def prepare(benchmarks: Sequence[Benchmark]) -> list[Prepared]:
 
 def image_processor(cfg: Config) -> ImageProcessor:
     """Return the image processor of the first dataset, or the model's for evaluation where no dataset is given."""
-    first = next(iter(cfg.datasets_cfg.values()), None)
-    options = (first and first.vis_processor.train) or cfg.preprocess_cfg.vis_processor.eval
+    options = image_options(cfg)
     return registry.get_processor_class(options.name).from_config(options)
-
-
-def settings_of(cfg: Config) -> dict[str, Any]:
-    """Return what the answers depend on besides the questions: the model's options, and which checkpoint file it is."""
-    settings = {"model": OmegaConf.to_container(cfg.model_cfg)}
-    path = Path(cfg.model_cfg.ckpt or "")
-    if path.is_file():
-        settings["ckpt"] = [path.stat().st_size, path.stat().st_mtime_ns]
-    return settings
-
-
-def add_result(save_path: Path, name: str, score: dict[str, Any]) -> None:
-    """Put a benchmark's score into results.json, beside those of the others."""
-    path = save_path / RESULTS
-    try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON, remove it: {error}") from error
-    write_beside(path, json.dumps({**results, name: score}, indent=2) + "\n")
 
 
 def summary(name: str, score: dict[str, Any]) -> str:
     """Return the line that says how a benchmark went."""
-    accuracy = "accuracy unknown" if score["accuracy"] is None else f"{score['accuracy']:.2f}%"
+    accuracy = "accuracy unknown"
+    if score["accuracy"] is not None:
+        accuracy = f"{score['accuracy']:.2f}% ({as_interval(score['interval'])})"
     odd = f"{score['num_unanswered']} unanswered, {score['num_unparsed']} do not parse"
-    return f"{name}: {accuracy} of {score['num_questions']} questions ({odd}), {score['seconds']:.0f} s"
+    seconds = f", {score['seconds']:.1f} s" if "seconds" in score else ""
+    return f"{name}: {accuracy} of {score['num_questions']} questions ({odd}){seconds}"
 
 
 def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, resample: int = 0) -> None:
-    """Evaluate what the command line asks for; rank 0 prints a line a benchmark and writes the files.
+    """Evaluate what the command line asks for; rank 0 prints a line a benchmark and a table, and writes the files.
 
     Raises: ValueError, before the model is loaded, that lists what is missing or misspelt.
     """
     cfg = load_config(args)
     dist_utils.init_distributed_mode(cfg.run_cfg)
     setup_logger()
-    prepared = prepare(choose(cfg, args.dataset, script))
-    device = dist_utils.pick_device(cfg.run_cfg)
-    dtype = dist_utils.autocast_dtype(cfg.run_cfg, device)
-    seed_torch(cfg.run_cfg.seed, "weights")  # random_weights: the same on every rank
-    model = load_model(cfg, device, dtype or torch.float32)
     save_path = Path(cfg.run_cfg.save_path)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        for item in prepared:
-            item.benchmark.num_tries = resample
-            score = run(
+    prepared = prepare(choose(cfg, args.dataset, script), save_path=save_path, only=args.only)
+    ask = None if args.only == SCORE else Asking(cfg, load_model, resample=resample)
+    for item in prepared:
+        if ask is not None:
+            ask(item)
+        if args.only != INFER and dist_utils.is_main_process():
+            score = score_file(item.benchmark, item.questions, save_path)
+            facts = {**score, **known_provenance(save_path, item.benchmark), **score}
+            add_result(save_path, item.benchmark.name, facts)
+            print(summary(item.benchmark.name, facts), flush=True)
+    if dist_utils.is_main_process():
+        for item in prepared if ask is not None else ():  # kept until here, so that a run that died has all of them
+            remove_parts(save_path, item.benchmark.name)
+        if args.only != INFER:
+            measured = read_results(save_path)
+            print(results_table({item.benchmark.name: measured[item.benchmark.name] for item in prepared}))
+            print(f"more in {write_report(save_path)}", flush=True)
+    dist_utils.leave_distributed_mode()
+
+
+class Asking:
+    """A model on its device, which answers one benchmark after another."""
+
+    def __init__(self, cfg: Config, load_model: ModelLoader, *, resample: int) -> None:
+        self.cfg, self.resample = cfg, resample
+        self.device = dist_utils.pick_device(cfg.run_cfg)
+        self.dtype = dist_utils.autocast_dtype(cfg.run_cfg, self.device)
+        seed_torch(cfg.run_cfg.seed, "weights")  # random_weights: the same on every rank
+        self.model = load_model(cfg, self.device, self.dtype or torch.float32)
+        self.settings = settings_of(cfg)
+
+    def __call__(self, item: Prepared) -> None:
+        """Write a benchmark's result file, and into results.json what it was made with."""
+        item.benchmark.num_tries = self.resample
+        save_path = Path(self.cfg.run_cfg.save_path)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            seconds = infer(
                 item.benchmark,
-                model,
-                image_processor(cfg),
+                self.model,
+                image_processor(self.cfg),
                 save_path=save_path,
                 questions=item.questions,
-                device=device,
-                settings=settings_of(cfg),
-                seed=cfg.run_cfg.seed,
+                device=self.device,
+                settings=self.settings,
+                seed=self.cfg.run_cfg.seed,
             )
-            if score is not None:
-                add_result(save_path, item.benchmark.name, {**score, "ckpt": cfg.model_cfg.ckpt})
-                print(summary(item.benchmark.name, score), flush=True)
-    dist_utils.leave_distributed_mode()
+        if dist_utils.is_main_process():
+            facts = provenance(self.cfg, item.benchmark, item.questions, dtype=self.dtype, seconds=seconds)
+            add_result(save_path, item.benchmark.name, facts)

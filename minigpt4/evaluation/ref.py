@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from minigpt4.common.registry import registry
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.scorers import BOX, overlap, read_box
+from minigpt4.evaluation.scorers import BOX, BOX_SCALE, overlap, read_box
 
 IMAGE_NAME_LENGTH = 27
 """So many characters of an img_id name its image; the object's number follows."""
@@ -63,6 +63,13 @@ class RefCOCO(Benchmark):
     def result(self, question: Question, answer: str) -> dict[str, Any]:
         """Return the answer with the object that was asked for."""
         return {"img_id": question.extra["img_id"], "sents": question.extra["sents"], "answer": answer}
+
+    def about(self, question: Question) -> dict[str, Any]:
+        """Return the true box as the model would write it."""
+        (x, y, width, height), row = question.extra["bbox"], question.extra
+        corners = zip((x, y, x + width, y + height), (row["width"], row["height"]) * 2, strict=True)
+        box = "".join(f"<{int(at * BOX_SCALE / size)}>" for at, size in corners)
+        return {"type": None, "options": None, "truth": f"{{{box}}}"}
 
     def box(self, question: Question, answer: str) -> list[float] | None:
         """Return the answered box in pixels, or None."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import GenerationConfig, LogitsProcessorList
 
-from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_PLACEHOLDER, Batch
+from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_TOKEN, Batch
 from minigpt4.conversation.tokenizer import Tokenizer
+from minigpt4.models import decoding
+from minigpt4.models.decoding import Head, RepetitionPenalty, decoding_config
 from minigpt4.models.llama import causal_lm
 
 if TYPE_CHECKING:
@@ -24,51 +26,59 @@ def generate(
     images: Tensor | None,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 20,
-    do_sample: bool = False,
-    num_beams: int = 1,
-    temperature: float = 1,
-    top_p: float = 0.9,
-    repetition_penalty: float = 1,
-    length_penalty: float = 1,
-    min_length: int = 1,
+    shown: Sequence[int] | None = None,
     seed: int | None = None,
+    **options: Any,
 ) -> list[str]:
-    """Return the answer to each prompt; images (N, 3, H, W) in the order of the placeholders over all prompts.
+    """Return the answer to each prompt.
 
-    `min_length` counts the BOS, as published settings do: with 1, the default, an answer may be empty. `seed` makes
-    sampling repeatable and leaves torch's generators as they were.
+    `images` are pictures (N, 3, H, W) or what `encode_img` made of them, (N, tokens, hidden); `shown` says which of
+    them each placeholder shows, over all prompts (default: each of them once, in order). Prompts that begin with the
+    same image have it read once. `options` are those of `decoding_config`; `seed` makes sampling repeatable and leaves
+    torch's generators as they were.
 
     Raises: ValueError when images and placeholders differ in number.
     """
     tokenizer = model.chat_encoder.tokenizer
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=max(min_length - 1, 0) or None,
-        do_sample=do_sample,
-        num_beams=num_beams,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
-        **({"temperature": float(temperature), "top_p": top_p} if do_sample else {}),
-        **({"length_penalty": float(length_penalty)} if num_beams > 1 else {}),
-    )
+    repetition_penalty = options.pop("repetition_penalty", 1)
+    config = decoding_config(tokenizer, **options)
     if not prompts:
         return []
     with answering_mode(model):
-        embeds = embed_prompts(model, images, prompts)
+        embeds = embed_prompts(model, images, prompts, shown)
+        heads = prompt_heads(model, prompts, shown)
         with _seeded(seed, embeds[0].device):
-            new_ids = continue_from(model, embeds, config, repetition_penalty=repetition_penalty)
+            new_ids = continue_from(model, embeds, config, heads=heads, repetition_penalty=repetition_penalty)
     return [clean_answer(ids, tokenizer) for ids in new_ids.tolist()]
 
 
+@torch.no_grad()
+def stream(model: MiniGPTv2, images: Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
+    """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
+
+    The model must be in eval mode; `images` as in `generate`.
+    """
+    assert not model.training, "a model that trains drops out"
+    tokenizer = model.chat_encoder.tokenizer
+    config = decoding_config(tokenizer, **options)
+    ids: list[int] = []
+    for token in decoding.write(causal_lm(model.llama_model), embed_prompts(model, images, [prompt]), config):
+        ids.append(int(token))
+        yield clean_answer(ids, tokenizer)
+
+
 def rank(
-    model: MiniGPTv2, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+    model: MiniGPTv2,
+    images: Tensor | None,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    shown: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return for each prompt the indices of its choices, most likely first, ties in the order given.
 
     A choice's score is the sum of the losses of its tokens, end_sym included, over one less than the tokens of its
-    whole sequence. It does not depend on what else is ranked in the same call.
+    whole sequence. It does not depend on what else is ranked in the same call. `images` and `shown` as in `generate`.
 
     Raises: ValueError when prompts and choices, or images and placeholders, differ in number.
     """
@@ -77,54 +87,63 @@ def rank(
     with answering_mode(model):
         scores = [
             choice_scores(model, prompt, asked) if len(asked) else []
-            for prompt, asked in zip(embed_prompts(model, images, prompts), choices, strict=True)
+            for prompt, asked in zip(embed_prompts(model, images, prompts, shown), choices, strict=True)
         ]
     return [sorted(range(len(row)), key=row.__getitem__) for row in scores]
 
 
-def embed_prompts(model: MiniGPTv2, images: Tensor | None, prompts: Sequence[str]) -> list[Tensor]:
-    """Return each prompt's input embeddings, (tokens, hidden)."""
-    shown = [prompt.count(IMAGE_PLACEHOLDER) for prompt in prompts]
+def embed_prompts(
+    model: MiniGPTv2, images: Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None = None
+) -> list[Tensor]:
+    """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`."""
+    counts = [prompt.count(IMAGE_PLACEHOLDER) for prompt in prompts]
     num_images = 0 if images is None else len(images)
-    if sum(shown) != num_images:
-        raise ValueError(f"the prompts show {sum(shown)} images but {num_images} are given")
+    shown = range(num_images) if shown is None else shown
+    if sum(counts) != len(shown):
+        raise ValueError(f"the prompts show {sum(counts)} images but {len(shown)} are given")
     device = model.llama_proj.weight.device
-    images = torch.empty(0, 3, 1, 1) if images is None else images
-    image_tokens = model.encode_img(images.to(device)).split(shown)
+    images = (torch.empty(0, 3, 1, 1) if images is None else images).to(device)
+    seen = model.encode_img(images) if images.ndim == 4 else images
+    image_tokens = seen[torch.tensor(shown, dtype=torch.int64, device=device)].split(counts)
     ids = [model.chat_encoder.prompt_ids(prompt).to(device) for prompt in prompts]
     return [model.embed(one, tokens) for one, tokens in zip(ids, image_tokens, strict=True)]
 
 
-class RepetitionPenalty(LogitsProcessor):
-    """Penalises what an answer already holds, and the BOS.
-
-    `transformers` counts the padding of a prompt given as embeddings against the answer, so that its own penalty would
-    spare the first words of the shorter prompts of a batch.
-    """
-
-    def __init__(self, penalty: float, *, bos_id: int) -> None:
-        self._penalise = RepetitionPenaltyLogitsProcessor(penalty)
-        self._bos_id = bos_id
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
-        bos = input_ids.new_full((len(input_ids), 1), self._bos_id)
-        return self._penalise(torch.cat([bos, input_ids], dim=1), scores)
+def prompt_heads(model: MiniGPTv2, prompts: Sequence[str], shown: Sequence[int] | None) -> list[Head] | None:
+    """Return what each prompt says and shows up to the end of its last image; None where no image is shown twice."""
+    if shown is None or len(set(shown)) == len(shown):
+        return None
+    heads: list[Head] = []
+    images = iter(shown)
+    for prompt in prompts:
+        ids = model.chat_encoder.prompt_ids(prompt).tolist()
+        length = max((place + 1 for place, token in enumerate(ids) if token == IMAGE_TOKEN), default=0)
+        pictures = tuple(next(images) for _ in range(prompt.count(IMAGE_PLACEHOLDER)))
+        heads.append(((tuple(ids[:length]), pictures), length))
+    return heads
 
 
 def continue_from(
-    model: MiniGPTv2, embeds: Sequence[Tensor], config: GenerationConfig, *, repetition_penalty: float = 1
+    model: MiniGPTv2,
+    embeds: Sequence[Tensor],
+    config: GenerationConfig,
+    *,
+    heads: Sequence[Head] | None = None,
+    repetition_penalty: float = 1,
 ) -> Tensor:
     """Return the new token ids (B, at most max_new_tokens) int64 that follow prompts of different length."""
+    if (config.num_beams or 1) == 1:
+        llama = causal_lm(model.llama_model)
+        steps = decoding.write(llama, embeds, config, heads=heads, repetition_penalty=repetition_penalty)
+        return torch.stack(list(steps), dim=1)
     lengths = torch.tensor([len(one) for one in embeds], device=embeds[0].device)
     padded = pad_sequence(list(embeds), batch_first=True, padding_side="left")
-    longest = padded.shape[1]
-    mask = torch.arange(longest, device=lengths.device) >= longest - lengths[:, None]
+    mask = torch.arange(padded.shape[1], device=lengths.device) >= padded.shape[1] - lengths[:, None]
     processors = LogitsProcessorList()
     if repetition_penalty != 1:
         processors.append(RepetitionPenalty(float(repetition_penalty), bos_id=config.bos_token_id))
-    llama: Any = causal_lm(model.llama_model)
-    return llama.generate(
+    beams: Any = causal_lm(model.llama_model)
+    return beams.generate(
         inputs_embeds=padded, attention_mask=mask.long(), generation_config=config, logits_processor=processors
     )
 
@@ -163,12 +182,14 @@ def choice_scores(model: MiniGPTv2, prompt: Tensor, choices: Sequence[str]) -> l
 def answering_mode(model: torch.nn.Module) -> Iterator[None]:
     """Hold the model in eval mode and without gradients, and restore its mode after."""
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 @contextmanager

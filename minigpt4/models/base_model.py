@@ -21,6 +21,10 @@ class BaseModel(nn.Module):
             if parameter.requires_grad:
                 yield _published(name), parameter
 
+    def shardable(self) -> list[nn.Module]:
+        """Return the parts whose frozen weights may be spread over processes, in the order of their use."""
+        return []
+
     def num_trainable(self) -> int:
         """Return the number of trained scalars."""
         return sum(parameter.numel() for _, parameter in self.trainable())

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from minigpt4.common.registry import did_you_mean
 
@@ -31,10 +32,9 @@ LLAMA_2_7B: dict[str, Any] = {
 def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
     """Return the language model of a `model` section: frozen in `dtype`, with float32 LoRA when `lora_r` > 0.
 
-    Raises: ValueError naming the option when the weights are not to be had, or 8 bits not to be done here.
+    Raises: ValueError naming the option when the weights are not to be had, or 8 or 4 bits not to be done here.
     """
-    if cfg.low_resource:
-        _check_8bit(random_weights=cfg.random_weights)
+    _check_quantised(cfg)
     llama = _random_llama(cfg.llama_config, dtype) if cfg.random_weights else _read_llama(cfg, dtype)
     # what the folder says of generation (Llama-2-chat samples) must not leak into ours
     llama.generation_config = GenerationConfig()
@@ -74,19 +74,20 @@ def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausa
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
     try:
-        return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
+        llama = LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
     finally:
         torch.set_default_dtype(default)
+    if llama.lm_head.weight.is_meta:  # weights can be drawn later, but these frequencies are computed
+        with torch.device("cpu"):
+            llama.model.rotary_emb = LlamaRotaryEmbedding(config)
+    return llama
 
 
 def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
     """Return the model of a folder or a hub id, from safetensors where there are any."""
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    if cfg.low_resource:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-        options["device_map"] = {"": cfg.device_8bit}
+    if cfg.low_resource or cfg.load_in_4bit:
+        options |= _quantised(cfg, dtype)
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(cfg.llama_model, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -99,16 +100,33 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
     return llama
 
 
-def _check_8bit(*, random_weights: bool) -> None:
-    """Refuse `low_resource` where 8-bit weights cannot be. Raises: ValueError saying what is missing."""
-    if random_weights:
-        raise ValueError("model.low_resource: there is nothing to load in 8 bits with model.random_weights")
-    if not torch.cuda.is_available():
-        raise ValueError("model.low_resource: 8-bit weights need CUDA; --options model.low_resource=False")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise ValueError("model.low_resource: 8-bit weights need bitsandbytes: pip install bitsandbytes") from error
+def _quantised(cfg: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Return how weights are read in 8 bits, onto the GPU of `device_8bit`, or in 4 bits, onto this process's own."""
+    from transformers import BitsAndBytesConfig
+
+    if cfg.low_resource:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": cfg.device_8bit}}
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": four_bits, "device_map": {"": torch.cuda.current_device()}}
+
+
+def _check_quantised(cfg: Any) -> None:
+    """Refuse 8-bit and 4-bit weights where they cannot be. Raises: ValueError saying what is missing."""
+    options = {"low_resource": 8, "load_in_4bit": 4}
+    asked = {f"model.{name}": bits for name, bits in options.items() if getattr(cfg, name)}
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)}: weights have 8 bits or 4, not both")
+    for name, bits in asked.items():
+        if cfg.random_weights:
+            raise ValueError(f"{name}: there is nothing to load in {bits} bits with model.random_weights")
+        if not torch.cuda.is_available():
+            raise ValueError(f"{name}: {bits}-bit weights need CUDA; --options {name}=False")
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError as error:
+            raise ValueError(f"{name}: {bits}-bit weights need bitsandbytes: pip install bitsandbytes") from error
 
 
 def _add_lora(llama: LlamaForCausalLM, cfg: Any) -> nn.Module:

@@ -91,6 +91,11 @@ class MiniGPTv2(BaseModel):
             model.load_trainable_state(read_checkpoint(cfg.ckpt)["model"], source=cfg.ckpt)
         return model
 
+    def shardable(self) -> list[nn.Module]:
+        """Return the parts of the language model whose frozen weights may be spread, in the order of their use."""
+        llama = causal_lm(self.llama_model)
+        return [llama.get_input_embeddings(), *llama.model.layers, llama.lm_head]
+
     def train(self, mode: bool = True) -> MiniGPTv2:
         """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
         super().train(mode)
@@ -100,18 +105,31 @@ class MiniGPTv2(BaseModel):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean cross-entropy over the batch's targets as `loss`, and how many as `num_targets`.
+        """Return the mean cross-entropy over the batch's targets, or their weighted sum, as `loss`.
 
-        Everything that is trained gets a gradient, of zero where the batch does not reach it, so that processes agree.
+        `num_targets` says how many there are; `target_losses` (num_targets,) float32, without gradient, and
+        `target_places` (num_targets,) int64 what each lost and where in the stream it stands. Everything that is
+        trained gets a gradient, of zero where the batch does not reach it, so that processes agree.
         """
         if not len(batch.input_ids):
-            return {"loss": self._zero(""), "num_targets": torch.tensor(0)}
+            none = batch.input_ids
+            return {
+                "loss": self._zero(""),
+                "num_targets": torch.tensor(0),
+                "target_losses": none.float(),
+                "target_places": none,
+            }
         embeds = self.embed(batch.input_ids, self.encode_img(batch.images))
-        losses, _ = self.target_losses(embeds, batch)
-        loss = losses.mean()
+        losses, places = self.target_losses(embeds, batch)
+        loss = losses.mean() if batch.weights is None else (losses * batch.weights[places]).sum()
         if not self.freeze_vit and not len(batch.images):
             loss = loss + self._zero("visual_encoder.") + self._zero("ln_vision.")
-        return {"loss": loss, "num_targets": torch.tensor(len(losses))}
+        return {
+            "loss": loss,
+            "num_targets": torch.tensor(len(losses)),
+            "target_losses": losses.detach(),
+            "target_places": places,
+        }
 
     def encode_img(self, images: Tensor) -> Tensor:
         """Return the language model's tokens for images: (N, 3, H, W) -> (N, tokens, hidden). N may be 0."""
@@ -151,9 +169,11 @@ class MiniGPTv2(BaseModel):
         """Return an answer for each prompt; see `answering.generate`."""
         return answering.generate(self, images, prompts, **options)
 
-    def rank(self, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[int]]:
+    def rank(
+        self, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]], **options: Any
+    ) -> list[list[int]]:
         """Return the order of each prompt's choices, best first; see `answering.rank`."""
-        return answering.rank(self, images, prompts, choices)
+        return answering.rank(self, images, prompts, choices, **options)
 
     def _zero(self, prefix: str) -> Tensor:
         """Return zero as a function of all trained parameters whose name begins with `prefix`."""

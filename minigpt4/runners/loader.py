@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from minigpt4.conversation.conversation import Batch, Example
+from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong
-from minigpt4.datasets.mixture import BadSample, Draw, MixtureDataset
+from minigpt4.datasets.mixture import BadSample, Draw, Fetched, Ingredient, MixtureDataset
+
+CHARACTERS_PER_TOKEN = 4.0
+MEAN_TEXT_TOKENS = 60
+"""Where a dataset does not know the lengths of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A sample that did not come into its batch, and why; a too long one is not held against the data."""
+
+    dataset: str
+    reason: str
+    too_long: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Loaded:
-    """What the loop takes from a worker: the batch, its samples' ids, and what was left out of it with the reason.
+    """What the loop takes from a worker.
 
-    `too_long` samples are dropped and counted; `bad` ones count against `run.max_bad_samples`.
+    ids: the batch's examples; groups (B,) int64: the rank whose draw each belongs to; num_targets (B,) int64: the
+    labels of each; left_out: what was drawn but did not come in.
     """
 
     batch: Batch
     ids: tuple[str, ...]
-    too_long: tuple[str, ...] = ()
-    bad: tuple[str, ...] = ()
+    groups: Tensor
+    num_targets: Tensor
+    left_out: tuple[LeftOut, ...] = ()
 
     def pin_memory(self) -> Loaded:
-        """Return the same with the batch in page-locked memory; the DataLoader calls this when it pins."""
-        return Loaded(batch=self.batch.pin_memory(), ids=self.ids, too_long=self.too_long, bad=self.bad)
+        """Return the same in page-locked memory; the DataLoader calls this when it pins."""
+        pinned: dict[str, Any] = {"groups": self.groups.pin_memory(), "num_targets": self.num_targets.pin_memory()}
+        return replace(self, batch=self.batch.pin_memory(), **pinned)
 
 
 class Collator:
@@ -35,19 +54,56 @@ class Collator:
     def __init__(self, encoder: ChatEncoder) -> None:
         self.encoder = encoder
 
-    def __call__(self, fetched: Sequence[Example | BadSample]) -> Loaded:
-        """Return one packed batch. Raises: ValueError when none of its labels is to be learnt."""
-        encoded, too_long, bad = [], [], []
-        for sample in fetched:
+    def __call__(self, fetched: Sequence[Fetched]) -> Loaded:
+        """Return one packed batch; it may be empty."""
+        encoded, groups, num_targets, left_out = [], [], [], []
+        for item in fetched:
+            name, sample = item.draw.dataset, item.sample
             if isinstance(sample, BadSample):
-                bad.append(f"{sample.id}: {sample.reason}")
+                left_out.append(LeftOut(name, f"{sample.id}: {sample.reason}"))
                 continue
             try:
-                encoded.append(self.encoder.encode_example(sample))
+                example = self.encoder.encode_example(sample)
             except SampleTooLong as error:
-                too_long.append(str(error))
-        ids = tuple(item.example.id for item in encoded)
-        return Loaded(batch=self.encoder.pack(encoded), ids=ids, too_long=tuple(too_long), bad=tuple(bad))
+                left_out.append(LeftOut(name, str(error), too_long=True))
+                continue
+            count = int((example.labels != IGNORE_INDEX).sum())
+            if not count:
+                left_out.append(LeftOut(name, f"{sample.id}: nothing to learn, every label is masked"))
+                continue
+            encoded.append(example)
+            groups.append(item.draw.group)
+            num_targets.append(count)
+        return Loaded(
+            batch=self.encoder.pack(encoded),
+            ids=tuple(item.example.id for item in encoded),
+            groups=torch.tensor(groups, dtype=torch.int64),
+            num_targets=torch.tensor(num_targets, dtype=torch.int64),
+            left_out=tuple(left_out),
+        )
+
+
+def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[Ingredient]:
+    """Return the ingredients of a mixture: rows of the datasets, sizes and ratios of the YAML, lengths in tokens.
+
+    A row is estimated to cost its images and a token for every four characters of its text.
+    """
+    ingredients = []
+    for name, dataset in datasets.items():
+        estimate = getattr(dataset, "text_lengths", None)
+        texts = estimate() / CHARACTERS_PER_TOKEN if estimate is not None else None
+        image = 0 if getattr(dataset, "is_text_only", False) else encoder.num_image_tokens
+        ingredients.append(
+            Ingredient(
+                name=name,
+                num_rows=len(dataset),
+                batch_size=options[name].batch_size,
+                ratio=options[name].sample_ratio,
+                lengths=None if texts is None else texts + image,
+                length=float(image + MEAN_TEXT_TOKENS),
+            )
+        )
+    return ingredients
 
 
 def build_loader(

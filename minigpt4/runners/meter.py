@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
+import resource
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minigpt4.common.dist_utils import all_reduce_sum, get_world_size
+from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.runners.loader import Loaded
 
 logger = logging.getLogger(__name__)
@@ -20,73 +21,114 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Window:
-    losses: list[tuple[int, Tensor, tuple[str, ...]]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)  # (world_size,) each: this rank's part of every draw's loss
     num_samples: int = 0
     num_tokens: int = 0
+    flops: float = 0.0
     waiting: float = 0.0
+    own: float = 0.0  # seconds of this rank's own work, before it waits for others
     started: float = field(default_factory=time.perf_counter)
 
 
 class Meter:
-    """Counts samples, tokens and waiting; holds losses on the device until a log line asks for them."""
+    """Counts samples, tokens and waiting; holds losses on the device until a log line asks for them.
 
-    def __init__(self, *, num_steps: int, max_bad_samples: int) -> None:
-        self.num_steps = num_steps
-        self.max_bad_samples = max_bad_samples
-        self.num_bad = 0
-        self.num_too_long = 0
+    `chosen[step][rank]` is the number, in `names`, of the dataset that a rank drew at a step.
+    """
+
+    def __init__(self, *, num_steps: int, max_bad_samples: int, names: Sequence[str], chosen: Any) -> None:
+        self.num_steps, self.max_bad_samples = num_steps, max_bad_samples
+        self.names, self.chosen = list(names), chosen
+        self.num_bad: Counter[str] = Counter()
+        self.num_too_long: Counter[str] = Counter()
         self._window = _Window()
 
     def fetch(self, loaded: Iterator[Loaded]) -> Loaded:
         """Return the next batch, timing the wait; count and name what was left out of it.
 
-        Raises: ValueError when more samples are bad than `run.max_bad_samples` allows.
+        Raises: ValueError when more samples are bad than `run.max_bad_samples` allows; RuntimeError when a worker died.
         """
         began = time.perf_counter()
-        item = next(loaded)
+        try:
+            item = next(loaded)
+        except (ConnectionError, EOFError) as error:  # what its broken pipe raises when PyTorch did not see it die
+            raise RuntimeError("a data worker died: it was killed, or the machine ran out of memory") from error
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):
+                raise RuntimeError(f"a data worker died: {error}") from error
+            raise
         self._window.waiting += time.perf_counter() - began
-        self.num_bad += len(item.bad)
-        self.num_too_long += len(item.too_long)
-        for reason in item.too_long:
-            logger.warning("left out, too long: %s", reason)
-        for reason in item.bad:
-            logger.warning("left out, bad sample: %s", reason)
-        if self.num_bad > self.max_bad_samples:
+        for left_out in item.left_out:
+            counts = self.num_too_long if left_out.too_long else self.num_bad
+            counts[left_out.dataset] += 1
+            kind = "too long" if left_out.too_long else "bad"
+            nth = counts[left_out.dataset]
+            logger.warning("left out, %s (number %d of %s): %s", kind, nth, left_out.dataset, left_out.reason)
+        if self.num_bad.total() > self.max_bad_samples:
+            last = [left_out.reason for left_out in item.left_out if not left_out.too_long][-1]
             raise ValueError(
-                f"{self.num_bad} bad samples where run.max_bad_samples allows {self.max_bad_samples}; "
-                f"the last: {item.bad[-1]}"
+                f"{self.num_bad.total()} bad samples where run.max_bad_samples allows {self.max_bad_samples}; "
+                f"the last: {last}"
             )
         return item
 
-    def add(self, step: int, loss: Tensor, loaded: Loaded) -> None:
-        """Count one step; `loss` is detached and stays on its device."""
-        if loaded.ids:
-            self._window.losses.append((step, loss, loaded.ids))
-        self._window.num_samples += len(loaded.ids)
-        self._window.num_tokens += len(loaded.batch.input_ids)
+    def add(self, step: int, group_losses: Tensor, loaded: Loaded, *, own_seconds: float, flops: float = 0.0) -> None:
+        """Count one step; `group_losses` (world_size,) stay on their device."""
+        window = self._window
+        window.steps.append(step)
+        window.losses.append(group_losses)
+        window.num_samples += len(loaded.ids)
+        window.num_tokens += len(loaded.batch.input_ids)
+        window.own += own_seconds
+        window.flops += flops
 
     def flush(self, step: int, *, device: torch.device) -> dict[str, Any]:
-        """Return the means since the last call over all ranks, and begin anew; the one place that waits for the device.
+        """Return the figures since the last call over all ranks, and begin anew; this waits for the device.
 
-        loss is the mean over steps and ranks; samples_per_s and tokens_per_s are totals of all ranks; data_wait is the
-        share of the time spent waiting for batches; eta_s are seconds at this pace.
-        Raises: FloatingPointError naming the step and the samples of the first loss that is not finite.
+        loss is the mean over steps and draws; samples_per_s and tokens_per_s are totals of all ranks; data_wait is the
+        share of the time spent waiting for batches; eta_s are seconds at this pace; slowest_rank_share is how much
+        longer than the mean the slowest rank's own work took.
         """
         window, self._window = self._window, _Window()
-        losses = torch.stack([loss for _, loss, _ in window.losses]).double().tolist() if window.losses else []
-        for loss, (at, _, ids) in zip(losses, window.losses, strict=True):
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"loss is {loss} at step {at}; batch: {', '.join(ids)}")
+        losses = all_reduce_sum(torch.stack(window.losses).double()).tolist() if window.losses else []
         seconds = time.perf_counter() - window.started
-        own = [sum(losses), len(losses), window.num_samples, window.num_tokens, window.waiting, self.num_bad]
-        sums = all_reduce_sum(torch.tensor([*own, self.num_too_long], dtype=torch.float64, device=device)).tolist()
-        num_steps = max((len(window.losses)), 1)
+        counts = [count[name] for count in (self.num_bad, self.num_too_long) for name in self.names]
+        own = [window.num_samples, window.num_tokens, window.flops, window.waiting, *counts]
+        sums = all_reduce_sum(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
+        bad, too_long = sums[4 : 4 + len(self.names)], sums[4 + len(self.names) :]
+        slowest, share = self._slowest(window, device)
         return {
-            "loss": sums[0] / sums[1] if sums[1] else 0.0,
-            "samples_per_s": sums[2] / seconds,
-            "tokens_per_s": sums[3] / seconds,
-            "data_wait": sums[4] / get_world_size() / seconds,
-            "eta_s": seconds / num_steps * (self.num_steps - step - 1),
-            "num_bad_samples": int(sums[5]),
-            "num_too_long": int(sums[6]),
+            "loss": sum(map(sum, losses)) / max(len(losses) * get_world_size(), 1),
+            "loss_by_dataset": self._by_dataset(window.steps, losses),
+            "samples_per_s": sums[0] / seconds,
+            "tokens_per_s": sums[1] / seconds,
+            "flops_per_s": sums[2] / seconds / get_world_size(),
+            "data_wait": sums[3] / get_world_size() / seconds,
+            "eta_s": seconds / max(len(window.steps), 1) * (self.num_steps - step - 1),
+            "slowest_rank": slowest,
+            "slowest_rank_share": share,
+            "memory_gib": _peak_memory(device),
+            "num_bad_samples": {name: int(n) for name, n in zip(self.names, bad, strict=True) if n},
+            "num_too_long": {name: int(n) for name, n in zip(self.names, too_long, strict=True) if n},
         }
+
+    def _by_dataset(self, steps: Sequence[int], losses: Sequence[Sequence[float]]) -> dict[str, float]:
+        drawn: dict[str, list[float]] = defaultdict(list)
+        for step, step_losses in zip(steps, losses, strict=True):
+            for number, loss in zip(self.chosen[step], step_losses, strict=True):
+                drawn[self.names[number]].append(loss)
+        return {name: sum(values) / len(values) for name, values in sorted(drawn.items())}
+
+    def _slowest(self, window: _Window, device: torch.device) -> tuple[int, float]:
+        own = torch.zeros(get_world_size(), dtype=torch.float64, device=device)
+        own[get_rank()] = window.own + window.waiting
+        times = all_reduce_sum(own)
+        return int(times.argmax()), float(times.max() / times.mean().clamp(min=1e-9))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the peak of allocated device memory, or of the process on a CPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
+from torch.utils.data import Sampler
 
-from minigpt4.common.checkpoint import read_checkpoint, write_checkpoint
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import autocast_dtype, get_rank, get_world_size, is_distributed, is_main_process
-from minigpt4.common.logger import RunLog
+from minigpt4.common.dist_utils import (
+    autocast_dtype,
+    get_rank,
+    get_world_size,
+    is_main_process,
+    make_deterministic,
+    pick_device,
+)
+from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
-from minigpt4.datasets.mixture import Ingredient, MixtureDataset, MixtureSampler
-from minigpt4.runners.loader import build_loader
+from minigpt4.datasets.mixture import Draw, MixtureDataset, MixtureSampler
+from minigpt4.runners.balance import group_losses, weigh
+from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
+from minigpt4.runners.flops import model_flops, utilisation
+from minigpt4.runners.guard import LossGuard
+from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
 from minigpt4.runners.meter import Meter
+from minigpt4.runners.resuming import resume, state_of
+from minigpt4.runners.run_file import describe_run, fingerprint, write_run_file
+from minigpt4.runners.run_log import RunLog
+from minigpt4.runners.stop import StopRequest
+from minigpt4.runners.strategy import wrap
+from minigpt4.runners.validation import mean_losses
 from minigpt4.tasks.base_task import BaseTask, Datasets
 
 logger = logging.getLogger(__name__)
@@ -35,80 +54,82 @@ class RunnerBase:
         self.cfg, self.run, self.task, self.model, self.datasets = cfg, cfg.run_cfg, task, model, datasets
         self.folder = Path(self.run.output_dir) / job_id
         self.num_steps = self.run.max_epoch * self.run.iters_per_epoch
-        self.device = next(model.parameters()).device
+        self.device = pick_device(self.run)
+        if self.run.deterministic:
+            make_deterministic()
+        self.base_model = fingerprint(model)  # before its weights are sharded: no rank can read the others' alone
+        self.parallel = wrap(model, strategy=self.run.strategy, device=self.device)
         self.amp_dtype = autocast_dtype(self.run, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.optimizer = torch.optim.AdamW(
             model.optimizer_groups(self.run.weight_decay), lr=self.run.init_lr, betas=(0.9, self.run.beta2)
         )
-        self.lr = registry.get_lr_scheduler_class(self.run.lr_sched)(
-            init_lr=self.run.init_lr,
-            min_lr=self.run.min_lr,
-            max_epoch=self.run.max_epoch,
-            iters_per_epoch=self.run.iters_per_epoch,
-            warmup_lr=self.run.warmup_lr,
-            warmup_steps=self.run.warmup_steps,
-            decay_rate=self.run.lr_decay_rate,
+        self.lr = build_schedule(self.run)
+        self.start_step = 0
+        self.best_loss = float("inf")
+        self.history: list[tuple[int, int]] = [(0, get_world_size())]  # (first step, number of ranks) of each part
+        if self.run.resume_ckpt_path:
+            resume(self, self.run.resume_ckpt_path)
+        self.balanced = self.run.balance_ranks and get_world_size() > 1
+        self.checkpoints = Checkpoints(
+            self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
         )
-        self.start_step = self._resume() if self.run.resume_ckpt_path else 0
-        self.wrapped = DistributedDataParallel(model, broadcast_buffers=False) if is_distributed() else model
+        self.guard = LossGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
 
-    def train(self) -> None:
-        """Train to the end, saving after every epoch; with `run.evaluate` only the other splits' losses are taken."""
+    def train(self) -> bool:
+        """Train to the end, saving after every epoch; return False when a signal stopped the run before.
+
+        With `run.evaluate` only the losses of the other splits are taken.
+        """
         if self.run.evaluate:
             self.evaluate()
-            return
-        batches = iter(self._loader())
-        meter = Meter(num_steps=self.num_steps, max_bad_samples=self.run.max_bad_samples)
-        log = RunLog(self.folder, self.run, self.cfg.to_dict(), num_steps=self.num_steps, start=self.start_step)
+            return True
+        batches, meter, log = self._begin()
+        with contextlib.closing(log), contextlib.closing(StopRequest()) as stop:
+            return self._train(batches, meter, log, stop)
+
+    def _train(self, batches: Iterator[Loaded], meter: Meter, log: RunLog, stop: StopRequest) -> bool:
+        """Take the steps; return whether the last one was taken."""
+        flops = model_flops(self.model)
+        finite = True
         self.model.train()
         for step in range(self.start_step, self.num_steps):
             epoch, iteration = divmod(step, self.run.iters_per_epoch)
             num_accumulated, updates = self._accumulation(iteration)
             loaded = meter.fetch(batches)
+            stop.ask()
+            began = time.perf_counter()
             seed_torch("step", self.run.seed, get_rank(), step)  # dropout masks
-            with self._gradients_stay_here(not updates):
-                loss = self._loss(loaded.batch.to(self.device, non_blocking=True))
-                self.scaler.scale(loss / num_accumulated).backward()
+            with contextlib.nullcontext() if updates else self.parallel.no_sync():
+                loss, losses = self._loss(loaded)
+                own_seconds = time.perf_counter() - began
+                finite = finite and not self._is_to_skip(step, loss, loaded)
+                if finite:
+                    self.scaler.scale(loss / num_accumulated).backward()
             if updates:
-                self._update(step)
-            meter.add(step, loss.detach(), loaded)
+                self._update(step, finite=finite)
+                finite = True
+            meter.add(step, losses, loaded, own_seconds=own_seconds, flops=flops(loaded.batch) if flops else 0.0)
             log.advance()
             ends = iteration + 1 == self.run.iters_per_epoch
-            if ends or (step + 1) % self.run.log_freq == 0:
-                figures = meter.flush(step, device=self.device)
-                log.write({"epoch": epoch, "step": step, "lr": self.lr(step), **figures})
-            if ends:
+            stopped = updates and stop.agreed()
+            if ends or stopped or (step + 1) % self.run.log_freq == 0:
+                self._log(epoch, step, meter, log)
+            if ends and self.run.valid_splits:
+                self._validate(epoch, step, log)
+            if ends or stopped or (updates and self._is_time_to_save(step)):
                 self._save(epoch, step)
-        log.close()
+            if stopped:
+                return step + 1 == self.num_steps
+        return True
 
     def evaluate(self) -> dict[str, float]:
-        """Return the mean loss of every dataset over `valid_splits` and `test_splits`, one row at a time.
+        """Return the mean loss of every dataset over `valid_splits` and `test_splits`."""
+        return mean_losses(self, [*self.run.valid_splits, *self.run.test_splits])
 
-        Raises: ValueError when the config names no split or no dataset has one of them.
-        """
-        splits = [*self.run.valid_splits, *self.run.test_splits]
-        found = {f"{name}/{s}": sets[s] for name, sets in self.datasets.items() for s in splits if s in sets}
-        if not found:
-            raise ValueError(f"run.evaluate is True but no dataset has one of the splits {splits}")
-        self.model.eval()
-        losses = {}
-        for name, dataset in found.items():
-            mixture = MixtureDataset({name: dataset}, seed=self.run.seed)
-            rows = Ingredient(name=name, num_rows=len(dataset), batch_size=1, ratio=1.0)
-            sampler = MixtureSampler([rows], num_steps=len(dataset), seed=self.run.seed)
-            with torch.no_grad():
-                batches = self._loader_of(mixture, sampler)
-                losses[name] = sum(float(self._loss(b.batch.to(self.device))) for b in batches) / len(dataset)
-            logger.info("%s: loss %.4f over %d rows", name, losses[name], len(dataset))
-        return losses
-
-    def _loader(self) -> Any:
+    def _begin(self) -> tuple[Iterator[Loaded], Meter, RunLog]:
         train = {name: splits["train"] for name, splits in self.datasets.items()}
-        ingredients = [
-            Ingredient(name=name, num_rows=len(dataset), batch_size=body.batch_size, ratio=body.sample_ratio)
-            for (name, dataset), body in zip(train.items(), self.cfg.datasets_cfg.values(), strict=True)
-        ]
+        ingredients = ingredients_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
         sampler = MixtureSampler(
             ingredients,
             num_steps=self.num_steps,
@@ -116,10 +137,29 @@ class RunnerBase:
             start_step=self.start_step,
             rank=get_rank(),
             world_size=get_world_size(),
+            past=[part for part in self.history if part[0] < self.start_step],
+            balance=self.balanced,
         )
-        return self._loader_of(MixtureDataset(train, seed=self.run.seed), sampler)
+        config = self.cfg.to_dict()
+        if is_main_process():
+            described = describe_run(
+                self.model,
+                config,
+                ingredients,
+                num_steps=self.num_steps,
+                device=self.device,
+                base_model=self.base_model,
+            )
+            write_run_file(self.folder / RUN_FILE, described)
+            logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
+        names = [ingredient.name for ingredient in ingredients]
+        bad = self.run.max_bad_samples
+        meter = Meter(num_steps=self.num_steps, max_bad_samples=bad, names=names, chosen=sampler.choices)
+        log = RunLog(self.folder, self.run, config, num_steps=self.num_steps, start=self.start_step)
+        return iter(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)), meter, log
 
-    def _loader_of(self, dataset: MixtureDataset, sampler: MixtureSampler) -> Any:
+    def loader(self, dataset: MixtureDataset, sampler: Sampler[list[Draw]]) -> Iterable[Loaded]:
+        """Return the loader of a mixture, by this run's options."""
         return build_loader(
             dataset,
             sampler,
@@ -129,9 +169,19 @@ class RunnerBase:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _loss(self, batch: Any) -> torch.Tensor:
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.task.train_step(self.wrapped, batch)["loss"]
+    def autocast(self) -> torch.autocast:
+        """Return the context of the run's 16-bit computation, or of none."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def _loss(self, loaded: Loaded) -> tuple[Tensor, Tensor]:
+        """Return the loss to minimise, and this rank's part of every draw's loss, (world_size,)."""
+        world_size = get_world_size()
+        batch = loaded.batch.to(self.device, non_blocking=True)
+        if self.balanced:
+            batch = weigh(batch, loaded, world_size=world_size)
+        with self.autocast():
+            output = self.task.train_step(self.parallel.module, batch)
+        return output["loss"], group_losses(output, batch, loaded, world_size=world_size)
 
     def _accumulation(self, iteration: int) -> tuple[int, bool]:
         """Return how many steps share this step's update, and whether it ends with this step."""
@@ -140,64 +190,47 @@ class RunnerBase:
         num_accumulated = min(accum, per_epoch - first)
         return num_accumulated, iteration - first + 1 == num_accumulated
 
-    def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[Any]:
-        if stay and isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()
-        return contextlib.nullcontext()
+    def _is_to_skip(self, step: int, loss: Tensor, loaded: Loaded) -> bool:
+        """Return whether a loss that is not finite is tolerated, so that the update it belongs to is left out."""
+        if self.run.max_skipped_steps:
+            return self.guard.skips(step, loss, loaded)
+        self.guard.watch(step, loss, loaded)
+        return False
 
-    def _update(self, step: int) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+    def _update(self, step: int, *, finite: bool) -> None:
+        if finite:
+            self.parallel.reduce_gradients()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr(step)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _log(self, epoch: int, step: int, meter: Meter, log: RunLog) -> None:
+        self.guard.check()
+        figures = meter.flush(step, device=self.device)
+        figures["mfu"] = utilisation(figures.pop("flops_per_s"), seconds=1.0, device=self.device)
+        figures["num_skipped_steps"] = self.guard.num_skipped
+        log.write({"epoch": epoch, "step": step, "lr": self.lr(step), **figures})
+
+    def _validate(self, epoch: int, step: int, log: RunLog) -> None:
+        """Take the losses of the held-out splits, and keep the best checkpoint."""
+        losses = mean_losses(self, list(self.run.valid_splits))
+        loss = sum(losses.values()) / len(losses)
+        log.write({"epoch": epoch, "step": step, "valid_loss": loss, "valid_loss_by_dataset": losses})
+        if loss < self.best_loss:
+            self.best_loss = loss
+            if is_main_process():
+                self.checkpoints.save_best(state_of(self, epoch, step))
+
+    def _is_time_to_save(self, step: int) -> bool:
+        """Return whether `save_every_steps` fell due since the last update; inside an update nothing can be saved."""
+        every = self.run.save_every_steps
+        _, iteration = divmod(step, self.run.iters_per_epoch)
+        num_accumulated, _ = self._accumulation(iteration)
+        return every is not None and (step + 1) // every > (step + 1 - num_accumulated) // every
+
     def _save(self, epoch: int, step: int) -> None:
-        """Write checkpoint_{epoch}.pth from rank 0; `step` is the next step to take."""
-        if not is_main_process():
-            return
-        path = self.folder / f"checkpoint_{epoch}.pth"
-        state = {
-            "model": self.model.trainable_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "config": self.cfg.to_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
-            "epoch": epoch,
-            "step": step + 1,
-            "world_size": get_world_size(),
-        }
-        write_checkpoint(path, state)
-        logger.info("saved %s", path)
-
-    def _resume(self) -> int:
-        """Load `run.resume_ckpt_path` and return the step to go on with.
-
-        A checkpoint without a step is one of the published trainer, written at the end of its epoch.
-        """
-        path = self.run.resume_ckpt_path
-        state = read_checkpoint(path)
-        missing = [key for key in ("model", "optimizer", "epoch") if key not in state]
-        if missing:
-            raise ValueError(f"run.resume_ckpt_path: {path} cannot be resumed, it has no {', '.join(missing)}")
-        self.model.load_trainable_state(state["model"], source=str(path))
-        self._load_optimizer(state["optimizer"], path)
-        if state.get("scaler") is not None and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        if state.get("world_size", get_world_size()) != get_world_size():
-            logger.warning(
-                "%s was written by %d processes, this run has %d: its batches differ from those of an unbroken run",
-                path,
-                state["world_size"],
-                get_world_size(),
-            )
-        step: int = state.get("step", (state["epoch"] + 1) * self.run.iters_per_epoch)
-        logger.info("resuming %s at step %d", path, step)
-        return step
-
-    def _load_optimizer(self, saved: dict[str, Any], path: str) -> None:
-        """Load moments and step counts; rates, decay and betas stay those of the config."""
-        own = self.optimizer.state_dict()["param_groups"]
-        sizes = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], own)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"{path}: its optimizer has groups of {sizes[0]} parameters, this model of {sizes[1]}")
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+        self.guard.check()
+        if is_main_process():
+            self.checkpoints.save(state_of(self, epoch, step))

@@ -12,6 +12,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import autocast_dtype
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Batch
+from minigpt4.datasets.check import check
 from minigpt4.models.base_model import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -27,39 +28,23 @@ class BaseTask:
         return cls()
 
     def build_datasets(self, cfg: Config) -> Datasets:
-        """Return {name: {split: dataset}} for every entry of `datasets`.
+        """Return {name: {split: dataset}} for every entry of `datasets`, after a look at all files of the run.
 
-        Raises: ValueError that lists what is missing of all datasets at once.
+        Raises: ValueError that lists what is missing or broken of all datasets and weight files at once.
         """
-        if not cfg.datasets_cfg:
-            raise ValueError("datasets: the YAML names none to train on")
-        builders = {
-            str(name): registry.get_builder_class(str(name))(body, name=name, seed=cfg.run_cfg.seed)
-            for name, body in cfg.datasets_cfg.items()
-        }
-        problems = [line for builder in builders.values() for line in builder.problems()]
-        problems += _image_sizes_that_differ(cfg)
-        if problems:
-            raise ValueError("\n  ".join(["these datasets cannot be built", *problems]))
-        return {name: builder.build_datasets() for name, builder in builders.items()}
+        checkup = check(cfg)
+        logger.info("what this run reads:\n%s", checkup.found())
+        if checkup.problems:
+            raise ValueError(checkup.verdict())
+        return checkup.built()
 
     def build_model(self, cfg: Config, device: torch.device) -> BaseModel:
-        """Return the model on its device: frozen weights in the run's 16-bit type there, trainable ones in float32."""
+        """Return the model on the CPU: frozen weights in the run's 16-bit type for its device, trained ones float32."""
         dtype = autocast_dtype(cfg.run_cfg, device) or torch.float32
         model: BaseModel = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
-        return model.to(device)
+        return model
 
     def train_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the model's output for one batch; "loss" is what is minimised."""
         output: dict[str, Tensor] = model(batch)
         return output
-
-
-def _image_sizes_that_differ(cfg: Config) -> list[str]:
-    sizes = {
-        f"datasets.{name!s}.vis_processor.train.image_size": body.vis_processor.train.image_size
-        for name, body in cfg.datasets_cfg.items()
-        if body.vis_processor.train is not None and body.vis_processor.train.image_size is not None
-    }
-    expected = cfg.model_cfg.image_size
-    return [f"{key} is {size} but model.image_size is {expected}" for key, size in sizes.items() if size != expected]

@@ -15,8 +15,8 @@ class ColourDataset(InstructionDataset):  # a new dataset: this class, its build
     fields = {"file": str, "colour": str}  # noqa: RUF012
     pool_name = "caption"
 
-    def image_file(self, row):
-        return self.images.find(row["file"])
+    def image_files(self, row):
+        return [row["file"]]
 
     def turns(self, row, rng):
         return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["colour"]))]
@@ -120,10 +120,10 @@ def test_a_bad_row_is_reported_when_built_and_named_when_fetched(colours, caplog
     dataset = colours([ROWS[0], {"file": "1.png"}, {"file": 2, "colour": "x"}])
     assert (dataset.report.num_bad, len(dataset)) == (2, 3)
     assert dataset.report.bad[0].endswith("colours.json: record 2: 'colour' is missing (there are file)")
-    assert "colour: 2 of its rows are bad" in caplog.text
-    with pytest.raises(ValueError, match=r"colour\[1\]: 'colour' is missing \(there are file\)"):
+    assert "colour: 2 of 3 rows are bad" in caplog.text
+    with pytest.raises(ValueError, match=r"colour\[1\]: .*colours\.json: record 2: 'colour' is missing \("):
         get(dataset, 1)
-    with pytest.raises(ValueError, match=r"colour\[2\]: 'file' should be a text, not int"):
+    with pytest.raises(ValueError, match=r"colour\[2\]: .*colours\.json: record 3: 'file' should be a text, not int"):
         get(dataset, 2)
 
 

@@ -43,8 +43,8 @@ def defaults(name):
     return OmegaConf.to_container(OmegaConf.load(Path(minigpt4.__file__).parent / path))
 
 
-def test_there_are_28_datasets():
-    assert registry.list_datasets() == NAMES
+def test_there_are_28_datasets_and_a_users_own():
+    assert registry.list_datasets() == sorted([*NAMES, "custom"])
 
 
 @pytest.mark.parametrize("name", NAMES)

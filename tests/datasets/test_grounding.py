@@ -108,7 +108,9 @@ def test_regions_of_16384_square_pixels_or_more_are_left_out(visual_genome):
 def test_a_region_file_that_names_an_unknown_image_has_a_bad_row(visual_genome):
     dataset = visual_genome([{"id": 3, "regions": [REGION]}, {"id": 4, "regions": [REGION]}])
     assert (len(dataset), dataset.report.num_bad) == (2, 1)
-    with pytest.raises(ValueError, match=r"refvg\[1\]: image_data\.json has no image 4"):
+    with pytest.raises(
+        ValueError, match=r"refvg\[1\]: .*descriptions\.json: record 2: image_data\.json has no image 4"
+    ):
         dataset.get(1, random.Random(0))
 
 

@@ -154,18 +154,19 @@ class Careless:
 def test_a_samples_draws_depend_on_seed_dataset_pass_and_row_alone():
     fetch = MixtureDataset({"x": Numbers(), "y": Numbers()}, seed=1).__getitems__
     draws = [Draw("x", 1, 0), Draw("x", 2, 0), Draw("x", 1, 1), Draw("y", 1, 0)]
-    answers = [example.turns[0].answer for example in fetch(draws)]
+    answers = [fetched.sample.turns[0].answer for fetched in fetch(draws)]
     assert len(set(answers)) == 4
-    assert [example.turns[0].answer for example in fetch(draws[::-1])] == answers[::-1]
+    assert [fetched.sample.turns[0].answer for fetched in fetch(draws[::-1])] == answers[::-1]
     other_seed = MixtureDataset({"x": Numbers()}, seed=2).__getitems__(draws[:1])
-    assert other_seed[0].turns[0].answer != answers[0]
+    assert other_seed[0].sample.turns[0].answer != answers[0]
 
 
 def test_a_bad_file_becomes_a_bad_sample_in_its_place():
     draws = [Draw("numbers", 2, 0), Draw("numbers", 3, 0)]
     first, bad = MixtureDataset({"numbers": Numbers()}, seed=1).__getitems__(draws)
-    assert isinstance(first, Example)
-    assert bad == BadSample(id="numbers[3]", reason="cannot read 3.jpg: cut off")
+    assert isinstance(first.sample, Example)
+    assert (first.draw, bad.draw) == tuple(draws)
+    assert bad.sample == BadSample(id="numbers[3]", reason="cannot read 3.jpg: cut off")
 
 
 def test_a_mistake_in_the_code_is_not_taken_for_bad_data():

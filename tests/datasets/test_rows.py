@@ -4,13 +4,29 @@ import pickle
 import pytest
 
 from minigpt4.datasets import rows
-from minigpt4.datasets.rows import JsonRecords, RowTable, require
+from minigpt4.datasets.row_table import RowTable
+from minigpt4.datasets.rows import JsonLines, JsonRecords, require
 
 RECORDS = [{"text": "plain"}, {"text": "東京 ☕ é"}, {"text": "after non-ASCII", "n": [1, {"m": -2.5}]}, {}]
 
 
-def all_of(record):
-    return [0]
+class OneEach:
+    """Every record is one row, without image."""
+
+    fields = {}  # noqa: RUF012
+
+    def rows_of(self, record):
+        return [record]
+
+    def image_files(self, row):
+        return []
+
+    def remark(self, record):
+        return None
+
+
+def table_of(records, rules=None):
+    return RowTable.scan(getattr(records, "path", ""), records, rules or OneEach())
 
 
 @pytest.fixture(params=[1, 3, 1 << 22])
@@ -25,7 +41,7 @@ def chunk(request, monkeypatch):
 def test_each_record_is_found_again_where_it_lies(tmp_path, style, begin):
     path = tmp_path / "a.json"
     path.write_bytes(begin + json.dumps(RECORDS, **style).encode())
-    table = RowTable(JsonRecords(str(path)), all_of)
+    table = table_of(JsonRecords(str(path)))
     assert [table[index] for index in range(len(table))] == [(record, 0) for record in RECORDS]
 
 
@@ -33,7 +49,7 @@ def test_each_record_is_found_again_where_it_lies(tmp_path, style, begin):
 def test_items_of_an_object_are_records_with_their_key(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"é": {"n": 1}, "b": {"n": [2]}}, ensure_ascii=False), encoding="utf-8")
-    table = RowTable(JsonRecords(str(path)), all_of)
+    table = table_of(JsonRecords(str(path)))
     assert [table[0][0], table[1][0]] == [{"é": {"n": 1}}, {"b": {"n": [2]}}]
 
 
@@ -47,15 +63,52 @@ def test_records_under_a_key_or_the_list_alone(tmp_path, text):
     assert list(JsonRecords(str(path), key="data")) == [{"a": 1}, {"a": 2}]
 
 
-def test_a_record_may_hold_several_rows_and_only_the_selected_ones_count(tmp_path):
+class Numbers(OneEach):
+    """Every record is a list of numbers; its even ones are rows, each with two images."""
+
+    def rows_of(self, record):
+        if not isinstance(record, list):
+            raise ValueError("no list")
+        return [number for number in record if number % 2 == 0]
+
+    def image_files(self, row):
+        return [f"{row}.jpg", f"{row // 10}.png"]
+
+
+def test_a_record_may_hold_several_rows(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[[10, 11, 12], [], [20, 21]]")
-    table = RowTable(JsonRecords(str(path)), lambda record: [part for part, n in enumerate(record) if n % 2 == 0])
-    assert [table[index] for index in range(len(table))] == [([10, 11, 12], 0), ([10, 11, 12], 2), ([20, 21], 0)]
+    table = table_of(JsonRecords(str(path)), Numbers())
+    assert [table[index] for index in range(len(table))] == [([10, 11, 12], 0), ([10, 11, 12], 1), ([20, 21], 0)]
+    assert table.image_names() == ["10.jpg\n1.png", "12.jpg\n1.png", "20.jpg\n2.png"]
+
+
+def test_a_record_of_another_shape_is_one_bad_row_with_its_place(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[[10], "x", [20]]')
+    table = table_of(JsonRecords(str(path)), Numbers())
+    assert (len(table), table.reasons, table.bad_row_name(0)) == (3, ["no list"], f"{path}: record 2")
+    assert [table.place_of(index) for index in range(3)] == [None, f"{path}: record 2", None]
+    assert table[1] == ("x", 0)
+
+
+def test_lines_of_a_jsonl_file_are_records(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "é"}\n{"a": 2}\n\n', encoding="utf-8")
+    table = table_of(JsonLines(str(path)))
+    assert [table[index] for index in range(len(table))] == [({"a": "é"}, 0), ({"a": 2}, 0)]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": \n', '{"a": 1}\n\n{"a": 2}'])
+def test_a_line_that_is_no_json_is_named(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.jsonl: line 2: is no JSON: Expecting value"):
+        table_of(JsonLines(str(path)))
 
 
 def test_records_of_no_json_file_are_kept_in_memory():
-    table = RowTable(iter(RECORDS), all_of)
+    table = table_of(iter(RECORDS))
     assert [table[index][0] for index in range(len(table))] == RECORDS
 
 
@@ -63,13 +116,13 @@ def test_records_of_no_json_file_are_kept_in_memory():
 def test_a_file_without_records_is_an_empty_table(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert len(RowTable(JsonRecords(str(path)), all_of)) == 0
+    assert len(table_of(JsonRecords(str(path)))) == 0
 
 
 def test_a_table_goes_to_another_process(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(RECORDS))
-    table = RowTable(JsonRecords(str(path)), all_of)
+    table = table_of(JsonRecords(str(path)))
     assert table[1] == pickle.loads(pickle.dumps(table))[1]
 
 
@@ -103,7 +156,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
 def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(RECORDS))
-    table = RowTable(JsonRecords(str(path)), all_of)
+    table = table_of(JsonRecords(str(path)))
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"a\.json: has changed since it was read"):
         table[2]

@@ -5,11 +5,11 @@ import tarfile
 
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.pools import load_pool
-from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK, Ingredient, MixtureSampler
-from minigpt4.datasets.streams import expand_braces
+from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK, Ingredient, MixtureDataset, MixtureSampler
 
 
 def write_shard(path, samples):
@@ -100,7 +100,18 @@ def test_a_sample_that_does_not_decode_is_skipped_and_counted(tmp_path, build, c
     dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})
     assert {dataset.get(row, random.Random(0)).turns[0].answer for row in range(10)} == {"good"}
     assert dataset.num_skipped >= 5
-    assert "is skipped (1 skipped in this worker so far): cannot identify image file" in caplog.text
+    assert "is skipped (1 skipped so far): cannot identify image file" in caplog.text
+
+
+def test_what_the_workers_skip_is_counted_in_the_main_process(tmp_path, build):
+    write_shard(tmp_path / "0.tar", sample("good", 8) | {"bad.jpg": b"no jpeg", "bad.json": b'{"caption": "bad"}'})
+    dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})
+    sampler = MixtureSampler([Ingredient("laion", ENDLESS, 4, 1)], num_steps=5, seed=0)
+    loader = DataLoader(
+        MixtureDataset({"laion": dataset}, seed=0), batch_sampler=sampler, collate_fn=len, num_workers=2
+    )
+    assert list(loader) == [4] * 5
+    assert dataset.num_skipped >= 10  # every second sample is bad
 
 
 def test_a_stream_of_which_nothing_can_be_read_says_so(tmp_path, build):
@@ -109,9 +120,8 @@ def test_a_stream_of_which_nothing_can_be_read_says_so(tmp_path, build):
     with pytest.raises(ValueError, match=r"laion\[3\] .*0\.tar: 100 samples in a row cannot be read"):
         dataset.get(3, random.Random(0))
     (tmp_path / "0.tar").write_bytes(b"<html>")
-    dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})
     with pytest.raises(ValueError, match="laion: none of its 1 shards has a sample that can be read"):
-        dataset.get(0, random.Random(0))
+        build("laion", {"storage": f"{tmp_path}/0.tar"})
 
 
 @pytest.mark.parametrize("cut", [100, 520])  # in the header of a member, in its content
@@ -132,7 +142,14 @@ def test_shards_that_are_not_there_are_counted_and_none_is_an_error(tmp_path, bu
         build("laion", {"storage": f"{tmp_path}/{{5..6}}.tar"})
 
 
-def test_braces_expand_to_ranges_and_choices():
-    assert expand_braces("{008..011}.tar") == ["008.tar", "009.tar", "010.tar", "011.tar"]
-    assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
-    assert expand_braces("plain.tar") == ["plain.tar"]
+def test_braces_are_ranges_and_choices(tmp_path, build):
+    for name in ("a008", "a009", "a010", "b009", "plain"):
+        write_shard(tmp_path / f"{name}.tar", sample(name, 8))
+    dataset = build("laion", {"storage": [f"{tmp_path}/{{a,b}}{{008..011}}.tar", f"{tmp_path}/plain.tar"]})
+    assert [path.rsplit("/", 1)[1] for path in dataset.shards] == [
+        "a008.tar",
+        "a009.tar",
+        "a010.tar",
+        "b009.tar",
+        "plain.tar",
+    ]

@@ -55,7 +55,7 @@ def test_ocrvqa_says_which_book_has_unequal_lists(world, build):
     )
     dataset = build("ocrvqa", {"ann_path": f"{root}/a.json", "image_path": f"{root}/images"})
     assert len(dataset) == 2
-    with pytest.raises(ValueError, match=r"ocrvqa\[1\]: book 12 has 1 questions but 0 answers"):
+    with pytest.raises(ValueError, match=r"ocrvqa\[1\]: .*a\.json: record 2: book 12 has 1 questions but 0 answers"):
         get(dataset, 1)
 
 
@@ -95,7 +95,7 @@ def test_a_misspelt_choice_is_reported(world, build, caplog):
 def test_a_choice_that_is_no_option_is_a_bad_row(world, build, change, message):
     dataset = build("engine_mc", storage(world([ENGINE, ENGINE | change], "vg/1.jpg"), "vg"))
     assert dataset.report.num_bad == 1
-    with pytest.raises(ValueError, match=rf"engine_mc\[1\]: {message}"):
+    with pytest.raises(ValueError, match=rf"engine_mc\[1\]: .*a\.json: record 2: {message}"):
         get(dataset, 1)
 
 

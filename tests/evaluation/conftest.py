@@ -16,23 +16,44 @@ DATA = Path(__file__).parents[1] / "golden" / "data"
 
 
 class RecordedModel:
-    """Answers in the order in which it is asked, and remembers what it was asked."""
+    """Answers by row, in whatever order `rows` says it is asked, and remembers what it was asked.
 
-    def __init__(self, answers: list[Any]) -> None:
-        self.answers = list(answers)
-        self.prompts: list[str] = []
+    What it is asked again, by sampling, it answers from `tries`, by prompt.
+    """
+
+    def __init__(self, answers: list[Any], tries: dict[str, list[str]] | None = None) -> None:
+        self.answers, self.tries = answers, tries or {}
+        self.rows: list[int] = []
+        self.asked: dict[int, str] = {}
+        self.choices: dict[int, list[str]] = {}
         self.how: list[dict[str, Any]] = []
 
-    def generate(self, images: Tensor, prompts: list[str], **how: Any) -> list[str]:
-        assert images.shape == (len(prompts), 3, 2, 2) and images.dtype == torch.float32
-        self.prompts += prompts
-        self.how.append(how)
-        return [self.answers.pop(0) for _ in prompts]
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for _, prompt in sorted(self.asked.items())]
 
-    def rank(self, images: Tensor, prompts: list[str], choices: list[list[str]]) -> list[list[int]]:
-        self.how.append({"choices": choices})
-        self.prompts += prompts
-        return [self.answers.pop(0) for _ in prompts]
+    def encode_img(self, images: Tensor) -> Tensor:
+        assert images.shape[1:] == (3, 2, 2) and images.dtype == torch.float32
+        return images
+
+    def generate(self, images: Tensor, prompts: list[str], *, shown: list[int], **how: Any) -> list[str]:
+        assert len(shown) == len(prompts) and set(shown) == set(range(len(images)))
+        if how.get("do_sample"):
+            return [self.tries[prompt].pop(0) for prompt in prompts]
+        self.how.append(how)
+        return self._answers(prompts)
+
+    def rank(
+        self, images: Tensor, prompts: list[str], choices: list[list[str]], *, shown: list[int]
+    ) -> list[list[int]]:
+        assert len(shown) == len(prompts) and set(shown) == set(range(len(images)))
+        self.choices.update(zip(self.rows, choices, strict=False))
+        return self._answers(prompts)
+
+    def _answers(self, prompts: list[str]) -> list[Any]:
+        rows, self.rows = self.rows[: len(prompts)], self.rows[len(prompts) :]
+        self.asked.update(zip(rows, prompts, strict=True))
+        return [self.answers[row] for row in rows]
 
 
 def tiny_processor(image: Any) -> Tensor:

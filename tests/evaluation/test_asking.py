@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -5,20 +7,27 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
-from minigpt4.evaluation.asking import Asker, finish, run
+from minigpt4.evaluation.asking import Asker, finish
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.parts import fingerprint, read_parts
+from tests.evaluation.one_run import run
 
 ANSWERS = {f"<s>[INST] <Img><ImageHere></Img> q{i} [/INST]": f"<unk> a{i} " for i in range(7)}
-ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def picture(grey: int) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), (grey, grey, grey)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 class Seven(Benchmark):
     result_file = "seven.jsonl"
 
     def questions(self) -> list[Question]:
-        return [Question(id=i, prompt=f"q{i}", image=ONE_PIXEL) for i in range(7)]
+        return [Question(id=i, prompt=f"q{i}", image=picture(i)) for i in range(7)]
 
     def try_again(self, answer: str) -> bool:
         return "a3" in answer
@@ -36,9 +45,15 @@ class Parrot:
     def __init__(self, dies_at: str = "nowhere") -> None:
         self.dies_at = dies_at
         self.asked: list[str] = []
+        self.seen: list[float] = []
         self.sampled: list[dict[str, Any]] = []
 
-    def generate(self, images: torch.Tensor, prompts: list[str], **how: Any) -> list[str]:
+    def encode_img(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += images[:, 0, 0, 0].tolist()
+        return images
+
+    def generate(self, images: torch.Tensor, prompts: list[str], *, shown: list[int], **how: Any) -> list[str]:
+        assert len(shown) == len(prompts)
         if any(self.dies_at in prompt for prompt in prompts):
             raise RuntimeError("out of memory")
         if how.get("do_sample"):
@@ -53,8 +68,8 @@ def seven(batch_size: int = 2) -> Seven:
     return Seven(cfg, name="seven")
 
 
-def processor(image: Any) -> torch.Tensor:
-    return torch.zeros(3, 1, 1)
+def processor(image: Image.Image) -> torch.Tensor:
+    return torch.full((3, 1, 1), float(image.getpixel((0, 0))[0]))
 
 
 RESULT = "".join(json.dumps({"id": i, "answer": f"a{i}"}) + "\n" for i in range(7))
@@ -67,7 +82,9 @@ def test_any_batch_size_gives_the_same_file(batch_size, tmp_path):
     assert (tmp_path / "new" / "folder" / "seven.jsonl").read_text() == RESULT
     assert model.asked == [f"q{i}" for i in range(7)]
     assert score is not None and score["accuracy"] == pytest.approx(100 / 7)
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["seven.jsonl"]
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+        *("seven.jsonl", "wrong.jsonl", "wrong_pictures")
+    }
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
@@ -82,7 +99,7 @@ def test_any_number_of_ranks_gives_the_same_file(world_size, tmp_path):
         )
         asked.append(model.asked)
     assert sorted(name for names in asked for name in names) == [f"q{i}" for i in range(7)]
-    assert max(map(len, asked)) - min(map(len, asked)) <= 1
+    assert max(map(len, asked)) - min(map(len, asked)) <= benchmark.cfg.batch_size
     finish(benchmark, questions, tmp_path, "a run")
     assert (tmp_path / "seven.jsonl").read_text() == RESULT
 
@@ -97,14 +114,14 @@ def test_a_run_that_died_continues_where_it_was(tmp_path):
     assert (tmp_path / "seven.jsonl").read_text() == RESULT
 
 
-def test_a_line_cut_short_by_a_crash_is_asked_again(tmp_path):
+def test_the_batch_of_a_line_cut_short_by_a_crash_is_asked_again(tmp_path):
     with pytest.raises(RuntimeError):
         run(seven(), Parrot(dies_at="q4"), processor, save_path=tmp_path)
     part = tmp_path / "parts" / "seven.rank0.jsonl"
     part.write_text(part.read_text()[:-3])
     model = Parrot()
     run(seven(), model, processor, save_path=tmp_path)
-    assert model.asked == ["q3", "q4", "q5", "q6"]
+    assert model.asked == ["q2", "q3", "q4", "q5", "q6"]
     assert (tmp_path / "seven.jsonl").read_text() == RESULT
 
 
@@ -159,7 +176,7 @@ def test_a_refused_answer_is_sampled_again_with_its_own_seed(tmp_path):
 def test_hostile_answers_come_back_from_part_files(tmp_path: Path):
     hostile = ["=1+1", "a\nb", "\x00\x1b", "x" * 10_000, "a\u2028\ud800b", '"', "{"]
     model = Parrot()
-    model.generate = lambda images, prompts, **how: [hostile[int(p.split()[2][1])] for p in prompts]  # type: ignore
+    model.generate = lambda images, prompts, **_: [hostile[int(p.split()[2][1])] for p in prompts]  # type: ignore
     run(seven(), model, processor, save_path=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "seven.jsonl").read_text().split("\n")[:-1]]
     assert [row["answer"] for row in rows] == hostile
@@ -174,3 +191,32 @@ def test_a_fingerprint_follows_prompts_and_settings():
 
 def test_parts_of_nothing_are_empty(tmp_path):
     assert read_parts(tmp_path, "seven", "a run") == {}
+
+
+def test_an_image_is_encoded_once_however_many_questions_it_has(tmp_path):
+    class Shared(Seven):
+        def questions(self) -> list[Question]:
+            return [Question(id=i, prompt=f"q{i}", image=picture(i % 3)) for i in range(7)]
+
+    for batch_size in (1, 2, 3, 10):
+        benchmark = Shared(seven(batch_size).cfg, name="seven")
+        model = Parrot()
+        run(benchmark, model, processor, save_path=tmp_path)
+        assert sorted(model.seen) == [0.0, 1.0, 2.0]
+        assert sorted(model.asked) == [f"q{i}" for i in range(7)]
+        assert (tmp_path / "seven.jsonl").read_text() == RESULT
+
+
+def test_each_question_is_shown_its_own_image(tmp_path):
+    class Shown(Parrot):
+        def generate(self, images: torch.Tensor, prompts: list[str], *, shown: list[int], **how: Any) -> list[str]:
+            return [f"{images[place, 0, 0, 0]:.0f}" for place in shown]
+
+    class Doubled(Seven):
+        def questions(self) -> list[Question]:
+            return [Question(id=i, prompt="q" * (9 - i), image=picture(i // 2)) for i in range(7)]
+
+    for batch_size in (1, 3, 5):
+        run(Doubled(seven(batch_size).cfg, name="seven"), Shown(), processor, save_path=tmp_path)
+        rows = [json.loads(line) for line in (tmp_path / "seven.jsonl").read_text().splitlines()]
+        assert [row["answer"] for row in rows] == ["0", "0", "1", "1", "2", "2", "3"]

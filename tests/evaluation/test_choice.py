@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.evaluation.asking import run
 from minigpt4.evaluation.benchmark import Answered, Question
+from tests.evaluation.one_run import run
 
 
 @pytest.mark.parametrize("name", ["seed", "mmbench"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from minigpt4.evaluation import command
+from minigpt4.evaluation.results import settings_of
 
 YAML = """
 model: {arch: minigpt_v2, ckpt: yaml.pth, lora_r: 64}
@@ -21,11 +22,14 @@ run: {device: cpu}
 class Yes:
     """Says yes to everything."""
 
-    def generate(self, images: Tensor, prompts: list[str], *, max_new_tokens: int = 0, **how: Any) -> list[str]:
+    def encode_img(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == (3, 448, 448)
+        return images
+
+    def generate(self, images: Tensor, prompts: list[str], **how: Any) -> list[str]:
         return ["yes" for _ in prompts]
 
-    def rank(self, images: Tensor, prompts: list[str], choices: list[list[str]]) -> list[list[int]]:
+    def rank(self, images: Tensor, prompts: list[str], choices: list[list[str]], **how: Any) -> list[list[int]]:
         raise AssertionError("nothing here is ranked")
 
 
@@ -84,7 +88,9 @@ def test_an_evaluation_prints_a_line_and_keeps_earlier_results(tmp_path, in_gold
     args = parse(tmp_path, "--dataset", "hm", "--options", f"run.save_path={tmp_path}")
     command.evaluate(args, "eval_vqa.py", lambda cfg, device, dtype: Yes())
     # 7 of the 16 rows of dev.jsonl are labelled 1
-    assert capsys.readouterr().out.startswith("hm: 43.75% of 16 questions (0 unanswered, 0 do not parse), ")
+    out = capsys.readouterr().out
+    assert out.startswith("hm: 43.75% (23.10 .. 66.82) of 16 questions (0 unanswered, 0 do not parse), ")
+    assert "| hm        | 43.75    | 23.10 .. 66.82 | 16        | 0          | 0            | " in out
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["vsr"] == {"accuracy": 61.0}
     assert (results["hm"]["accuracy"], results["hm"]["num_questions"], results["hm"]["ckpt"]) == (43.75, 16, "yaml.pth")
@@ -93,8 +99,90 @@ def test_an_evaluation_prints_a_line_and_keeps_earlier_results(tmp_path, in_gold
 
 def test_another_checkpoint_file_is_another_run(tmp_path):
     cfg = command.load_config(parse(tmp_path, "--ckpt", str(tmp_path / "my.pth")))
-    seen = [command.settings_of(cfg)]
+    seen = [settings_of(cfg)]
     for content in (b"old", b"newer"):
         (tmp_path / "my.pth").write_bytes(content)
-        seen.append(command.settings_of(cfg))
+        seen.append(settings_of(cfg))
     assert seen[0] != seen[1] != seen[2] != seen[0]
+
+
+def load_yes(cfg: Any, device: torch.device, dtype: torch.dtype) -> Yes:
+    return Yes()
+
+
+def load_nothing(cfg: Any, device: torch.device, dtype: torch.dtype) -> Yes:
+    raise AssertionError("the model was loaded")
+
+
+def test_asking_and_scoring_apart_give_what_one_run_gives(tmp_path, in_golden_data, capsys):
+    found = []
+    for folder, steps in (("once", [None]), ("apart", ["infer", "score"])):
+        words = ["--dataset", "seed,hm", "--options", f"run.save_path={tmp_path / folder}"]
+        for step in steps:
+            args = parse(tmp_path, *words, *(["--only", step] if step else []))
+            capsys.readouterr()
+            command.evaluate(args, "eval_vqa.py", load_nothing if step == "score" else load_yes)
+            if step == "infer":
+                assert capsys.readouterr().out == ""
+                assert "accuracy" not in json.loads((tmp_path / folder / "results.json").read_text())["hm"]
+        results = json.loads((tmp_path / folder / "results.json").read_text())
+        found.append({name: {**facts, "seconds": 0} for name, facts in results.items()})
+    assert found[0] == found[1]
+    for name in ("seed.jsonl", "hm.json", "wrong.jsonl", "report.html"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "apart" / name).read_bytes()
+
+
+def test_scoring_alone_names_every_result_file_that_is_not_there(tmp_path, in_golden_data):
+    words = ["--only", "score", "--dataset", "seed,hm", "--options", f"run.save_path={tmp_path}"]
+    with pytest.raises(ValueError, match=r"seed: .*seed.jsonl does not exist .run.save_path.\n .*hm.json does not"):
+        command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_nothing)
+
+
+def test_another_tools_file_is_scored_without_the_provenance_of_ours(tmp_path, in_golden_data):
+    words = ["--dataset", "hm", "--options", f"run.save_path={tmp_path}"]
+    command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
+    entries = json.loads((tmp_path / "hm.json").read_text())
+    (tmp_path / "hm.json").write_text(json.dumps([{**entry, "pred": 0} for entry in entries]))
+    command.evaluate(parse(tmp_path, "--only", "score", *words), "eval_vqa.py", load_nothing)
+    facts = json.loads((tmp_path / "results.json").read_text())["hm"]
+    assert facts["accuracy"] == 56.25
+    assert "seconds" not in facts and "ckpt" not in facts
+
+
+def test_a_result_says_what_it_was_made_with(tmp_path, in_golden_data):
+    (tmp_path / "my.pth").write_bytes(b"weights")
+    words = ["--dataset", "hm", "--ckpt", str(tmp_path / "my.pth"), "--options", f"run.save_path={tmp_path}"]
+    command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
+    facts = json.loads((tmp_path / "results.json").read_text())["hm"]
+    assert facts["ckpt_sha256"] == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+    assert facts["prompt_template"] == "<s>[INST] <Img><ImageHere></Img> {} [/INST]"
+    assert facts["first_prompt"].startswith("<s>[INST] <Img><ImageHere></Img> This is an image writting 'when")
+    assert facts["decoding"] == {
+        **{"do_sample": False, "num_beams": 1, "max_new_tokens": 20, "batch_size": 10, "num_tries": 0},
+        **{"seed": 42, "dtype": "float32"},
+    }
+    assert (facts["device"], facts["num_processes"], facts["versions"]["torch"]) == ("cpu", 1, torch.__version__)
+
+
+class Counting(Yes):
+    """Counts what it is asked; dies at the first question with a tag where `dies` says so."""
+
+    def __init__(self, *, dies: bool) -> None:
+        self.dies = dies
+        self.asked: list[str] = []
+
+    def generate(self, images: Tensor, prompts: list[str], **how: Any) -> list[str]:
+        if self.dies and "[vqa]" in prompts[0]:
+            raise RuntimeError("out of memory")
+        self.asked += prompts
+        return super().generate(images, prompts)
+
+
+def test_benchmarks_that_a_run_finished_before_it_died_are_not_asked_again(tmp_path, in_golden_data):
+    first, second = Counting(dies=True), Counting(dies=False)
+    args = parse(tmp_path, "--dataset", "hm,seed", "--options", f"run.save_path={tmp_path}")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        command.evaluate(args, "eval_vqa.py", lambda *_: first)
+    command.evaluate(args, "eval_vqa.py", lambda *_: second)
+    assert (len(first.asked), len(second.asked)) == (16, 30)
+    assert not (tmp_path / "parts").exists()

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from minigpt4.evaluation.asking import run
+from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.benchmark import Answered
 from minigpt4.evaluation.scorers import BOX
+from tests.evaluation.one_run import run
 
 NAMES = ["refcoco", "refcoco+", "refcocog"]
 
@@ -110,24 +111,17 @@ def test_resampling_asks_the_same_question_again_until_a_box_comes(
     boxless = [row for row, answer in enumerate(answers) if benchmark.try_again(benchmark.clean(answer))]
     assert boxless == [2, 5, 6, 10, 12]  # "$", a box without its end, decimals twice, nothing
     tries = [
-        "no",
-        "{<1><2><3>}",
-        "no",
-        "no",
-        "still no",
-        "<unk>{<1><2><3><4>}",
-        "{<5><6><7><8>}",
-        *["no"] * 4,
-        "x",
-        "{<9><9><9><9>}",
+        ["no", "{<1><2><3>}", "no", "no", "still no", "{<0><0><0><0>}"],
+        ["<unk>{<1><2><3><4>}"],
+        ["{<5><6><7><8>}"],
+        [*["no"] * 4, "x"],
+        ["{<9><9><9><9>}"],
     ]
+    prompts = [generation_prompt(benchmark.questions()[row].prompt) for row in boxless]
     benchmark.num_tries = 5
-    model = recorded_model([*answers, *tries])
+    model = recorded_model(answers, dict(zip(prompts, tries, strict=True)))
     run(benchmark, model, processor, save_path=tmp_path)
-    assert model.answers == []
-    again = model.prompts[14:]
-    prompts = [model.prompts[row] for row in boxless]
-    assert again == [*[prompts[0]] * 5, prompts[1], prompts[2], *[prompts[3]] * 5, prompts[4]]
+    assert list(model.tries.values()) == [["{<0><0><0><0>}"], [], [], [], []]
     rows = json.loads((tmp_path / "refcocog_test.json").read_text())
     assert [rows[row]["answer"] for row in boxless] == [
         "stillno",

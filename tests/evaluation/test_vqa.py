@@ -3,7 +3,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from minigpt4.evaluation.asking import run
+from tests.evaluation.one_run import run
 
 # What the yaml of the recording asks of the hub lies here as a file.
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
@@ -124,7 +124,7 @@ def test_vizwiz_strips_both_sides_and_keeps_underscores(make_benchmarks):
 
 def test_iconvqa_ranks_the_choices_of_each_question_alone(evaluate):
     done = evaluate("iconvqa")
-    assert done.model.how[0]["choices"][:2] == [["truck", "pizza"], ["1", "2", "3"]]
+    assert [done.model.choices[row] for row in (0, 1)] == [["truck", "pizza"], ["1", "2", "3"]]
     rows = json.loads(done.text)
     assert rows[3] == {"index": 3, "pred": 2, "gt": 2, "ranks": [2, 4, 1, 0, 3]}
     for row, item, question in zip(rows, done.recorded["items"], done.questions, strict=True):

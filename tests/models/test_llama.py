@@ -114,14 +114,39 @@ def test_a_hub_id_that_cannot_be_reached_is_refused_by_the_options_name(monkeypa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what is said where there is no CUDA")
-def test_8_bits_without_cuda_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"model\.low_resource: .* need CUDA; --options model\.low_resource=False"):
-        tiny_model(low_resource=True)
+@pytest.mark.parametrize(("option", "bits"), [("low_resource", 8), ("load_in_4bit", 4)])
+def test_8_and_4_bits_without_cuda_are_refused_with_the_way_out(option, bits):
+    message = rf"model\.{option}: {bits}-bit weights need CUDA; --options model\.{option}=False"
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**{option: True})
 
 
-def test_8_bits_of_random_weights_are_refused():
-    with pytest.raises(ValueError, match=r"model\.low_resource: there is nothing to load"):
-        random_model(low_resource=True)
+@pytest.mark.parametrize(("option", "bits"), [("low_resource", 8), ("load_in_4bit", 4)])
+def test_8_and_4_bits_of_random_weights_are_refused(option, bits):
+    with pytest.raises(ValueError, match=rf"model\.{option}: there is nothing to load in {bits} bits"):
+        random_model(**{option: True})
+
+
+def test_8_and_4_bits_at_once_are_refused():
+    with pytest.raises(ValueError, match=r"model\.low_resource and model\.load_in_4bit: .* not both"):
+        tiny_model(low_resource=True, load_in_4bit=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="bitsandbytes computes on a GPU")
+def test_4_bit_weights_train_their_lora():
+    pytest.importorskip("bitsandbytes")
+    model = MiniGPTv2.from_config(tiny_config(load_in_4bit=True), dtype=torch.bfloat16).cuda()
+    q_proj = causal_lm(model.llama_model).model.layers[0].self_attn.q_proj
+    assert q_proj.base_layer.weight.dtype == torch.uint8
+    assert {parameter.dtype for _, parameter in model.trainable()} == {torch.float32}
+    whole = tiny_model().cuda()
+    turns = (Turn("<Img><ImageHere></Img> Q", "A"),)
+    batch = model.chat_encoder.collate([Example(turns=turns, images=(torch.zeros(3, 56, 56),))]).to("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = model.eval()(batch)["loss"]
+    loss.backward()
+    assert abs(loss.item() - whole(batch)["loss"].item()) < 0.3  # 4 bits keep about two digits of a weight
+    assert q_proj.lora_B["default"].weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("size", [57, 42])

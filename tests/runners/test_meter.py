@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from minigpt4.conversation.conversation import Batch
-from minigpt4.runners.loader import Loaded
+from minigpt4.runners.loader import LeftOut, Loaded
 from minigpt4.runners.meter import Meter
 
 CPU = torch.device("cpu")
@@ -11,37 +11,47 @@ CPU = torch.device("cpu")
 def loaded(*ids, bad=()):
     none = torch.zeros(4, dtype=torch.int64)
     batch = Batch(images=torch.zeros(0, 3, 1, 1), input_ids=none, labels=none, position_ids=none, lengths=none[:1])
-    return Loaded(batch=batch, ids=ids, bad=bad)
+    left_out = tuple(LeftOut("gqa", reason) for reason in bad)
+    return Loaded(batch=batch, ids=ids, groups=none[: len(ids)], num_targets=none[: len(ids)], left_out=left_out)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_samples():
-    meter = Meter(num_steps=900, max_bad_samples=0)
-    meter.add(811, torch.tensor(1.5), loaded("gqa[1]"))
-    meter.add(812, torch.tensor(float("nan")), loaded("gqa[3]", "gqa[4]"))
-    meter.add(813, torch.tensor(float("nan")), loaded("gqa[5]"))
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 812; batch: gqa\[3\], gqa\[4\]"):
-        meter.flush(813, device=CPU)
+def meter(max_bad_samples=0):
+    return Meter(num_steps=10, max_bad_samples=max_bad_samples, names=["gqa", "coco"], chosen=[[0], [1], [1]])
+
+
+def add(one, step, loss, batch):
+    one.add(step, torch.tensor([loss]), batch, own_seconds=0.1)
 
 
 def test_figures_are_means_since_the_last_line():
-    meter = Meter(num_steps=10, max_bad_samples=0)
-    meter.add(0, torch.tensor(1.0), loaded("a", "b"))
-    meter.add(1, torch.tensor(2.0), loaded("c"))
-    assert meter.flush(1, device=CPU)["loss"] == 1.5
-    meter.add(2, torch.tensor(5.0), loaded("d"))
-    assert meter.flush(2, device=CPU)["loss"] == 5.0
+    one = meter()
+    add(one, 0, 1.0, loaded("a", "b"))
+    add(one, 1, 2.0, loaded("c"))
+    figures = one.flush(1, device=CPU)
+    assert figures["loss"] == 1.5
+    assert figures["loss_by_dataset"] == {"coco": 2.0, "gqa": 1.0}
+    add(one, 2, 5.0, loaded("d"))
+    assert one.flush(2, device=CPU)["loss_by_dataset"] == {"coco": 5.0}
 
 
-def test_bad_samples_are_counted_and_over_the_tolerance_an_error():
-    meter = Meter(num_steps=10, max_bad_samples=1)
+def test_bad_samples_are_counted_by_dataset_and_over_the_tolerance_an_error():
+    one = meter(max_bad_samples=1)
     batches = iter([loaded("a", bad=("gqa[1]: broken",)), loaded("b", bad=("gqa[2]: broken too",))])
-    meter.fetch(batches)
-    with pytest.raises(ValueError, match=r"2 bad samples where run.max_bad_samples allows 1; the last: gqa\[2\]"):
-        meter.fetch(batches)
+    one.fetch(batches)
+    add(one, 0, 1.0, loaded("a"))
+    assert one.flush(0, device=CPU)["num_bad_samples"] == {"gqa": 1}
+    with pytest.raises(ValueError, match=r"2 bad samples where run\.max_bad_samples allows 1; the last: gqa\[2\]"):
+        one.fetch(batches)
 
 
-def test_a_step_whose_samples_were_all_left_out_does_not_count_in_the_loss():
-    meter = Meter(num_steps=10, max_bad_samples=9)
-    meter.add(0, torch.tensor(0.0), loaded())
-    meter.add(1, torch.tensor(2.0), loaded("a"))
-    assert meter.flush(1, device=CPU)["loss"] == 2.0
+def test_a_sample_that_is_too_long_is_counted_but_not_held_against_the_data():
+    one = meter()
+    too_long = Loaded(**{**as_dict(loaded("a")), "left_out": (LeftOut("coco", "coco[7]: too long", too_long=True),)})
+    one.fetch(iter([too_long]))
+    add(one, 0, 1.0, too_long)
+    figures = one.flush(0, device=CPU)
+    assert (figures["num_too_long"], figures["num_bad_samples"]) == ({"coco": 1}, {})
+
+
+def as_dict(item):
+    return {name: getattr(item, name) for name in ("batch", "ids", "groups", "num_targets", "left_out")}

@@ -60,7 +60,7 @@ def test_two_processes_train_under_torchrun(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5]
-    assert checkpoint(tmp_path, 0)["world_size"] == 2
+    assert checkpoint(tmp_path, 0)["history"] == [(0, 2)]
 
 
 def test_a_bad_image_is_an_error_unless_it_is_tolerated(tmp_path):

@@ -51,15 +51,23 @@ def write_config(tmp_path, config):
     return path
 
 
-def train(tmp_path, config, *options, num_processes=1):
-    """Run train.py where the data lie, its output below tmp_path; return the finished process."""
+def command_of(tmp_path, config, *options, num_processes=1):
+    """Return the command that runs train.py with its output below tmp_path."""
     launcher = [sys.executable]
     if num_processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     command = [*launcher, str(ROOT / "train.py"), "--cfg-path", str(write_config(tmp_path, config))]
-    command += ["--options", f"run.output_dir={tmp_path / 'out'}", *options]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=DATA, env=env, capture_output=True, text=True, timeout=240)
+    return [*command, "--options", f"run.output_dir={tmp_path / 'out'}", *options]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def train(tmp_path, config, *options, num_processes=1):
+    """Run train.py where the data lie; return the finished process."""
+    command = command_of(tmp_path, config, *options, num_processes=num_processes)
+    return subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=240)
 
 
 def log_lines(tmp_path, job="job"):

@@ -1,5 +1,5 @@
 """All dataset builders: importing this package registers them."""
 
-from minigpt4.datasets import caption, conversations, engine, flickr, grounding, streams, vqa
+from minigpt4.datasets import caption, conversations, custom, engine, flickr, grounding, streams, vqa
 
-__all__ = ["caption", "conversations", "engine", "flickr", "grounding", "streams", "vqa"]
+__all__ = ["caption", "conversations", "custom", "engine", "flickr", "grounding", "streams", "vqa"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +11,7 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.pools import load_pool
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.images import Listings
 
 
 class BaseDatasetBuilder:
@@ -29,8 +30,17 @@ class BaseDatasetBuilder:
     spellings: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Parts of paths that are written in two ways: both are looked for; of several pairs the first that fits counts."""
 
-    def __init__(self, cfg: DictConfig, *, name: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        *,
+        name: str,
+        seed: int = 0,
+        listings: Listings | None = None,
+        bad_samples: Collection[str] = frozenset(),
+    ) -> None:
         self.cfg, self.name, self.seed = cfg, name, seed
+        self.listings, self.bad_samples = listings or Listings(), bad_samples
 
     def annotation_places(self) -> list[Place]:
         """Return where the annotation files are looked for."""
@@ -49,19 +59,22 @@ class BaseDatasetBuilder:
         """Return where further files are looked for that the dataset reads."""
         return []
 
+    def dataset_class(self) -> type[InstructionDataset]:
+        """Return the class of the training split."""
+        return self.train_dataset_cls
+
     def image_folder(self, found: str) -> str:
         """Return the folder that the rows' image paths start from, given the one that was found."""
         return found
 
-    def dataset_options(self) -> dict[str, Any]:
-        """Return what the dataset class takes besides what all take."""
-        return {}
+    def places(self) -> list[Place]:
+        """Return all files and folders that the dataset needs."""
+        images = self.image_place()
+        return [*self.annotation_places(), *self.other_places(), *([images] if images else [])]
 
     def problems(self) -> list[str]:
         """Return every missing file and folder, with the YAML key that sets it and where it is to be had."""
-        images = self.image_place()
-        places = [*self.annotation_places(), *self.other_places(), *([images] if images else [])]
-        return [problem for place in places if (problem := place.problem())]
+        return [problem for place in self.places() if (problem := place.problem())]
 
     def build_datasets(self) -> dict[str, InstructionDataset]:
         """Return the dataset of the training split as {"train": dataset}.
@@ -73,16 +86,18 @@ class BaseDatasetBuilder:
             raise ValueError("\n".join(problems))
         images = self.image_place()
         folder = images.find() if images else None
-        cls = self.train_dataset_cls
+        cls = self.dataset_class()
         dataset = cls(
             name=self.name,
             annotations=[file for place in self.annotation_places() if (file := place.find())],
+            other_files=[file for place in self.other_places() if (file := place.find())],
             image_folder=self.image_folder(folder) if folder else None,
             vis_processor=self._processor("vis_processor"),
             text_processor=self._processor("text_processor"),
             pool=load_pool(cls.pool_name) if cls.pool_name else (),
             seed=self.seed,
-            **self.dataset_options(),
+            listings=self.listings,
+            bad_samples=self.bad_samples,
         )
         return {"train": dataset}
 

@@ -1,0 +1,180 @@
+"""Is everything there? Builds the datasets, looks at the weight files, and says all that is wrong at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
+from minigpt4.common.weight_files import WeightFile, weight_files
+from minigpt4.datasets.bad_samples import open_images, read_report, write_report
+from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.images import Listings
+from minigpt4.datasets.mixture import ENDLESS
+from minigpt4.datasets.report import MAX_EXAMPLES
+from minigpt4.datasets.table import as_table
+
+logger = logging.getLogger(__name__)
+HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "to be had from")
+
+
+@dataclass
+class DatasetCheck:
+    """What was found of one dataset; `splits` stays None when it cannot be built."""
+
+    name: str
+    places: Sequence[Place]
+    splits: dict[str, InstructionDataset] | None = None
+    num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[Sequence[str]]:
+        """Return the dataset's lines of the table: its counts, and each of its files."""
+        counts = ["-", "-", "-", "-"]
+        if self.splits is not None:
+            dataset, report = self.splits["train"], self.splits["train"].report
+            endless = len(dataset) == ENDLESS
+            without_image = f"{report.num_left_out + report.num_missing:,}"
+            unreadable = f"{report.num_bad + self.num_unreadable:,}"
+            counts = ["endless"] * 2 + ["-"] * 2 if endless else [f"{report.num_rows:,}", f"{len(dataset):,}"]
+            counts += [] if endless else [without_image, unreadable]
+        state = "PROBLEM" if self.problems else "ok"
+        first, *more = _lines_of(self.places)
+        return [(self.name, *counts, state, *first), *(("",) * 6 + line for line in more)]
+
+
+@dataclass
+class Checkup:
+    """What was found of a whole run: `problems` are the reasons why training could not start, all of them."""
+
+    datasets: list[DatasetCheck]
+    weights: list[WeightFile]
+    problems: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+    def built(self) -> dict[str, dict[str, Any]]:
+        """Return {name: {split: dataset}} of what could be built."""
+        return {check.name: check.splits for check in self.datasets if check.splits is not None}
+
+    def found(self) -> str:
+        """Return the table of all datasets and weight files, then what the user should know."""
+        lines = [line for check in self.datasets for line in check.lines()]
+        for file in self.weights:
+            state = "PROBLEM" if file.problem else "ok"
+            lines.append((file.key.rpartition(".")[2], "", "", "", "", state, file.path, file.key, file.address))
+        return "\n".join([*as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in self.remarks)])
+
+    def verdict(self) -> str:
+        """Return whether training could start, and all that stands against it."""
+        if not self.problems:
+            return "training could start"
+        return "\n  - ".join(["training cannot start:", *self.problems])
+
+
+def check(cfg: Config) -> Checkup:
+    """Build every dataset and look at every file that the config names; what fails is collected, not raised."""
+    problems = [] if cfg.datasets_cfg else ["datasets: the YAML names none to train on"]
+    try:
+        bad_samples = read_report(cfg.run_cfg.bad_samples_report)
+    except ValueError as error:
+        bad_samples = frozenset()
+        problems.append(str(error))
+    listings = Listings()
+    datasets = []
+    for name, body in cfg.datasets_cfg.items():
+        builder = registry.get_builder_class(body.type or str(name))(
+            body, name=str(name), seed=cfg.run_cfg.seed, listings=listings, bad_samples=bad_samples
+        )
+        datasets.append(_build(builder))
+    weights = weight_files(cfg.model_cfg, cfg.run_cfg)
+    checkup = Checkup(datasets, weights, problems)
+    checkup.problems += [problem for one in datasets for problem in one.problems]
+    checkup.problems += [file.problem for file in weights if file.problem]
+    checkup.problems += _image_sizes_that_differ(cfg)
+    checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
+    _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
+    return checkup
+
+
+def check_images(checkup: Checkup, run_cfg: Any) -> None:
+    """Open every image of every dataset, add what does not decode to the checkup, and write the report."""
+    report = run_cfg.bad_samples_report or os.path.join(run_cfg.output_dir, "bad_samples.json")
+    listings, shown = Listings(), {}
+    for one in checkup.datasets:
+        if one.splits is not None and len(one.splits["train"]) != ENDLESS:
+            shown[one.name] = one.splits["train"].image_paths(listings)
+    paths = sorted({path for images in shown.values() for path in images})
+    num_processes = run_cfg.num_workers or os.cpu_count() or 1
+    bad = open_images(paths, Path(f"{report}.part"), num_processes=num_processes)
+    rows: dict[str, str] = {}
+    for one in checkup.datasets:
+        if one.name not in shown or one.splits is None:
+            continue
+        rows |= one.splits["train"].bad_rows()
+        mine = {path: count for path, count in shown[one.name].items() if path in bad and listings.has(path)}
+        one.num_unreadable = sum(mine.values())
+        if mine:
+            named = "; ".join(f"{path}: {bad[path]}" for path in list(mine)[:MAX_EXAMPLES])
+            checkup.remarks.append(f"{one.name}: {len(mine):,} images cannot be read: {named}")
+    write_report(Path(report), images=bad, rows=rows, num_images=len(paths))
+    checkup.remarks.append(f"{len(paths):,} images were opened; {report} names the bad samples")
+    num_unreadable = sum(one.num_unreadable for one in checkup.datasets)
+    if num_unreadable > run_cfg.max_bad_samples and not run_cfg.bad_samples_report:
+        checkup.problems.append(
+            f"{num_unreadable:,} rows show an image that cannot be read, run.max_bad_samples allows "
+            f"{run_cfg.max_bad_samples}; leave them out with run.bad_samples_report={report}"
+        )
+
+
+def _build(builder: Any) -> DatasetCheck:
+    """Build one dataset, or say why that cannot be."""
+    found = DatasetCheck(builder.name, builder.places(), problems=builder.problems())
+    if not found.problems:
+        try:
+            found.splits = builder.build_datasets()
+        except (ValueError, OSError) as error:
+            text = str(error)
+            found.problems.append(text if text.startswith(builder.name) else f"{builder.name}: {text}")
+    return found
+
+
+def _judge_bad_rows(checkup: Checkup, max_bad_samples: int) -> None:
+    """Tell whether more rows are bad than the run tolerates; the datasets have logged what they leave out."""
+    reports = {name: splits["train"].report for name, splits in checkup.built().items()}
+    mistakes = [f"{name}: {line}" for name, report in reports.items() for line in report.mistakes()]
+    num_bad = sum(report.num_unusable for report in reports.values())
+    tolerated = f"run.max_bad_samples allows {max_bad_samples}"
+    if num_bad > max_bad_samples:
+        way_out = "or `--check full` writes a report of them for run.bad_samples_report"
+        checkup.problems += [*mistakes, f"{num_bad:,} rows are bad, {tolerated}; repair them, raise it, {way_out}"]
+    elif num_bad:
+        checkup.remarks.append(f"{num_bad:,} rows are bad: tolerated, {tolerated}")
+
+
+def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
+    """Return (file or folder, key, address) of each place; many files of one key are one line."""
+    lines: dict[tuple[str, bool], list[Place]] = {}
+    for place in places:
+        several = len(places) > 2 * MAX_EXAMPLES
+        lines.setdefault((place.key if several else f"{place.key} {place.paths}", place.folder), []).append(place)
+    texts = []
+    for first, *more in lines.values():
+        path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
+        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
+    return texts
+
+
+def _image_sizes_that_differ(cfg: Config) -> list[str]:
+    sizes: Mapping[str, int] = {
+        f"datasets.{name!s}.vis_processor.train.image_size": body.vis_processor.train.image_size
+        for name, body in cfg.datasets_cfg.items()
+        if body.vis_processor.train is not None and body.vis_processor.train.image_size is not None
+    }
+    expected = cfg.model_cfg.image_size
+    return [f"{key} is {size} but model.image_size is {expected}" for key, size in sizes.items() if size != expected]

@@ -1,0 +1,153 @@
+"""A user's own data, by YAML alone: an entry of any name with `type: custom`.
+
+A row, of a JSON or JSONL file or beside an image in a tar shard, has either form; texts are taken as they are:
+    {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A"}]}
+    {"image": "a.jpg" or ["a.jpg", "b.jpg"] or absent, "question": "What?", "answer": "A" or ["A", "B"]}
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from minigpt4.common.registry import registry
+from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
+from minigpt4.datasets.base_dataset import InstructionDataset, Row
+from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.rows import JsonLines, JsonRecords, require
+from minigpt4.datasets.streams import StreamBuilder, StreamDataset
+
+TAG = "<image>"
+"""Stands in a question where an image is shown."""
+SPEAKERS = (("human", "user"), ("gpt", "assistant"))
+
+
+class CustomDataset(InstructionDataset):
+    """Rows of JSON or JSONL files; of several answers a sample draws one."""
+
+    def load_rows(self, path: str) -> Iterable[Any]:
+        """Return the records: one a line of a .jsonl file, the elements of the list of another."""
+        return JsonLines(path) if path.endswith(".jsonl") else JsonRecords(path)
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Return the record's images, and its questions with their answers."""
+        require(record, {})
+        images = record.get("image", record.get("images")) or []
+        images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+            raise ValueError("'image' should be a file name or a list of them")
+        return [{"images": images, "turns": read_turns(record, num_images=len(images))}]
+
+    def image_files(self, row: Row) -> list[str]:
+        """Return the row's images."""
+        images: list[str] = row["images"]
+        return images
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the questions as they are, images where they show them or else before the first."""
+        return ask(row["turns"], rng, num_images=len(row["images"]))
+
+
+class CustomStream(StreamDataset):
+    """The same rows in tar shards, each beside its one image."""
+
+    fields: ClassVar = {}
+    pool_name = None
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Return the record's questions with their answers."""
+        return [{"turns": read_turns(record, num_images=1)}]
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the questions as they are."""
+        return ask(row["turns"], rng, num_images=1)
+
+
+def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
+    """Return the questions of a record in either form, each with its possible answers.
+
+    Raises: ValueError saying which key or which part of the conversation is wrong.
+    """
+    if isinstance(record, dict) and "conversations" in record:
+        turns = _conversation(record)
+    elif isinstance(record, dict) and "question" in record:
+        require(record, {"question": str, "answer": (str, list)})
+        answers = [record["answer"]] if isinstance(record["answer"], str) else record["answer"]
+        require({"answer": answers}, {"answer": list[str]})
+        turns = [(record["question"], answers)]
+    else:
+        require(record, {})
+        raise ValueError(f"it needs 'conversations', or 'question' and 'answer' (there are {', '.join(record)})")
+    shown = sum(question.count(TAG) for question, _ in turns)
+    if shown not in (0, num_images):
+        raise ValueError(f"its questions show {TAG} {shown} times but it has {num_images} images")
+    for question, answers in turns:
+        if IMAGE_PLACEHOLDER in question or any(IMAGE_PLACEHOLDER in answer for answer in answers):
+            raise ValueError(f"its own text holds {IMAGE_PLACEHOLDER}, which stands for an image; write {TAG}")
+        if "" in answers:
+            raise ValueError("an answer is empty")
+    return turns
+
+
+def _conversation(record: Row) -> list[tuple[str, list[str]]]:
+    require(record, {"conversations": list})
+    said = record["conversations"]
+    for number, part in enumerate(said):
+        require(part, {"value": str}, what="part of a conversation")
+        if part.get("from") not in (None, *SPEAKERS[number % 2]):
+            expected = " or ".join(SPEAKERS[number % 2])
+            raise ValueError(f"part {number + 1} of its conversation is from '{part['from']}' instead of {expected}")
+    if len(said) < 2 or len(said) % 2:
+        raise ValueError(f"a conversation should be questions with their answers, not {len(said)} parts")
+    return [(ask["value"], [answer["value"]]) for ask, answer in zip(said[::2], said[1::2], strict=True)]
+
+
+def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_images: int) -> list[Turn]:
+    """Return the turns as the model gets them.
+
+    Images stand where the questions show them. Where none does, or where the first question shows the only one, they
+    stand before the first question, as in all other datasets.
+    """
+    shown = sum(question.count(TAG) for question, _ in turns)
+    in_front = num_images > 0 and (shown == 0 or (num_images == 1 and TAG in turns[0][0]))
+    asked = []
+    for number, (question, answers) in enumerate(turns):
+        if number == 0 and in_front:
+            for tag in (f"{TAG}\n", f"\n{TAG}", TAG):
+                question = question.replace(tag, "")
+            prompt = f"{' '.join([IMAGE_SPAN] * num_images)} {question.strip()} "
+        else:
+            text_only = number == 0 and num_images == 0
+            prompt = question.replace(TAG, IMAGE_SPAN) + ("" if text_only else " ")
+        asked.append(Turn(prompt, rng.choice(answers)))
+    return asked
+
+
+@registry.register_builder("custom")
+class CustomBuilder(StreamBuilder):
+    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage`, shards.
+
+    Without an image folder, images are looked for below the folder of the (first) annotation file.
+    """
+
+    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}
+    annotations_address = ""
+
+    def dataset_class(self) -> type[InstructionDataset]:
+        """Return the class for rows in files, or for shards."""
+        return CustomStream if self._option("storage") else CustomDataset
+
+    def annotation_places(self) -> list[Place]:
+        """Return where files or shards are looked for."""
+        if self._option("storage"):
+            return super().annotation_places()
+        if not self._option("annotations.train.storage") and not self._option("ann_path"):
+            return [self.place("ann_path", None)]
+        return BaseDatasetBuilder.annotation_places(self)
+
+    def image_place(self) -> Place | None:
+        """Return where the images are looked for when a folder is set."""
+        is_set = self._option("image_path") or self._option("images.storage")
+        return BaseDatasetBuilder.image_place(self) if is_set else None

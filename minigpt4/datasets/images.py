@@ -1,0 +1,74 @@
+"""Image files: folder listings, the folder that a dataset's images lie in, and decoding."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection
+from typing import IO
+
+from PIL import Image
+
+
+class Listings:
+    """What lies in which folder; each folder is read once, however many datasets ask for files of it."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Collection[str]] = {}
+
+    def has(self, path: str) -> bool:
+        """Return whether the file was there when its folder was read."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._names:
+            self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else ()
+        return name in self._names[folder]
+
+
+class ImageFolder:
+    """The folder that image names start from; `spelling` is a part of names that may be written in another way too.
+
+    While `listings` is set, it answers from folder listings instead of asking for every file.
+    """
+
+    def __init__(self, root: str, *, spelling: tuple[str, str] | None = None) -> None:
+        self.root, self.spelling = os.path.normpath(root), spelling
+        self.listings: Listings | None = None
+
+    def find(self, name: str) -> str:
+        """Return the path of a file: as it is named, or in the other spelling when only that one is there."""
+        path = self._path(name)
+        if self.spelling is None or self.spelling[0] not in name or self.exists(path):
+            return path
+        other = self._path(name.replace(*self.spelling, 1))
+        return other if self.exists(other) else path
+
+    def exists(self, path: str) -> bool:
+        """Return whether the file is there."""
+        return os.path.exists(path) if self.listings is None else self.listings.has(path)
+
+    def _path(self, name: str) -> str:
+        return name if name.startswith("/") else f"{self.root}/{name}"
+
+
+def read_image(path: str) -> Image.Image:
+    """Return the decoded image, in the mode that the file has.
+
+    Raises: ValueError naming the file when it is missing, empty or does not decode.
+    """
+    try:
+        return decode_image(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"cannot read {path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        empty = os.path.isfile(path) and os.path.getsize(path) == 0
+        raise ValueError(f"cannot read {path}: {'the file is empty (0 bytes)' if empty else error}") from error
+
+
+def decode_image(source: str | IO[bytes]) -> Image.Image:
+    """Return the decoded image of a file. Raises: OSError or ValueError, whatever the decoder finds wrong."""
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return image
+    except (SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error

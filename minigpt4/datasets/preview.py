@@ -1,0 +1,155 @@
+"""A look at the data before training: samples of every dataset as the model will get them, and what a step holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigpt4.common.config import Config
+from minigpt4.common.seeds import derive_rng
+from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
+from minigpt4.conversation.encoder import ChatEncoder, Encoded
+from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.mixture import ENDLESS, Ingredient, shares
+from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
+
+NUM_MEASURED = 32
+"""Samples of each dataset whose lengths are measured."""
+PATCHES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as text, or `count` neighbouring image tokens."""
+
+    text: str
+    trained: bool
+    count: int = 1
+    is_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as the model gets it: pictures (3, H, W) uint8, and its tokens."""
+
+    example: Example
+    pictures: tuple[Tensor, ...]
+    tokens: tuple[Token, ...]
+    num_tokens: int
+    num_trained: int
+
+
+@dataclass
+class DatasetView:
+    """What the page says of one dataset; lengths are of the measured samples, without image tokens."""
+
+    ingredient: Ingredient
+    share: float
+    num_image_tokens: float = 0.0  # the mean of a sample
+    text_lengths: list[int] = field(default_factory=list)
+    num_trained: list[int] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+
+    @property
+    def tokens_a_step(self) -> float:
+        """Return the mean number of tokens of a step that draws this dataset."""
+        if not self.text_lengths:
+            return 0.0
+        mean = sum(self.text_lengths) / len(self.text_lengths) + self.num_image_tokens
+        return mean * self.ingredient.batch_size
+
+
+def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> Path:
+    """Write `run.output_dir`/preview.html with so many samples of each dataset; return its path."""
+    from minigpt4.datasets.preview_page import page
+
+    path = Path(cfg.run_cfg.output_dir) / "preview.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(views_of(cfg, datasets, num_samples=num_samples)), encoding="utf-8")
+    return path
+
+
+def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> list[DatasetView]:
+    """Return what there is to see of each dataset."""
+    encoder = encoder_of(cfg.model_cfg)
+    bodies = {str(name): body for name, body in cfg.datasets_cfg.items()}
+    ingredients = [
+        Ingredient(name, len(splits["train"]), bodies[name].batch_size, bodies[name].sample_ratio)
+        for name, splits in datasets.items()
+    ]
+    views = [DatasetView(one, float(share)) for one, share in zip(ingredients, shares(ingredients), strict=True)]
+    for view in views:
+        name = view.ingredient.name
+        processor = bodies[name].vis_processor.train
+        scale = torch.tensor([processor.mean or CLIP_MEAN, processor.std or CLIP_STD])
+        _look(view, datasets[name]["train"], encoder, scale, num_samples=num_samples, seed=cfg.run_cfg.seed)
+    return views
+
+
+def encoder_of(model_cfg: Any) -> ChatEncoder:
+    """Return the encoder of a `model` section; only the tokenizer is read."""
+    tokenizer: Tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
+    same = ("prompt_template", "chat_template", "max_txt_len", "max_context_len")
+    num_patches = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2
+    options = {key: model_cfg[key] for key in same}
+    end_sym = "\n" if model_cfg.end_sym is None else model_cfg.end_sym
+    return ChatEncoder(tokenizer, num_image_tokens=num_patches // PATCHES_PER_TOKEN, end_sym=end_sym, **options)
+
+
+def _look(
+    view: DatasetView, dataset: InstructionDataset, encoder: ChatEncoder, scale: Tensor, *, num_samples: int, seed: int
+) -> None:
+    """Fetch samples as the first pass of the training would, and measure them."""
+    name, num_rows = view.ingredient.name, min(len(dataset), 1 << 20 if len(dataset) == ENDLESS else len(dataset))
+    rows = derive_rng(seed, "preview", name).sample(range(num_rows), min(max(num_samples, NUM_MEASURED), num_rows))
+    num_image_tokens = 0
+    for row in rows:
+        try:
+            encoded = encoder.encode_example(dataset.get(row, derive_rng(seed, name, 0, row)))
+        except ValueError as error:  # SampleTooLong is one
+            view.unusable.append(str(error))
+            continue
+        images = int((encoded.input_ids == IMAGE_TOKEN).sum())
+        num_image_tokens += images
+        view.text_lengths.append(len(encoded.input_ids) - images)
+        view.num_trained.append(int((encoded.labels != IGNORE_INDEX).sum()))
+        if len(view.samples) < num_samples:
+            view.samples.append(_sample(encoded, encoder.tokenizer, scale))
+    view.num_image_tokens = num_image_tokens / max(len(view.text_lengths), 1)
+
+
+def _sample(encoded: Encoded, tokenizer: Tokenizer, scale: Tensor) -> Sample:
+    mean, deviation = scale.view(2, 3, 1, 1)
+    pictures = [(image * deviation + mean).mul(255).round().clamp(0, 255).byte() for image in encoded.example.images]
+    return Sample(
+        example=encoded.example,
+        pictures=tuple(pictures),
+        tokens=tuple(_tokens(encoded, tokenizer)),
+        num_tokens=len(encoded.input_ids),
+        num_trained=int((encoded.labels != IGNORE_INDEX).sum()),
+    )
+
+
+def _tokens(encoded: Encoded, tokenizer: Tokenizer) -> list[Token]:
+    """Return the tokens as text; image tokens that follow each other are one entry."""
+    anchor = tokenizer.encode("x")[-1]  # decoded behind it, a piece keeps the blank that it begins with
+    before = len(tokenizer.decode([anchor]))
+    named = {tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+    tokens: list[Token] = []
+    for number, label in zip(encoded.input_ids.tolist(), encoded.labels.tolist(), strict=True):
+        trained = label != IGNORE_INDEX
+        if number != IMAGE_TOKEN:
+            text = named.get(number) or tokenizer.decode([anchor, number])[before:]
+            tokens.append(Token(text or "(no text)", trained))
+        elif tokens and tokens[-1].is_image:
+            tokens[-1] = Token("image", trained, tokens[-1].count + 1, is_image=True)
+        else:
+            tokens.append(Token("image", trained, is_image=True))
+    return tokens

@@ -1,0 +1,58 @@
+"""What was found when a dataset was built: how many rows there are, are kept, are left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+MAX_EXAMPLES = 5
+"""So many of the rows that something is wrong with are named; the others are only counted."""
+
+
+@dataclass
+class Report:
+    """Counts of rows; the lists hold the first few of the counted ones."""
+
+    num_rows: int = 0  # rows of the annotation files, before any is left out for its image
+    num_left_out: int = 0  # rows without image, left out by the rule of their dataset
+    num_excluded: int = 0  # rows left out because run.bad_samples_report names them
+    num_missing: int = 0  # rows kept although their image is not there: each will be a bad sample
+    num_bad: int = 0  # rows that lack a key or have a wrong type: each will be a bad sample
+    missing: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_kept(self) -> int:
+        """Return how many rows the dataset has."""
+        return self.num_rows - self.num_left_out - self.num_excluded
+
+    @property
+    def num_unusable(self) -> int:
+        """Return how many of the kept rows will be bad samples."""
+        return self.num_missing + self.num_bad
+
+    def left_out(self, root: str) -> list[str]:
+        """Return what is left out, in words for the user."""
+        lines = []
+        if self.num_left_out:
+            counts = f"{self.num_left_out:,} of {self.num_rows:,}"
+            lines.append(f"{counts} rows have no image below {root} and are left out")
+        if self.num_excluded:
+            counts = f"{self.num_excluded:,} of {self.num_rows:,}"
+            lines.append(f"{counts} rows are left out because run.bad_samples_report names them")
+        return lines
+
+    def remarked(self) -> list[str]:
+        """Return what the user should know about records, in words."""
+        return [f"{remark} ({count} times)" for remark, count in self.remarks.items()]
+
+    def mistakes(self) -> list[str]:
+        """Return what is wrong with rows that are kept, in words for the user."""
+        lines = []
+        if self.num_missing:
+            counts = f"{self.num_missing:,} of {self.num_rows:,}"
+            lines.append(f"the images of {counts} rows are not there: {', '.join(self.missing)}")
+        if self.num_bad:
+            lines.append(f"{self.num_bad:,} of {self.num_rows:,} rows are bad: {'; '.join(self.bad)}")
+        return lines

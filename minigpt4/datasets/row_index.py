@@ -1,0 +1,163 @@
+"""Row tables kept in files: what was found in a large annotation file is found once and mapped into memory after that.
+
+The index lies beside the annotation, or in the cache folder of the user where that place is read-only. It holds nothing
+about image files, which come and go without the annotation changing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from minigpt4.common import safe_pickle
+from minigpt4.datasets import boxes, row_table, rows
+from minigpt4.datasets.row_table import DTYPES, RowTable
+
+logger = logging.getLogger(__name__)
+
+SMALLEST = 1 << 22
+"""Bytes; annotation files below it are read anew every time and leave no file behind."""
+_MAGIC = b"minigpt4 rows\n\0\0"
+
+
+class IndexedTable(RowTable):
+    """A table whose arrays are a file's, mapped: processes share its memory, and it travels as a path."""
+
+    def __init__(self, path: str, index: str, signature: Any) -> None:
+        arrays, info = _map(index, signature)
+        super().__init__(path, arrays, info)
+        self.index, self.signature = index, signature
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Open the index again in the other process."""
+        return IndexedTable, (self.path, self.index, self.signature)
+
+
+def table_of(path: str, load: Callable[[str], Iterable[Any]], rules: Any, *, others: Sequence[str] = ()) -> RowTable:
+    """Return the table of an annotation file, from its index where that fits, else from the file.
+
+    `others` are further files that the rows depend on. Of several processes one writes the index, the others wait.
+
+    Raises: ValueError when a file is broken.
+    """
+    dataset_class: Any = type(rules)
+    stats = [(Path(file).name, os.stat(file)) for file in (path, *others)]
+    if sum(stat.st_size for _, stat in stats) < SMALLEST:
+        return RowTable.scan(path, load(path), rules)
+    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    signature = {"files": files, "code": _code_of(dataset_class)}
+    places = _places(path, _key_of(dataset_class))
+    for place in places:
+        if (table := _open(path, place, signature)) is not None:
+            return table
+    for place in places:
+        if (lock := _locked(place)) is None:
+            continue  # read-only: the next place
+        try:
+            return _open(path, place, signature) or _write(path, place, signature, load, rules)
+        finally:
+            lock.release()
+    logger.warning("%s: its index can be kept nowhere; it is read anew at every start", path)
+    return RowTable.scan(path, load(path), rules)
+
+
+def _locked(place: str) -> FileLock | None:
+    """Wait for the right to write a file; None where its folder is read-only."""
+    lock = FileLock(f"{place}.lock")
+    try:
+        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
+        lock.acquire()
+    except OSError:
+        return None
+    return lock
+
+
+def _write(path: str, place: str, signature: Any, load: Callable[[str], Iterable[Any]], rules: Any) -> RowTable:
+    """Scan the file, write the index beside its place and rename it."""
+    logger.info("%s: finding its rows, once", path)
+    table = RowTable.scan(path, load(path), rules)
+    try:
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(place) or ".", delete=False) as file:
+            file.writelines(_serialized(table, signature))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        logger.warning("%s: its index cannot be written: %s", path, error)
+        return table
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, place)
+    return _open(path, place, signature) or table
+
+
+def _serialized(table: RowTable, signature: Any) -> Iterator[bytes]:
+    head = {"signature": signature, "info": table.info, "sizes": {k: len(v) for k, v in table.arrays.items()}}
+    text = json.dumps(head).encode()
+    yield from (_MAGIC, len(text).to_bytes(8, "little"), text, b" " * (-len(text) % 8))
+    for name in DTYPES:
+        raw = table.arrays[name].tobytes()
+        yield from (raw, b"\0" * (-len(raw) % 8))
+
+
+def _map(index: str, signature: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and the information of an index. Raises: ValueError when it is of other files or code."""
+    whole = np.asarray(np.memmap(index, np.uint8, mode="r"))
+    start = len(_MAGIC) + 8
+    if bytes(whole[: len(_MAGIC)]) != _MAGIC:
+        raise ValueError(f"{index}: is no index of rows")
+    length = int.from_bytes(bytes(whole[len(_MAGIC) : start]), "little")
+    head = json.loads(bytes(whole[start : start + length]))
+    if head["signature"] != signature:
+        raise ValueError(f"{index}: is out of date")
+    at = start + length + -length % 8
+    arrays = {}
+    for name, dtype in DTYPES.items():
+        num_bytes = head["sizes"][name] * np.dtype(dtype).itemsize
+        arrays[name] = whole[at : at + num_bytes].view(dtype)
+        at += num_bytes + -num_bytes % 8
+    if at != len(whole):
+        raise ValueError(f"{index}: is cut off")
+    return arrays, head["info"]
+
+
+def _open(path: str, place: str, signature: Any) -> RowTable | None:
+    try:
+        return IndexedTable(path, place, signature)
+    except (OSError, ValueError, KeyError):  # not there, of other files, or damaged
+        return None
+
+
+def _places(path: str, key: str) -> list[str]:
+    """Return where an index may be: beside the annotation, in the cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=8).hexdigest()
+    return [f"{path}.{key}.index", os.path.join(cache, "minigpt4", f"{name}.{key}.index")]
+
+
+@functools.cache
+def _key_of(cls: Any) -> str:
+    """Return a name for what decides the rows of a class; classes that inherit all of it share their indexes."""
+    rules: list[Any] = [getattr(cls, name) for name in ("load_rows", "rows_of", "image_files", "remark")]
+    named = [f"{rule.__module__}.{rule.__qualname__}" for rule in rules]
+    return hashlib.blake2b(repr([named, getattr(cls, "fields", None)]).encode(), digest_size=4).hexdigest()
+
+
+@functools.cache
+def _code_of(cls: Any) -> str:
+    """Return a digest of the code that finds the rows of a class."""
+    files = {module.__file__ for module in (rows, row_table, boxes, safe_pickle)}
+    files |= {inspect.getsourcefile(base) for base in cls.__mro__ if "minigpt4" in base.__module__ or base is cls}
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(str(file) for file in files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""wrong.jsonl: every wrong answer with its question type, options, truth and picture, for whatever works on them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt4.evaluation.benchmark import Answered, Benchmark, Question
+from minigpt4.evaluation.parts import write_beside
+
+WRONG = "wrong.jsonl"
+PICTURES = "wrong_pictures"
+"""Folder of the pictures of wrong answers that lie in no file of their own."""
+RIGHT_FROM = 0.5
+"""An answer that is right in part counts as wrong below this."""
+
+
+def mistakes(
+    benchmark: Benchmark, answered: Sequence[Answered], by_type: Mapping[str, float], *, save_path: Path
+) -> list[dict[str, Any]]:
+    """Return a row for each wrong answer; pictures that come as text are written below `save_path`."""
+    rows = []
+    for question, answer in answered:
+        right = benchmark.correctness(question, answer)
+        if right is None or right >= RIGHT_FROM:
+            continue
+        about = benchmark.about(question)
+        rows.append(
+            {
+                "benchmark": benchmark.name,
+                "question_id": question.id,
+                "type": about["type"],
+                "type_accuracy": by_type.get(about["type"]),
+                "prompt": question.prompt,
+                "options": about["options"],
+                "truth": about["truth"],
+                "answer": benchmark.words(question, answer),
+                "right": right,
+                "image": str(picture_file(question, save_path / PICTURES / benchmark.name)),
+            }
+        )
+    return rows
+
+
+def picture_file(question: Question, folder: Path) -> Path:
+    """Return the file of a question's picture; one that comes as text is written to `folder`, named by its content."""
+    if not isinstance(question.image, str):
+        return next((path for path in question.image if path.is_file()), question.image[0])
+    try:
+        content = base64.b64decode(question.image)
+    except binascii.Error:  # asking would have failed; a score alone needs no picture
+        content = b""
+    suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
+    path = folder / (hashlib.blake2b(content, digest_size=12).hexdigest() + suffix)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return path
+
+
+def read_mistakes(save_path: Path) -> list[dict[str, Any]]:
+    """Return the rows of wrong.jsonl, none where it is not there."""
+    path = save_path / WRONG
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_mistakes(save_path: Path, benchmark: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put a benchmark's wrong answers into wrong.jsonl, in place of those it had there."""
+    kept = [row for row in read_mistakes(save_path) if row["benchmark"] != benchmark]
+    write_beside(save_path / WRONG, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))

@@ -1,0 +1,44 @@
+"""In which order questions are asked: those of one image together, long ones with long ones, the same for all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from minigpt4.evaluation.benchmark import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Rows that one rank asks in batches, and the images they show, which no other unit shows."""
+
+    batches: tuple[tuple[int, ...], ...]
+    images: tuple[Hashable, ...]
+
+
+def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
+    """Return all rows in units of whole images, from the longest prompts to the shortest.
+
+    A unit is one batch, but for an image with more questions than a batch holds. Units follow from the questions and
+    the batch size alone, so that any number of ranks, and a run that goes on after a stop, ask the same batches.
+    """
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, question in enumerate(questions):
+        rows_of.setdefault(question.image, []).append(row)
+    lengths = [len(question.prompt) for question in questions]
+    images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
+    units: list[Unit] = []
+    rows: list[int] = []
+    shown: list[Hashable] = []
+    for image in images:
+        if rows and len(rows) + len(rows_of[image]) > batch_size:
+            units.append(_unit(rows, shown, batch_size))
+            rows, shown = [], []
+        rows += sorted(rows_of[image], key=lambda row: (-lengths[row], row))
+        shown.append(image)
+    return [*units, _unit(rows, shown, batch_size)] if rows else units
+
+
+def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> Unit:
+    batches = tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+    return Unit(batches, tuple(images))

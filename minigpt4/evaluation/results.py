@@ -1,0 +1,143 @@
+"""results.json: what was measured, how sure it is, and what it was measured with."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from minigpt4.common import dist_utils
+from minigpt4.common.config import Config
+from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question, read_json
+from minigpt4.evaluation.mistakes import mistakes, write_mistakes
+from minigpt4.evaluation.parts import write_beside
+
+RESULTS = "results.json"
+PACKAGES = ("transformers", "peft", "timm", "sentencepiece", "pillow")
+
+
+@cache
+def file_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """Return what the answers depend on besides the questions: the model's options, and which checkpoint file it is."""
+    file_hash.cache_clear()
+    return {
+        "model": OmegaConf.to_container(cfg.model_cfg),
+        "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
+        "image_processor": OmegaConf.to_container(image_options(cfg)),
+        "amp": [cfg.run_cfg.amp, cfg.run_cfg.amp_dtype, cfg.run_cfg.device],
+    }
+
+
+def image_options(cfg: Config) -> Any:
+    """Return the image processor's options: of the first dataset, or the model's for evaluation where there is none."""
+    first = next(iter(cfg.datasets_cfg.values()), None)
+    return (first and first.vis_processor.train) or cfg.preprocess_cfg.vis_processor.eval
+
+
+def provenance(
+    cfg: Config, benchmark: Benchmark, questions: Sequence[Question], *, dtype: torch.dtype | None, seconds: float
+) -> dict[str, Any]:
+    """Return what a result file was made with, and how long that took."""
+    file = Path(cfg.run_cfg.save_path) / benchmark.result_file
+    device = str(cfg.run_cfg.device)
+    return {
+        "seconds": round(seconds, 2),
+        "result_file": benchmark.result_file,
+        "result_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "ckpt": cfg.model_cfg.ckpt,
+        "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
+        "llama_model": cfg.model_cfg.llama_model,
+        "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
+        "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
+        "prompt_template": generation_prompt("{}"),
+        "first_prompt": generation_prompt(questions[0].prompt) if questions else None,
+        "decoding": {
+            "do_sample": False,
+            "num_beams": 1,
+            "max_new_tokens": benchmark.cfg.max_new_tokens,
+            "batch_size": benchmark.cfg.batch_size,
+            "num_tries": benchmark.num_tries,
+            "seed": cfg.run_cfg.seed,
+            "dtype": str(dtype or torch.float32).removeprefix("torch."),
+        },
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "num_processes": dist_utils.get_world_size(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+    }
+
+
+def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Answered]:
+    """Return the questions with the answers of a result file, ours or another's, row by row.
+
+    Raises: ValueError that names the file and the row which does not fit its question.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list) or len(entries) != len(questions):
+        held = len(entries) if isinstance(entries, list) else "no list of"
+        raise ValueError(f"{benchmark.name}: {path} holds {held} answers to {len(questions)} questions")
+    answered = []
+    for row, (question, entry) in enumerate(zip(questions, entries, strict=True)):
+        try:
+            answer = benchmark.answer(entry)
+            expected = benchmark.result(question, answer)
+        except (KeyError, StopIteration, TypeError, IndexError) as error:
+            raise ValueError(f"{benchmark.name}: {path}, row {row}: no answer in {str(entry)[:100]}") from error
+        odd = [key for key in ID_KEYS if key in entry and str(entry[key]) != str(expected.get(key))]
+        if odd:
+            raise ValueError(
+                f"{benchmark.name}: {path}, row {row} answers another question: its {odd[0]} is {entry[odd[0]]}, "
+                f"expected {expected.get(odd[0])}"
+            )
+        answered.append(Answered(question, answer))
+    return answered
+
+
+def score_file(benchmark: Benchmark, questions: Sequence[Question], save_path: Path) -> dict[str, Any]:
+    """Score a benchmark's result file, put its wrong answers into wrong.jsonl, and return the score."""
+    answered = read_answered(benchmark, questions, save_path / benchmark.result_file)
+    score = benchmark.score(answered)
+    rows = mistakes(benchmark, answered, score.get("accuracy_by_type", {}), save_path=save_path)
+    write_mistakes(save_path, benchmark.name, rows)
+    return score
+
+
+def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
+    """Return what results.json holds, by benchmark. Raises: ValueError that names the file when it is not JSON."""
+    path = save_path / RESULTS
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON, remove it: {error}") from error
+
+
+def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
+    """Put a benchmark's score and provenance into results.json, beside those of the others."""
+    write_beside(save_path / RESULTS, json.dumps({**read_results(save_path), name: facts}, indent=2) + "\n")
+
+
+def known_provenance(save_path: Path, benchmark: Benchmark) -> dict[str, Any]:
+    """Return what results.json says a result file was made with; nothing where the file is another one by now."""
+    facts = read_results(save_path).get(benchmark.name, {})
+    content = (save_path / benchmark.result_file).read_bytes()
+    return facts if facts.get("result_sha256") == hashlib.sha256(content).hexdigest() else {}

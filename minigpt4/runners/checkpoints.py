@@ -1,0 +1,98 @@
+"""A job's checkpoints: their names, which is the newest, which are kept, and what a resumed run takes from them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from minigpt4.common.checkpoint import read_checkpoint, write_checkpoint
+from minigpt4.common.dist_utils import broadcast_object, is_main_process
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+RUN_FILE = "run.json"
+_NAME = re.compile(r"checkpoint_(?:(?P<epoch>\d+)|step_(?P<step>\d+))\.pth")
+
+
+def step_of(path: Path, *, iters_per_epoch: int) -> int | None:
+    """Return the step that a checkpoint goes on with, by its name, or None for another file."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    return int(match["step"]) if match["step"] else (int(match["epoch"]) + 1) * iters_per_epoch
+
+
+def newest_first(folder: Path, *, iters_per_epoch: int) -> list[Path]:
+    """Return the checkpoints of a folder, the furthest one first; half-written files have other names."""
+    steps = {path: step_of(path, iters_per_epoch=iters_per_epoch) for path in folder.glob("checkpoint_*.pth")}
+    found = [(step, path) for path, step in steps.items() if step is not None]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def choose_job(run_cfg: DictConfig) -> str:
+    """Return the name of the run's folder below `run.output_dir`, the same on every rank.
+
+    That is `run.job_id`; or with `resume_ckpt_path: auto` the newest job of `run.job_name` that has a checkpoint; or
+    the time.
+    """
+    chosen = run_cfg.job_id
+    if chosen is None and is_main_process() and run_cfg.resume_ckpt_path == AUTO:
+        chosen = _newest_job(run_cfg)
+    return broadcast_object(chosen or datetime.datetime.now().strftime("%Y%m%d%H%M%S"))
+
+
+def _newest_job(run_cfg: DictConfig) -> str | None:
+    jobs = [folder for folder in _folders_of(run_cfg) if newest_first(folder, iters_per_epoch=1)]
+    return max(jobs, key=lambda folder: folder.stat().st_mtime).name if jobs else None
+
+
+def _folders_of(run_cfg: DictConfig) -> Iterator[Path]:
+    for path in Path(run_cfg.output_dir).glob(f"*/{RUN_FILE}"):
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            logger.warning("%s is passed over: %s", path, error)
+            continue
+        if written.get("config", {}).get("run", {}).get("job_name") == run_cfg.job_name:
+            yield path.parent
+
+
+def read_newest(folder: Path, *, iters_per_epoch: int) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint of a folder that can be read; a damaged one is named and passed over."""
+    for path in newest_first(folder, iters_per_epoch=iters_per_epoch):
+        try:
+            return path, read_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s is passed over", error)
+    return None
+
+
+class Checkpoints:
+    """Writes the checkpoints of a job and deletes those that `keep_last` does not keep."""
+
+    def __init__(self, folder: Path, *, iters_per_epoch: int, keep_last: int | None) -> None:
+        self.folder, self.iters_per_epoch, self.keep_last = folder, iters_per_epoch, keep_last
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write checkpoint_{epoch}.pth at an epoch's end, checkpoint_step_{step}.pth inside one; return its path."""
+        step, epoch = state["step"], state["epoch"]
+        ends = step == (epoch + 1) * self.iters_per_epoch
+        path = self.folder / (f"checkpoint_{epoch}.pth" if ends else f"checkpoint_step_{step}.pth")
+        write_checkpoint(path, state)
+        logger.info("saved %s", path)
+        if self.keep_last is not None:
+            for old in newest_first(self.folder, iters_per_epoch=self.iters_per_epoch)[self.keep_last :]:
+                old.unlink()
+        return path
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write checkpoint_best.pth, which nothing but a better one replaces."""
+        write_checkpoint(self.folder / "checkpoint_best.pth", state)

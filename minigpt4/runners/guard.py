@@ -1,0 +1,79 @@
+"""Losses that are not finite: named with their step and samples, their batch kept for a replay."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minigpt4.common.checkpoint import write_checkpoint
+from minigpt4.common.dist_utils import all_reduce_sum, get_rank
+from minigpt4.runners.loader import Loaded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    step: int
+    loss: Tensor  # on its way to the CPU
+    arrived: torch.cuda.Event | None
+    loaded: Loaded
+
+
+class LossGuard:
+    """Looks at every loss one step late, so that the device is never waited for while it has work.
+
+    Raises: FloatingPointError naming step, samples and the file that holds the batch; before the next checkpoint.
+    """
+
+    def __init__(self, folder: Path, *, max_skipped_steps: int) -> None:
+        self.folder, self.max_skipped_steps = folder, max_skipped_steps
+        self.num_skipped = 0
+        self._pending: _Pending | None = None
+
+    def watch(self, step: int, loss: Tensor, loaded: Loaded) -> None:
+        """Take the loss of a step, and check that of the step before."""
+        self.check()
+        arrived = None
+        if loss.device.type == "cuda":
+            loss = loss.detach().to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._pending = _Pending(step, loss.detach(), arrived, loaded)
+
+    def check(self) -> None:
+        """Check the loss that was taken last. Raises: FloatingPointError when it is not finite."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if pending.arrived is not None:
+            pending.arrived.synchronize()
+        if not math.isfinite(float(pending.loss)):
+            raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.loaded))
+
+    def skips(self, step: int, loss: Tensor, loaded: Loaded) -> bool:
+        """Return whether this step's update is to be left out, the same on all ranks; waits for the device.
+
+        Only asked when `run.max_skipped_steps` > 0. Raises: FloatingPointError when that many were left out already.
+        """
+        own = torch.isfinite(loss.detach())
+        if all_reduce_sum((~own).float().reshape(1)).item() == 0:
+            return False
+        message = "another rank's loss is not finite" if own else self._keep(step, float(loss.detach()), loaded)
+        self.num_skipped += 1
+        if self.num_skipped > self.max_skipped_steps:
+            raise FloatingPointError(f"{message}; run.max_skipped_steps allows {self.max_skipped_steps}")
+        logger.warning("step %d is left out: %s", step, message)
+        return True
+
+    def _keep(self, step: int, loss: float, loaded: Loaded) -> str:
+        """Write the batch beside the checkpoints and return what to say of it."""
+        path = self.folder / f"not_finite_step{step}_rank{get_rank()}.pt"
+        batch = {f.name: getattr(loaded.batch, f.name) for f in fields(loaded.batch)}
+        write_checkpoint(path, {"batch": batch, "ids": list(loaded.ids), "step": step})
+        return f"loss is {loss} at step {step}; batch: {', '.join(loaded.ids)} (kept in {path})"

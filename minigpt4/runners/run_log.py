@@ -1,0 +1,149 @@
+"""What a run says of its steps: the terminal, log.txt, metrics.jsonl, TensorBoard, wandb, the report page."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from minigpt4.common.dist_utils import is_main_process
+from minigpt4.runners.history import METRICS
+from minigpt4.runners.sinks import Sinks
+
+logger = logging.getLogger(__name__)
+
+LOG = "log.txt"
+LOG_KEYS = (
+    *("epoch", "step", "loss", "lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"),
+    *("num_bad_samples", "num_too_long", "num_skipped_steps", "valid_loss"),
+)
+"""What log.txt has of a line; counts by dataset stand there as their sum. metrics.jsonl has everything."""
+
+LINE: tuple[dict[str, str], ...] = (
+    {
+        "epoch": "epoch {}",
+        "step": "step {}",
+        "loss": "loss {:.4f}",
+        "valid_loss": "valid loss {:.4f}",
+        "lr": "lr {:.3g}",
+    },
+    {
+        "samples_per_s": "{:.1f} samples/s",
+        "tokens_per_s": "{:.0f} tokens/s",
+        "mfu": "mfu {:.0%}",
+        "data_wait": "data wait {:.0%}",
+        "memory_gib": "{:.1f} GiB",
+    },
+    {"slow": "{}"},
+    {"eta": "eta {}"},
+)
+"""What the terminal's line has, in groups."""
+SLOW = 1.1
+"""From so many times the mean step time on, the slowest rank is spoken of."""
+
+
+class RunLog:
+    """Writes a run's metrics on rank 0; on other ranks it does nothing.
+
+    metrics.jsonl also has `time`, in seconds since 1970, and `start_step`, where the process that wrote it began.
+    """
+
+    def __init__(
+        self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, num_steps: int, start: int
+    ) -> None:
+        """Open the files for appending, a progress bar on a terminal, TensorBoard and wandb where they are wanted."""
+        self._active = is_main_process()
+        if not self._active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._num_steps, self._start = folder, num_steps, start
+        self._steps_an_epoch = run_cfg.iters_per_epoch
+        self._short, self._full = _open_to_append(folder / LOG), _open_to_append(folder / METRICS)
+        self._bar = tqdm(total=num_steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+        self._sinks = Sinks(folder, run_cfg, config, start=start)
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        if self._active:
+            self._bar.update()
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Write one line of metrics everywhere, `step` among them; an epoch's last step also renews the page."""
+        if not self._active:
+            return
+        logger.info(as_line(metrics, self._num_steps))
+        if metrics.get("loss") is not None:
+            self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+        short = {key: _total(metrics[key]) for key in LOG_KEYS if key in metrics}
+        _write_line(self._short, short)
+        _write_line(self._full, {**metrics, "time": round(time.time(), 1), "start_step": self._start})
+        self._sinks.write(metrics)
+        if (metrics["step"] + 1) % self._steps_an_epoch == 0:
+            self._report()
+
+    def close(self) -> None:
+        """Close everything that was opened and leave the page as of now; closing again does nothing."""
+        if not self._active:
+            return
+        self._active = False
+        self._bar.close()
+        self._short.close()
+        self._full.close()
+        self._report()
+        self._sinks.close()
+
+    def _report(self) -> None:
+        from minigpt4.runners.report import write_report  # late, so that it also runs by hand with `python -m`
+
+        try:
+            write_report(self._folder)
+        except Exception:  # whatever a page dies of, the run goes on
+            logger.warning("the report cannot be written", exc_info=True)
+
+
+def as_line(metrics: Mapping[str, Any], num_steps: int) -> str:
+    """Return the line for the terminal; what a line of metrics does not have is not spoken of."""
+    shown = {key: value for key, value in metrics.items() if value is not None}
+    shown |= {"step": f"{metrics['step'] + 1}/{num_steps}"}
+    if "eta_s" in shown:
+        shown["eta"] = datetime.timedelta(seconds=round(shown["eta_s"]))
+    if shown.get("slowest_rank_share", 0) > SLOW:
+        shown["slow"] = f"rank {shown.get('slowest_rank')} takes {shown['slowest_rank_share']:.1f}x the mean"
+    groups = [[form.format(shown[key]) for key, form in group.items() if key in shown] for group in LINE]
+    return " | ".join(" ".join(parts) for parts in groups if parts)
+
+
+def _open_to_append(path: Path) -> TextIO:
+    """Open a file of lines; one that a crash left without the end of its last line gets it."""
+    file = path.open("a+", encoding="utf-8")
+    if file.tell():
+        with path.open("rb") as there:
+            there.seek(-1, 2)
+            if there.read() != b"\n":
+                file.write("\n")
+    return file
+
+
+def _write_line(file: TextIO, values: dict[str, Any]) -> None:
+    file.write(json.dumps(_strict(values)) + "\n")
+    file.flush()
+
+
+def _strict(value: Any) -> Any:
+    """Return the value as JSON has it: null for what is no finite number."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _total(value: Any) -> Any:
+    return sum(value.values()) if isinstance(value, Mapping) else value

@@ -1,0 +1,56 @@
+"""Stopping on a signal: clusters send SIGTERM or SIGUSR1 before they take a machine away."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from minigpt4.common.dist_utils import is_distributed
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75
+"""The exit code of a run that saved and stopped on a signal, sysexits' "try again": resume it with
+`run.resume_ckpt_path=auto`."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Notices a signal on any rank; the ranks agree on the step after which all of them stop.
+
+    The agreement is one number a step over gloo, sent while the step computes, so that no device waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._noticed = False
+        self._group: Any = dist.new_group(backend="gloo") if is_distributed() else None
+        self._sent: tuple[torch.Tensor, Any] | None = None
+        self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        self._noticed = True
+        logger.warning("got %s: finishing the step, saving, stopping", signal.Signals(number).name)
+
+    def ask(self) -> None:
+        """Tell the other ranks whether this one was asked to stop; every rank calls this once a step."""
+        if self._group is not None:
+            flag = torch.tensor([int(self._noticed)])
+            self._sent = flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def agreed(self) -> bool:
+        """Return whether any rank was asked to stop when the ranks last told each other: the same on all of them."""
+        if self._sent is None:
+            return self._noticed and self._group is None
+        flag, work = self._sent
+        work.wait()
+        return bool(flag.item())
+
+    def close(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,181 @@
+"""Every kind of broken input has its own line, and all are told at once."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from minigpt4.datasets.check import check
+from tests.datasets.conftest import REFS, cells
+from tests.runners.tiny import ROOT
+
+
+def problems(cfg):
+    return "\n".join(check(cfg).problems)
+
+
+def test_when_all_is_well_the_table_has_every_file_with_its_key_and_address(load, world):
+    checkup = check(load())
+    assert checkup.problems == []
+    assert checkup.verdict() == "training could start"
+    assert cells(checkup, "gqa") == ["3", "3", "0", "0", "ok"]
+    assert cells(checkup, "refcoco") == ["1", "1", "0", "0", "ok"]
+    lines = {tuple(line.split()[-3:]) for line in checkup.found().splitlines()}
+    assert (
+        f"{world}/gqa.json",
+        "datasets.gqa.build_info.annotations.train.storage",
+        "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/datasets/gqa/train_balanced_questions.json",
+    ) in lines
+    assert (
+        f"{world}/images",
+        "datasets.gqa.build_info.images.storage",
+        "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
+    ) in lines
+    refer = "https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcoco.zip"
+    assert (f"{world}/{REFS}", "datasets.refcoco.build_info.ann_path", refer) in lines
+    assert (f"{world}/refcoco/instances.json", "datasets.refcoco.build_info.ann_path", refer) in lines
+    assert any("eva_tiny_28.pth" in line[0] and line[1] == "model.vit_ckpt" for line in lines)
+
+
+def test_rows_left_out_by_their_rule_are_told_and_are_no_problem(load, world, caplog):
+    caplog.set_level("INFO")
+    rows = [{"image": f"train2014/{n}.jpg", "question": "?", "answer": ["a"]} for n in (0, 1, 8)]
+    (world / "vqa.json").write_text(json.dumps(rows))
+    (world / "train").symlink_to(world / "images")
+    info = f"{{annotations: {{train: {{storage: {world}/vqa.json}}}}, images: {{storage: {world}}}}}"
+    checkup = check(load(f"datasets.coco_vqa.build_info={info}"))
+    assert checkup.problems == []
+    assert cells(checkup, "coco_vqa") == ["3", "2", "1", "0", "ok"]
+    assert "coco_vqa: 1 of 3 rows have no image below" in caplog.text
+
+
+def test_a_missing_folder(load, world):
+    shutil.rmtree(world / "images")
+    text = problems(load())
+    assert f"datasets.gqa.build_info.images.storage: no folder {world}/images; to be had from https://" in text
+    assert f"datasets.refcoco.build_info.image_path: no folder {world}/images; to be had from http://" in text
+
+
+def test_a_json_file_that_is_cut_off(load, world):
+    (world / "gqa.json").write_text((world / "gqa.json").read_text()[:-30])
+    assert f"gqa: {world}/gqa.json: broken or cut off JSON near byte " in problems(load())
+
+
+def test_a_pickle_that_is_cut_off(load, world):
+    (world / REFS).write_bytes((world / REFS).read_bytes()[:-9])
+    text = problems(load())
+    assert f"refcoco: {world}/{REFS}: cannot be read as a pickle file: pickle data was truncated" in text
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_pickle_that_would_run_code(load, world):
+    (world / REFS).write_bytes(pickle.dumps([RunsCode(str(world / "was_run"))], protocol=2))
+    text = problems(load())
+    assert f"refcoco: {world}/{REFS}: cannot be read as a pickle file: it holds " in text
+    assert "only plain data is read" in text
+    assert not (world / "was_run").exists()
+
+
+def test_a_file_of_another_schema(load, world):
+    (world / "gqa.json").write_text('[{"picture": "0.jpg"}]')
+    assert (
+        f"gqa: not one of its 1 rows can be used: {world}/gqa.json: record 1: 'image' is missing (there are picture)"
+    ) in problems(load())
+
+
+def test_a_row_of_another_schema_stops_a_training_that_tolerates_none(load, world):
+    rows = json.loads((world / "gqa.json").read_text())
+    (world / "gqa.json").write_text(json.dumps([*rows, {**rows[0], "answer": 3}]))
+    text = problems(load())
+    assert f"gqa: 1 of 4 rows are bad: {world}/gqa.json: record 4: 'answer' should be a text, not int" in text
+    assert "1 rows are bad, run.max_bad_samples allows 0; repair them, raise it, or `--check full`" in text
+    tolerant = check(load("run.max_bad_samples=1"))
+    assert tolerant.problems == []
+    assert cells(tolerant, "gqa") == ["4", "4", "0", "1", "ok"]
+    assert "1 rows are bad: tolerated, run.max_bad_samples allows 1" in tolerant.found()
+
+
+def test_an_image_that_is_not_there_stops_a_training_that_tolerates_none(load, world):
+    (world / "images/1.jpg").unlink()
+    assert f"gqa: the images of 1 of 3 rows are not there: {world}/images/1.jpg" in problems(load())
+    assert check(load("run.max_bad_samples=1")).problems == []
+
+
+def test_everything_that_is_wrong_is_told_at_once(load, world):
+    (world / "text.json").unlink()
+    (world / REFS).write_bytes(b"<html>")
+    (world / "gqa.json").write_text("[")
+    (world / "empty.pth").touch()
+    text = problems(
+        load(f"model.ckpt={world}/empty.pth", "model.vit_ckpt=nowhere.pth", "run.bad_samples_report=no.json")
+    )
+    for expected in (
+        "datasets.unnatural_instruction.build_info.ann_path: no file ",
+        f"refcoco: {world}/{REFS}: ",
+        f"gqa: {world}/gqa.json: broken or cut off JSON",
+        f"model.ckpt: {world}/empty.pth is empty (0 bytes)",
+        "model.vit_ckpt: no file nowhere.pth; to be had from https://",
+        "run.bad_samples_report: cannot read no.json: No such file",
+    ):
+        assert expected in text
+
+
+def test_weights_that_are_cut_off_or_incomplete(load, world):
+    torch.save({"model": {}}, world / "whole.pth")
+    (world / "cut.pth").write_bytes((world / "whole.pth").read_bytes()[:-40])
+    (world / "llama").mkdir()
+    (world / "llama/config.json").write_text("{}")
+    text = problems(
+        load(
+            f"model.ckpt={world}/cut.pth",
+            f"model.llama_model={world}/llama",
+            f"run.resume_ckpt_path={world}/gone.pth",
+            f"model.vit_ckpt={world}/whole.pth",
+        )
+    )
+    assert f"model.ckpt: {world}/cut.pth is cut off or no file of weights" in text
+    assert f"{world}/llama lacks tokenizer.model or tokenizer.json, weights (*.safetensors or *.bin)" in text
+    assert f"run.resume_ckpt_path: no file {world}/gone.pth" in text
+    assert "whole.pth" not in text
+
+
+def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "nobody/nothing is no folder here, not in the hub's cache, and HF_HUB_OFFLINE" in problems(
+        load("model.llama_model=nobody/nothing")
+    )
+    assert "model.llama_model: no folder ./llama; to be had from" in problems(load("model.llama_model=./llama"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    checkup = check(load("model.llama_model=nobody/nothing"))
+    assert checkup.problems == []
+    assert "will be downloaded" in checkup.found()
+
+
+def test_image_sizes_of_dataset_and_model_must_agree(load):
+    text = problems(load("datasets.gqa.vis_processor.train={name: blip2_image_train, image_size: 84}"))
+    assert "datasets.gqa.vis_processor.train.image_size is 84 but model.image_size is 56" in text
+
+
+@pytest.mark.parametrize("how", [["--check", "full"], []])
+def test_the_command_ends_with_1_when_training_could_not_start(load, world, how):
+    load()
+    (world / "images/1.jpg").write_bytes(b"x") if "full" in how else (world / "gqa.json").unlink()
+    command = [sys.executable, str(ROOT / "train.py"), "--cfg-path", str(world / "x.yaml"), *how]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=world, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "training cannot start:" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "set by" in done.stdout + done.stderr  # the table

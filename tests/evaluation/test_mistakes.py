@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from PIL import Image
+
+from minigpt4.evaluation.benchmark import Answered
+from minigpt4.evaluation.mistakes import mistakes, read_mistakes, write_mistakes
+
+
+def rows_of(benchmark, answers, tmp_path):
+    answered = [Answered(*pair) for pair in zip(benchmark.questions(), answers, strict=True)]
+    by_type = benchmark.score(answered).get("accuracy_by_type", {})
+    return mistakes(benchmark, answered, by_type, save_path=tmp_path)
+
+
+def test_a_wrong_answer_to_seed_tells_type_options_truth_and_image(make_benchmarks, model_answers, tmp_path):
+    [benchmark] = make_benchmarks("seed")
+    answers = [benchmark.clean(answer) for answer in model_answers["seed"]]
+    rows = rows_of(benchmark, answers, tmp_path)
+    assert len(rows) == 8  # 22 of 30 are right
+    assert rows[0] == {
+        "benchmark": "seed",
+        "question_id": 101030,
+        "type": "Instance Identity",
+        "type_accuracy": 50.0,
+        "prompt": "[vqa] Is there anything to the right of the long vase?\nA. round pizza\nB. small horse\n"
+        "C. yellow frisbee\nD. small frisbee\nAnswer with the option's letter from the given choices directly.",
+        "options": {"A": "round pizza", "B": "small horse", "C": "yellow frisbee", "D": "small frisbee"},
+        "truth": "D",
+        "answer": "a",
+        "right": 0.0,
+        "image": "evaluation_dataset/seed/SEED-Bench-image/832156_337591145",
+    }
+
+
+def test_a_picture_that_comes_as_text_gets_a_file_one_for_all_its_questions(make_benchmarks, tmp_path):
+    [benchmark] = make_benchmarks("mmbench")
+    rows = rows_of(benchmark, ["none of these"] * 22, tmp_path)
+    files = {row["image"] for row in rows}
+    assert len(rows) == 18  # so many rows of the TSV tell their answer
+    assert {str(path) for path in (tmp_path / "wrong_pictures" / "mmbench").iterdir()} == files
+    for file in files:
+        Image.open(file).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "truth"),
+    [
+        ("hm", "maybe", ["no", "yes"]),
+        ("iconvqa", [4, 0], ["truck"]),
+        ("vsr", "maybe", ["true", "false"]),
+    ],
+)
+def test_truths_are_in_words(name, answer, truth, make_benchmarks, tmp_path):
+    changes = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}.get(name, {})
+    [benchmark] = make_benchmarks(name, **changes)
+    question = benchmark.questions()[0]
+    assert benchmark.about(question)["truth"] in truth
+    assert isinstance(benchmark.words(question, answer), str)
+
+
+def test_the_truth_of_graded_answers_is_what_people_said(make_benchmarks):
+    [benchmark] = make_benchmarks("vizwiz")
+    question = benchmark.questions()[0]
+    assert benchmark.about(question) == {"type": "other", "options": None, "truth": "yes (9), Unanswerable (1)"}
+
+
+def test_an_answer_that_is_right_by_half_is_not_wrong(make_benchmarks, tmp_path):
+    [benchmark] = make_benchmarks("vizwiz")
+    question = benchmark.questions()[0]
+    question = type(question)(id=0, prompt="", image=question.image, extra={"answers": ["a", "a", "b"]})
+    rows = mistakes(benchmark, [Answered(question, "a"), Answered(question, "b")], {}, save_path=tmp_path)
+    assert [(row["answer"], row["right"]) for row in rows] == [("b", pytest.approx(1 / 3))]
+
+
+def test_writing_replaces_the_rows_of_that_benchmark_alone(tmp_path):
+    write_mistakes(tmp_path, "a", [{"benchmark": "a", "n": 1}])
+    write_mistakes(tmp_path, "b", [{"benchmark": "b", "n": 2}])
+    write_mistakes(tmp_path, "a", [{"benchmark": "a", "n": "\ud800\n"}])
+    assert read_mistakes(tmp_path) == [{"benchmark": "b", "n": 2}, {"benchmark": "a", "n": "\ud800\n"}]
+    assert len((tmp_path / "wrong.jsonl").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "wrong.jsonl").read_text().splitlines()[0]) == {"benchmark": "b", "n": 2}

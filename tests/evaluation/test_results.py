@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from minigpt4.evaluation.benchmark import Answered
+from minigpt4.evaluation.published import comparison_table, results_table
+from minigpt4.evaluation.results import read_answered, read_results
+
+CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
+NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_comes_back_from_its_entry_and_scores_the_same(name, make_benchmarks, model_answers, tmp_path):
+    benchmark = make_benchmarks(name, **CHANGES.get(name, {}))[0]
+    questions = benchmark.questions()
+    given = model_answers["refcoco_first_pass"][benchmark.name] if name == "refcoco" else model_answers[name]
+    answers = [benchmark.clean(answer) for answer in given]
+    answered = [Answered(*pair) for pair in zip(questions, answers, strict=True)]
+    entries = [benchmark.result(*pair) for pair in answered]
+    (tmp_path / benchmark.result_file).write_text(benchmark.result_text(entries))
+    read = read_answered(benchmark, questions, tmp_path / benchmark.result_file)
+    assert benchmark.score(read) == benchmark.score(answered)
+    if name != "hm":  # where yes and no are saved as 1 and 0
+        assert [answer for _, answer in read] == answers
+
+
+@pytest.mark.parametrize("name", ["seed", "okvqa", "vizwiz", "gqa", "vsr"])
+def test_a_file_of_the_published_tool_is_read(name, golden, make_benchmarks, tmp_path):
+    [benchmark] = make_benchmarks(name, **CHANGES.get(name, {}))
+    recorded = golden(name)
+    (tmp_path / recorded["saved_file"]).write_text(recorded["saved_text"])
+    read = read_answered(benchmark, benchmark.questions(), tmp_path / recorded["saved_file"])
+    assert len(read) == len(recorded["items"])
+
+
+def test_a_file_about_other_questions_is_refused(make_benchmarks, golden, tmp_path):
+    [benchmark] = make_benchmarks("seed")
+    questions, lines = benchmark.questions(), golden("seed")["saved_text"].splitlines(keepends=True)
+    path = tmp_path / "seed.jsonl"
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"seed.jsonl holds 29 answers to 30 questions"):
+        read_answered(benchmark, questions, path)
+    path.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(ValueError, match=r"seed.jsonl, row 0 answers another question: its question_id is \d+, expect"):
+        read_answered(benchmark, questions, path)
+    path.write_text("".join(['{"question_id": 1}\n', *lines[1:]]))
+    with pytest.raises(ValueError, match=r"seed.jsonl, row 0: no answer in {'question_id': 1}"):
+        read_answered(benchmark, questions, path)
+
+
+def test_a_damaged_results_file_is_named(tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results.json is not JSON, remove it"):
+        read_results(tmp_path)
+
+
+def test_the_tables_show_the_published_numbers_beside_the_measured_ones():
+    scored = {"accuracy": 50.0, "interval": [40.0, 60.0], "num_questions": 9, "num_unanswered": 1, "num_unparsed": 2}
+    table = results_table({"seed": {**scored, "seconds": 1.25}, "gqa": scored, "vsr": {"seconds": 3.0}})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert lines[2:] == [
+        ["seed", "50.00", "40.00 .. 60.00", "9", "1", "2", "1.2", "49.21", "63.83"],
+        ["gqa", "50.00", "40.00 .. 60.00", "9", "1", "2", "-", "-", "-"],
+    ]
+    table = comparison_table({"mine": {"seed": scored, "mmbench": {**scored, "accuracy": None}}})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert lines[0] == ["", "SEED", "MMB", "OKVQA", "VizWiz", "VSR"]
+    assert lines[2:] == [
+        ["published baseline", "49.21", "38.83", "56.03", "53.08", "61.37"],
+        ["published engine (270k)", "63.83", "52.92", "56.87", "54.39", "62.43"],
+        ["mine", "50.00", "-", "-", "-", "-"],
+    ]
+
+
+def test_every_score_has_an_interval_around_it(make_benchmarks, model_answers):
+    for name in ("seed", "okvqa", "vizwiz", "hm"):
+        [benchmark] = make_benchmarks(name)
+        answers = [benchmark.clean(answer) for answer in model_answers[name]]
+        score = benchmark.score([Answered(*pair) for pair in zip(benchmark.questions(), answers, strict=True)])
+        low, high = score["interval"]
+        assert 0 <= low < score["accuracy"] < high <= 100
+        assert json.loads(json.dumps(score)) == score

@@ -1,0 +1,112 @@
+"""Decoding step by step: against transformers' own, with beginnings that are read once, and stopping in time."""
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, prompt_heads, stream
+from minigpt4.models.decoding import Reader, decoding_config, write
+from minigpt4.models.llama import causal_lm
+from tests.models.golden_model import picture, tiny_model
+
+QUESTIONS = ["what is this?", "[vqa] how many boats are there in the picture?", "a", "[refer] the man", "why?"]
+PROMPTS = [generation_prompt(question) for question in QUESTIONS]
+SHOWN = [0, 0, 1, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.stack([picture(0), picture(1)])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_greedy_and_sampled_tokens_are_those_of_transformers(seed, model, images):
+    config = decoding_config(model.chat_encoder.tokenizer, do_sample=seed is not None, temperature=0.7)
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+        padded = pad_sequence(embeds, batch_first=True, padding_side="left")
+        starts = padded.shape[1] - torch.tensor([len(one) for one in embeds])
+        mask = (torch.arange(padded.shape[1]) >= starts[:, None]).long()
+        torch.manual_seed(seed or 0)
+        theirs = causal_lm(model.llama_model).generate(
+            inputs_embeds=padded, attention_mask=mask, generation_config=config
+        )
+        torch.manual_seed(seed or 0)
+        assert torch.equal(continue_from(model, embeds, config), theirs)
+
+
+def test_an_image_shown_by_several_prompts_gives_the_answers_of_asking_alone(model, images):
+    alone = [model.generate(images[s : s + 1], [p])[0] for s, p in zip(SHOWN, PROMPTS, strict=True)]
+    assert all(alone)
+    assert model.generate(images, PROMPTS, shown=SHOWN) == alone
+    assert model.generate(images[SHOWN], PROMPTS) == alone
+    assert model.generate(model.encode_img(images), PROMPTS, shown=SHOWN) == alone
+
+
+def test_a_shared_beginning_changes_what_follows_by_rounding_alone(model, images):
+    llama = causal_lm(model.llama_model)
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+        shared = Reader(llama).read_prompts(embeds, prompt_heads(model, PROMPTS, SHOWN))
+        alone = torch.cat([Reader(llama).read_prompts([one]) for one in embeds])
+    torch.testing.assert_close(llama.lm_head(shared), llama.lm_head(alone), rtol=0, atol=1e-5)
+
+
+def test_a_shared_beginning_is_read_once(model, images, monkeypatch):
+    read = []
+    keep = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, x, m=None: (read.append(x.shape[:2]), keep(self, x, m))[1])
+    ids = [model.chat_encoder.prompt_ids(prompt) for prompt in PROMPTS]
+    model.generate(images, PROMPTS, shown=SHOWN, max_new_tokens=2)
+    beginning = int((ids[0] < 0).nonzero().max()) + 1
+    longest = max(len(one) for one in ids)
+    assert read == [(2, beginning), (5, longest - beginning), (5, 1)]
+
+
+def test_prompts_whose_beginnings_differ_in_text_or_image_are_not_taken_for_one(model, images):
+    prompts = [PROMPTS[0], "<s>[INST] Look: <Img><ImageHere></Img> what is this? [/INST]", PROMPTS[0]]
+    heads = prompt_heads(model, prompts, [0, 0, 0])
+    assert heads[0] == heads[2] != heads[1]
+    alone = [model.generate(images[:1], [prompt])[0] for prompt in prompts]
+    assert model.generate(images, prompts, shown=[0, 0, 0]) == alone
+    assert prompt_heads(model, PROMPTS[:2], [0, 1]) is None
+
+
+def test_writing_stops_once_the_last_answer_has_ended(model, images):
+    config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
+    llama = causal_lm(model.llama_model)
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+        first = torch.stack(list(write(llama, embeds, config)), dim=1)
+        # the token that comes third in the first answer ends answers now
+        config.eos_token_id = int(first[0, 2])
+        steps = list(write(llama, embeds[:1], config))
+        assert [int(step) for step in steps] == first[0, :3].tolist()
+
+
+def test_a_streamed_answer_grows_to_the_generated_one(model, images):
+    texts = list(stream(model, images[:1], PROMPTS[1], max_new_tokens=6))
+    assert len(texts) == 6
+    assert texts[-1] == model.generate(images[:1], PROMPTS[1:2], max_new_tokens=6)[0]
+
+
+def test_streaming_leaves_gradients_on_between_its_steps(model, images):
+    for _ in stream(model, images[:1], PROMPTS[0], max_new_tokens=2):
+        assert torch.is_grad_enabled()
+
+
+def test_a_placeholder_count_that_does_not_fit_what_is_shown_is_refused(model, images):
+    with pytest.raises(ValueError, match="the prompts show 2 images but 1 are given"):
+        model.generate(images, PROMPTS[:2], shown=[0])
+
+
+def test_ranking_may_show_an_image_twice_too(model, images):
+    choices = [["a blue truck", "no"], ["yes", "three sheep", "no"]]
+    alone = [model.rank(images[1:], [p], [c])[0] for p, c in zip(PROMPTS[:2], choices, strict=True)]
+    assert model.rank(images, PROMPTS[:2], choices, shown=[1, 1]) == alone

@@ -1,0 +1,166 @@
+"""Runs that are stopped, killed or broken, with real processes: nothing is lost, and what goes on is the same run."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt4.runners.stop import EXIT_CODE
+from tests.runners.test_training_runs import checkpoint
+from tests.runners.tiny import DATA, command_of, environment, log_lines, tiny_config, train
+
+
+def start(tmp_path, config, *options, num_processes=1):
+    command = command_of(tmp_path, config, *options, num_processes=num_processes)
+    log = (tmp_path / "stderr.txt").open("a")
+    return subprocess.Popen(command, cwd=DATA, env=environment(), stderr=log, stdout=log, start_new_session=True)
+
+
+def wait_for_step(tmp_path, step, process, timeout=120):
+    deadline = time.monotonic() + timeout
+    log = tmp_path / "out" / "job" / "log.txt"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) > step:
+            return
+        time.sleep(0.05)
+    raise AssertionError((tmp_path / "stderr.txt").read_text()[-3000:])
+
+
+def losses(tmp_path):
+    """Return the loss of each step; a step that was taken again must have lost the same."""
+    found = {}
+    for line in log_lines(tmp_path):
+        assert found.setdefault(line["step"], line["loss"]) == line["loss"], line["step"]
+    return found
+
+
+def config_of(**run):
+    options = {"max_epoch": 2, "iters_per_epoch": 15, "accum_grad_iters": 2, "num_workers": 2, "save_every_steps": 4}
+    return tiny_config(**{**options, **run})
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken")
+    done = train(path, config_of())
+    assert done.returncode == 0, done.stderr
+    return losses(path), checkpoint(path, 1)["model"]
+
+
+def is_unbroken(tmp_path, unbroken):
+    expected, weights = unbroken
+    found = losses(tmp_path)
+    assert found == {step: expected[step] for step in found} and max(found) == 29
+    ours = checkpoint(tmp_path, 1)["model"]
+    assert all(torch.equal(ours[name], weights[name]) for name in weights)
+
+
+def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
+    """Kill the run at random moments, also while it saves; each time it goes on from its newest checkpoint."""
+    options = ("run.resume_ckpt_path=auto", "run.job_id=job")
+    for _ in range(num_kills):
+        process = start(tmp_path, config_of(), *options)
+        seen = len(log_lines(tmp_path)) if (tmp_path / "out/job/log.txt").exists() else 0
+        wait_for_step(tmp_path, seen + rng.randrange(6), process)
+        time.sleep(rng.random() * 0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if max(losses(tmp_path), default=0) >= 26:
+            break
+    done = train(tmp_path, config_of(), *options)
+    assert done.returncode == 0, done.stderr
+    is_unbroken(tmp_path, unbroken)
+
+
+def test_a_run_killed_three_times_is_the_unbroken_run(tmp_path, unbroken):
+    kill_and_go_on(tmp_path, unbroken, random.Random(1), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(7))
+def test_a_run_killed_again_and_again_is_the_unbroken_run(tmp_path, unbroken, seed):
+    kill_and_go_on(tmp_path, unbroken, random.Random(100 + seed), 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_stops_and_the_rest_is_the_same(tmp_path, unbroken, number):
+    process = start(tmp_path, config_of(save_every_steps=None))
+    wait_for_step(tmp_path, 5, process)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == EXIT_CODE
+    done = train(tmp_path, config_of(), "run.resume_ckpt_path=auto")
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
+    is_unbroken(tmp_path, unbroken)
+
+
+def test_sigterm_to_torchrun_saves_on_two_ranks_and_ends_in_time(tmp_path):
+    config = tiny_config(max_epoch=1, iters_per_epoch=400)
+    process = start(tmp_path, config, num_processes=2)
+    wait_for_step(tmp_path, 3, process)
+    process.terminate()
+    process.wait(timeout=60)
+    [saved] = (tmp_path / "out/job").glob("checkpoint_step_*.pth")
+    assert torch.load(saved, weights_only=True)["step"] == max(losses(tmp_path)) + 1
+
+
+def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
+    config = tiny_config(max_epoch=2)
+    assert train(tmp_path, config, num_processes=2).returncode == 0
+    path = tmp_path / "out/job/checkpoint_0.pth"
+    done = train(tmp_path, config, f"run.resume_ckpt_path={path}", "run.job_id=alone")
+    assert done.returncode == 0, done.stderr
+    assert "was written by 2 processes, this run has 1" in done.stderr
+    assert checkpoint(tmp_path, 1, "alone")["history"] == [(0, 2), (3, 1)]
+
+
+def children_of(process, *, having, of="cmdline"):
+    """Return the child processes whose command line or environment has a text."""
+    pids = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in pids if having in Path(f"/proc/{pid}/{of}").read_text().split("\0")]
+
+
+def test_a_killed_worker_ends_the_run(tmp_path):
+    process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=2000, num_workers=2))
+    wait_for_step(tmp_path, 3, process)
+    os.kill(children_of(process, having="--cfg-path")[0], signal.SIGKILL)
+    assert process.wait(timeout=60) not in (0, EXIT_CODE)
+    assert "a data worker died" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
+    process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=4000), num_processes=2)
+    wait_for_step(tmp_path, 3, process)
+    [second] = children_of(process, having="RANK=1", of="environ")
+    os.kill(second, signal.SIGINT)  # raises KeyboardInterrupt wherever that rank is
+    assert process.wait(timeout=60) not in (0, EXIT_CODE)
+    said = (tmp_path / "stderr.txt").read_text()
+    assert "KeyboardInterrupt" in said and "runner.train()" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_leaves_the_checkpoint_before_usable(tmp_path, unbroken):
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(out)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        full = train(tmp_path, config_of())
+        assert full.returncode != 0
+        assert "No space left on device" in full.stderr or "unexpected pos" in full.stderr
+        saved = sorted((out / "job").glob("checkpoint_*.pth"))
+        assert saved
+        subprocess.run(["mount", "-o", "remount,size=50m", str(out)], check=True)
+        done = train(tmp_path, config_of(), "run.resume_ckpt_path=auto")
+        assert done.returncode == 0, done.stderr
+        is_unbroken(tmp_path, unbroken)
+    finally:
+        subprocess.run(["umount", str(out)], check=True)

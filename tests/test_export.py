@@ -1,0 +1,77 @@
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from minigpt4.common.checkpoint import read_tensors
+from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.export import export, logits_of, main
+from minigpt4.models.answering import answering_mode, embed_prompts
+from minigpt4.models.llama import causal_lm
+from tests.models.golden_model import ASSETS, picture, tiny_model
+
+LLAMA = str(ASSETS / "llama_tiny")
+PROMPT = generation_prompt("[vqa] What is this?")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder, how far its logits differ, and what the model says itself."""
+    model = tiny_model()
+    with answering_mode(model):
+        embeds = embed_prompts(model, picture(1)[None], [PROMPT])[0]
+    logits = logits_of(causal_lm(model.llama_model), embeds)
+    answer = model.generate(picture(1)[None], [PROMPT])
+    out = tmp_path_factory.mktemp("exported") / "new"
+    return out, export(model, out, llama_folder=LLAMA, dtype="float32"), embeds, logits, answer
+
+
+def test_the_merged_folder_is_a_plain_llama_with_the_same_logits(exported):
+    out, differences, embeds, logits, _ = exported
+    llama = AutoModelForCausalLM.from_pretrained(out / "llama")
+    assert type(llama).__name__ == "LlamaForCausalLM"
+    assert not any("lora" in name for name, _ in llama.named_parameters())
+    torch.testing.assert_close(logits_of(llama.eval(), embeds), logits, rtol=0, atol=1e-4)
+    assert 0 < differences["llama"] < 1e-5
+    base = AutoModelForCausalLM.from_pretrained(LLAMA)
+    assert (logits_of(base.eval(), embeds) - logits).abs().max() > 0.01  # LoRA does matter here
+
+
+def test_the_merged_folder_stops_where_answers_end(exported):
+    out, *_ = exported
+    llama = AutoModelForCausalLM.from_pretrained(out / "llama")
+    assert (llama.generation_config.eos_token_id, bool(llama.generation_config.do_sample)) == (2, False)
+    assert (out / "llama" / "tokenizer.model").read_bytes() == (ASSETS / "llama_tiny" / "tokenizer.model").read_bytes()
+
+
+def test_the_adapter_folder_fits_the_original_llama(exported):
+    out, differences, embeds, logits, _ = exported
+    llama = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(LLAMA), out / "adapter")
+    torch.testing.assert_close(logits_of(llama.get_base_model().eval(), embeds), logits, rtol=0, atol=1e-4)
+    assert llama.peft_config["default"].base_model_name_or_path == LLAMA
+    assert differences["adapter"] < 1e-5
+
+
+def test_the_exported_parts_make_the_same_model_again(exported):
+    out, _, _, _, answer = exported
+    assert set(load_file(out / "projection.safetensors")) == {"llama_proj.weight", "llama_proj.bias"}
+    model = tiny_model(llama_model=str(out / "llama"), lora_r=0, ckpt=None)
+    model.load_trainable_state(read_tensors(out / "projection.safetensors"), source="projection.safetensors")
+    assert model.generate(picture(1)[None], [PROMPT]) == answer
+
+
+def test_weights_that_say_something_else_are_not_passed_on(tmp_path, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr("minigpt4.export.TOLERANCE", {"float32": 0.0, "float16": 0.0})
+    with pytest.raises(ValueError, match=r"its logits differ by .* of the largest, allowed 0e\+00"):
+        export(model, tmp_path, llama_folder=LLAMA, dtype="float16")
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "precious").write_text("x")
+    monkeypatch.setattr("sys.argv", ["export", "--cfg-path", "none.yaml", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "holds something already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]

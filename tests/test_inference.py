@@ -1,0 +1,88 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.inference import load_model
+from tests.models.golden_model import ASSETS, picture, tiny_model
+
+IMAGES = [ASSETS / "images" / f"img{number}.png" for number in range(2)]
+YAML = f"""
+model:
+  image_size: 56
+  vit: {{embed_dim: 32, depth: 2, num_heads: 4}}
+  vit_precision: fp32
+  vit_ckpt: {ASSETS / "eva_tiny_28.pth"}
+  llama_model: {ASSETS / "llama_tiny"}
+  ckpt: {ASSETS / "minigptv2_tiny_ckpt.pth"}
+  lora_r: 4
+  end_sym: "</s>"
+preprocess: {{vis_processor: {{eval: {{image_size: 56}}}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def assistant(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(YAML)
+    return load_model(path, device="cpu")
+
+
+def test_pictures_and_paths_are_answered_as_the_evaluation_does(assistant):
+    questions = ["[vqa] what is this?", "[vqa] how many?"]
+    expected = tiny_model().generate(torch.stack([picture(0), picture(1)]), [generation_prompt(q) for q in questions])
+    assert assistant.generate(IMAGES, questions) == expected
+    assert assistant.generate([str(IMAGES[0]), Image.open(IMAGES[1])], questions) == expected
+    assert assistant.generate(IMAGES[0], questions[0]) == expected[:1]
+
+
+def test_one_picture_for_all_questions_is_looked_at_once(assistant, monkeypatch):
+    seen = []
+    encode_img = assistant.model.encode_img
+    monkeypatch.setattr(assistant.model, "encode_img", lambda images: (seen.append(len(images)), encode_img(images))[1])
+    answers = assistant.generate(IMAGES[0], ["a", "b", "c"], max_new_tokens=3)
+    again = assistant.generate([IMAGES[0], IMAGES[1], str(IMAGES[0])], ["a", "b", "c"], max_new_tokens=3)
+    assert seen == [1, 2]
+    assert (answers[0], answers[2]) == (again[0], again[2])
+
+
+def test_a_question_may_come_without_a_picture(assistant):
+    both = assistant.generate([IMAGES[0], None], ["a", "Name 2 colors."], max_new_tokens=4)
+    assert both[1] == tiny_model().generate(None, [generation_prompt("Name 2 colors.", False)], max_new_tokens=4)[0]
+
+
+def test_what_cannot_be_asked_is_refused_with_its_reason(assistant, tmp_path):
+    with pytest.raises(ValueError, match="2 questions about 1 pictures; give one each, or one for all"):
+        assistant.generate([IMAGES[0]], ["a", "b"])
+    with pytest.raises(ValueError, match=r"cannot read the picture .*none.png"):
+        assistant.generate(tmp_path / "none.png", "a")
+    with pytest.raises(ValueError, match="a question may not hold <ImageHere>"):
+        assistant.generate(IMAGES[0], "<ImageHere>")
+
+
+def test_a_conversation_is_laid_out_as_it_was_trained(assistant, monkeypatch):
+    prompts = []
+    stream = assistant.stream
+    monkeypatch.setattr(assistant, "stream", lambda e, p, **how: (prompts.append(p), stream(e, p, **how))[1])
+    chat = assistant.chat(IMAGES[0])
+    first = list(chat.ask("what is this?", max_new_tokens=5))[-1]
+    list(chat.ask("and that?", max_new_tokens=5))
+    start = "<s>[INST] <Img><ImageHere></Img> what is this? [/INST]"
+    assert prompts == [start, f"{start}{first}</s><s>[INST] and that? [/INST]"]
+    assert first == assistant.generate(IMAGES[0], "what is this?", max_new_tokens=5)[0]
+    assert chat.turns[0].answer == first
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, minigpt4; assert 'torch' not in sys.modules; assert not hasattr(minigpt4, 'nothing')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_package_offers_load_model():
+    import minigpt4
+
+    assert minigpt4.load_model is load_model
