@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -74,6 +76,64 @@ def draw_batch(model: Any, mixture: DictConfig, rng: random.Random, *, text_toke
     return model.chat_encoder.collate(examples)
 
 
+@dataclass
+class Timing:
+    """What the timed steps did."""
+
+    seconds: float = 0.0
+    num_samples: int = 0
+    num_tokens: int = 0
+    flops: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+def time_steps(model: Any, cfg: DictConfig, device: torch.device, args: argparse.Namespace) -> Timing:
+    """Take the steps and return what those behind the warm-up did."""
+    on_gpu = device.type == "cuda"
+    mixture, rng = Config.load(MIXTURE).datasets_cfg, derive_rng("train_step", args.size)
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-5, fused=on_gpu)
+    count_flops, timing = ModelFlops(model), Timing()
+    for step in range(args.warmup + args.steps):
+        batch = draw_batch(model, mixture, rng, text_tokens=args.text_tokens, image_size=cfg.image_size)
+        if step == args.warmup and on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        before = time.perf_counter()
+        with autocast(device):
+            loss = model(batch.to(device))["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        timing.losses.append(float(loss.detach()))  # waits for the device
+        if step >= args.warmup:
+            timing.seconds += time.perf_counter() - before
+            timing.num_samples += len(batch.lengths)
+            timing.num_tokens += len(batch.input_ids)
+            timing.flops += count_flops(batch)
+    return timing
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the context of bfloat16 on a GPU, of nothing on a CPU."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def figures_of(timing: Timing, device: torch.device) -> dict[str, Any]:
+    """Return the figures to print."""
+    on_gpu = device.type == "cuda"
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    mfu = utilisation(timing.flops, seconds=timing.seconds, device=device)
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "seconds": round(timing.seconds, 3),
+        "samples_per_s": round(timing.num_samples / timing.seconds, 2),
+        "tokens_per_s": round(timing.num_tokens / timing.seconds, 1),
+        "model_tflops_per_s": round(timing.flops / timing.seconds / 1e12, 4),
+        "mfu": None if mfu is None else round(mfu, 4),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30 if on_gpu else process, 2),
+        "losses": [round(timing.losses[0], 4), round(timing.losses[-1], 4)],
+    }
+
+
 def main() -> None:
     """Run the steps and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,67 +145,19 @@ def main() -> None:
     parser.add_argument("--generate", action="store_true", help="also generate 20 tokens for two images")
     args = parser.parse_args()
     torch.manual_seed(0)
-    device = torch.device(args.device)
-    on_gpu = device.type == "cuda"
-    cfg = model_config(args.size)
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    device, cfg = torch.device(args.device), model_config(args.size)
     began = time.perf_counter()
     with device:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = registry.get_model_class(cfg.arch).from_config(cfg, dtype=dtype)
     model = model.to(device).train()
-    built = time.perf_counter() - began
-    mixture = Config.load(MIXTURE).datasets_cfg
-    rng = derive_rng("train_step", args.size)
-    optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-5, fused=on_gpu)
-    count_flops = ModelFlops(model)
-    samples = tokens = 0
-    flops = 0.0
-    losses = []
-    for step in range(args.warmup + args.steps):
-        batch = draw_batch(model, mixture, rng, text_tokens=args.text_tokens, image_size=cfg.image_size)
-        if step == args.warmup:
-            if on_gpu:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-            began, making = time.perf_counter(), 0.0
-        before = time.perf_counter()
-        batch_there = batch.to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=on_gpu):
-            output = model(batch_there)
-        output["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if on_gpu:
-            torch.cuda.synchronize()
-        if step >= args.warmup:
-            making += time.perf_counter() - before
-            samples += len(batch.lengths)
-            tokens += len(batch.input_ids)
-            flops += count_flops(batch)
-        losses.append(float(output["loss"].detach()))
-    result = {
-        "size": args.size,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "steps": args.steps,
-        "seconds_to_build": round(built, 1),
-        "seconds": round(making, 3),
-        "samples_per_s": round(samples / making, 2),
-        "tokens_per_s": round(tokens / making, 1),
-        "model_tflops_per_s": round(flops / making / 1e12, 4),
-        "losses": [round(losses[0], 4), round(losses[-1], 4)],
-    }
-    if on_gpu:
-        result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        mfu = utilisation(flops, seconds=making, device=device)
-        result["mfu"] = None if mfu is None else round(mfu, 4)
-    else:
-        import resource
-
-        result["peak_memory_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    result: dict[str, Any] = {"size": args.size, "steps": args.steps}
+    result["seconds_to_build"] = round(time.perf_counter() - began, 1)
+    result |= figures_of(time_steps(model, cfg, device, args), device)
     if args.generate:
         prompts = [f"<s>[INST] {IMAGE_SPAN} [vqa] what is this? [/INST]"] * 2
         images = torch.randn(2, 3, cfg.image_size, cfg.image_size, device=device)
-        with torch.autocast(device.type, dtype=dtype, enabled=on_gpu):
+        with autocast(device):
             result["generated"] = model.generate(images, prompts, max_new_tokens=20)
     print(json.dumps(result))
 

@@ -14,9 +14,9 @@ from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.datasets.bad_samples import open_images, read_report, write_report
 from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.mixture import ENDLESS
 from minigpt4.datasets.report import MAX_EXAMPLES
 from minigpt4.datasets.table import as_table
 

@@ -16,7 +16,7 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Exampl
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.mixture import ENDLESS, Ingredient, shares
+from minigpt4.datasets.draws import ENDLESS, Ingredient, shares
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
 NUM_MEASURED = 32

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 from torch import Tensor
 
-from minigpt4.datasets.mixture import ENDLESS
+from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.preview import DatasetView, Sample, Token
 
 BOX = re.compile(r"\{<(-?\d+)><(-?\d+)><(-?\d+)><(-?\d+)>\}")

@@ -25,9 +25,9 @@ from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings, decode_image
-from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.rows import require
 
 logger = logging.getLogger(__name__)

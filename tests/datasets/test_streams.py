@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.pools import load_pool
-from minigpt4.datasets.mixture import ENDLESS, STREAM_BLOCK, Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK, Ingredient
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 
 
 def write_shard(path, samples):

@@ -10,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.mixture import ENDLESS, Draw, Ingredient, MixtureDataset, MixtureSampler, share_out
+from minigpt4.datasets.draws import ENDLESS, Draw, Ingredient, share_out
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 from minigpt4.runners.balance import group_losses, weigh
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap

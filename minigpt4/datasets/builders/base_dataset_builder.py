@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,8 @@ from minigpt4.conversation.pools import load_pool
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
+
+HELD_OUT = ("val", "test")
 
 
 class BaseDatasetBuilder:
@@ -49,6 +51,17 @@ class BaseDatasetBuilder:
         files = [storage] if isinstance(storage, str) else list(storage or ())
         return [self.place(key, file, self.annotations_address) for file in files] or [self.place(key, None)]
 
+    def held_out_places(self) -> dict[str, list[Place]]:
+        """Return where the files of the held-out splits are looked for; `annotations.val` and `.test` name them."""
+        splits = {}
+        for split in HELD_OUT:
+            key = f"annotations.{split}.storage"
+            storage = self._option(key)
+            files = [storage] if isinstance(storage, str) else list(storage or ())
+            if files:
+                splits[split] = [self.place(key, file, self.annotations_address) for file in files]
+        return splits
+
     def image_place(self) -> Place | None:
         """Return where the images are looked for, None for a dataset of text only."""
         key = "image_path" if self._option("image_path") else "images.storage"
@@ -70,26 +83,31 @@ class BaseDatasetBuilder:
     def places(self) -> list[Place]:
         """Return all files and folders that the dataset needs."""
         images = self.image_place()
-        return [*self.annotation_places(), *self.other_places(), *([images] if images else [])]
+        held_out = [place for places in self.held_out_places().values() for place in places]
+        return [*self.annotation_places(), *held_out, *self.other_places(), *([images] if images else [])]
 
     def problems(self) -> list[str]:
         """Return every missing file and folder, with the YAML key that sets it and where it is to be had."""
         return [problem for place in self.places() if (problem := place.problem())]
 
     def build_datasets(self) -> dict[str, InstructionDataset]:
-        """Return the dataset of the training split as {"train": dataset}.
+        """Return the dataset of the training split as {"train": dataset}, and those of held-out splits that are set.
 
         Raises: ValueError with every missing path, or when no row can be used.
         """
         problems = self.problems()
         if problems:
             raise ValueError("\n".join(problems))
+        splits = {"train": self.annotation_places(), **self.held_out_places()}
+        return {split: self._build(places) for split, places in splits.items()}
+
+    def _build(self, annotations: Sequence[Place]) -> InstructionDataset:
         images = self.image_place()
         folder = images.find() if images else None
         cls = self.dataset_class()
-        dataset = cls(
+        return cls(
             name=self.name,
-            annotations=[file for place in self.annotation_places() if (file := place.find())],
+            annotations=[file for place in annotations if (file := place.find())],
             other_files=[file for place in self.other_places() if (file := place.find())],
             image_folder=self.image_folder(folder) if folder else None,
             vis_processor=self._processor("vis_processor"),
@@ -99,7 +117,6 @@ class BaseDatasetBuilder:
             listings=self.listings,
             bad_samples=self.bad_samples,
         )
-        return {"train": dataset}
 
     def place(self, key: str, path: str | None, address: str = "", *, folder: bool = False) -> Place:
         """Return the place of one configured path, with its other spellings."""

@@ -1,0 +1,28 @@
+"""The sample world: small drawn data in every layout of the real downloads, and a tiny model to train on them.
+
+python -m minigpt4.sample_world --out sample_world --num-train-scenes 4000 --num-eval-scenes 900 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from minigpt4.sample_world.world import WorldSize, write_world
+
+
+def main() -> None:
+    """Read the command line and write the world."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = WorldSize()
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; made when absent")
+    parser.add_argument("--num-train-scenes", type=int, default=size.num_train_scenes)
+    parser.add_argument("--num-eval-scenes", type=int, default=size.num_eval_scenes)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_world(args.out, WorldSize(args.num_train_scenes, args.num_eval_scenes), seed=args.seed)
+    print(f"wrote {args.out}: train_dataset, evaluation_dataset, the tiny model, train_configs, eval_configs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The world as a whole: which scenes go where, and everything that is written below one folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpt4.sample_world.configs import write_configs
+from minigpt4.sample_world.evaluation_files import write_mmbench, write_seed
+from minigpt4.sample_world.scenes import Scene, make_scene
+from minigpt4.sample_world.tiny_model import SHIPPED
+from minigpt4.sample_world.train_files import write_train_files
+
+ASSETS = Path(__file__).parent / "assets"
+SHARES = {"coco": 0.35, "vg": 0.3, "gqa": 0.1, "textcaps": 0.1, "ocrvqa": 0.1, "flickr": 0.02, "web": 0.03}
+"""Sources of training pictures and their shares of the scenes."""
+MMBENCH_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSize:
+    """How many scenes are drawn for training and for evaluation.
+
+    Raises: ValueError when a count is too small to fill every file.
+    """
+
+    num_train_scenes: int = 4000
+    num_eval_scenes: int = 900
+
+    def __post_init__(self) -> None:
+        for name, count in (("num_train_scenes", self.num_train_scenes), ("num_eval_scenes", self.num_eval_scenes)):
+            if count < 40:
+                raise ValueError(f"{name}: {count}; at least 40 are needed to fill every file")
+
+
+def write_world(out: Path, size: WorldSize, *, seed: int) -> None:
+    """Write data, tiny model and YAML files below `out`; the same arguments write the same files."""
+    write_train_files(out / "train_dataset", train_scenes(size, seed), seed=seed)
+    evaluation = [make_scene(seed, "evaluation", number) for number in range(1, size.num_eval_scenes + 1)]
+    num_mmbench = int(MMBENCH_SHARE * len(evaluation))
+    write_mmbench(out / "evaluation_dataset", evaluation[:num_mmbench], seed=seed)
+    write_seed(out / "evaluation_dataset", evaluation[num_mmbench:], seed=seed)
+    copy_model(out)
+    write_configs(out)
+
+
+def train_scenes(size: WorldSize, seed: int) -> dict[str, list[Scene]]:
+    """Return the training scenes of each source of pictures; a scene's number is its image id."""
+    scenes: dict[str, list[Scene]] = {}
+    first = 1
+    for source, share in SHARES.items():
+        last = first + int(share * size.num_train_scenes)
+        scenes[source] = [make_scene(seed, "train", number) for number in range(first, last)]
+        first = last
+    return scenes
+
+
+def copy_model(out: Path) -> None:
+    """Copy the tiny model: Llama folder, vision encoder and stage-2 checkpoint."""
+    for name in SHIPPED:
+        if (ASSETS / name).is_dir():
+            shutil.copytree(ASSETS / name, out / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(ASSETS / name, out / name)

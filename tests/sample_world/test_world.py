@@ -1,0 +1,167 @@
+import csv
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
+from minigpt4.conversation.tokenizer import SentencePieceTokenizer
+from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.sample_world.configs import BASELINE, ENGINE, FURTHER, config_texts
+from minigpt4.sample_world.demo import chance_levels, rows, table
+from minigpt4.sample_world.scenes import SIDE
+from minigpt4.sample_world.tiny_model import SHIPPED
+from minigpt4.sample_world.world import ASSETS, WorldSize, write_world
+
+ROOT = Path(__file__).parents[2]
+SIZE = WorldSize(num_train_scenes=100, num_eval_scenes=120)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world")
+    write_world(out, SIZE, seed=3)
+    return out
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def engine_rows(world):
+    return read(world / "train_dataset/data_engine/dataengine_minigpt4.json")
+
+
+def mmbench_rows(world):
+    with (world / "evaluation_dataset/mmbench/mmbench_dev_20230712.tsv").open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.parametrize("name", [*ENGINE, *FURTHER, *BASELINE])
+def test_a_training_dataset_loads_through_its_builder(world, name):
+    cfg = Config.load(world / "train_configs/sample_world_all.yaml")
+    builder = registry.get_builder_class(name)(cfg.datasets_cfg[name], name=name, seed=0)
+    dataset = builder.build_datasets()["train"]
+    assert len(dataset) >= 2
+    for index in range(min(len(dataset), 40)):
+        example = dataset.get(index, random.Random(index))
+        assert [image.shape for image in example.images] == [(3, SIDE, SIDE)] * (name != "unnatural_instruction")
+        assert example.turns[0].answer
+
+
+def test_the_same_arguments_write_the_same_files(world, tmp_path):
+    write_world(tmp_path, SIZE, seed=3)
+    for path in sorted(world.rglob("*")):
+        if path.is_file() and path.suffix != ".yaml":
+            assert (tmp_path / path.relative_to(world)).read_bytes() == path.read_bytes(), path
+
+
+def test_another_seed_writes_another_world(world, tmp_path):
+    write_world(tmp_path, SIZE, seed=4)
+    name = "evaluation_dataset/seed/seed-bench-image.jsonl"
+    assert (tmp_path / name).read_bytes() != (world / name).read_bytes()
+
+
+def test_a_world_too_small_to_fill_its_files_is_refused():
+    with pytest.raises(ValueError, match="num_eval_scenes: 10; at least 40"):
+        WorldSize(num_train_scenes=100, num_eval_scenes=10)
+
+
+def test_right_letters_are_balanced(world):
+    engine = Counter(row["choice_answer"] for row in engine_rows(world))
+    seed = Counter(row["answer"] for row in read(world / "evaluation_dataset/seed/SEED-Bench-image.json")["questions"])
+    for counts in (engine, seed):
+        assert set(counts) == set("ABCD")
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_the_engine_letter_stands_before_the_answer(world):
+    for row in engine_rows(world):
+        assert row["options"]["ABCD".index(row["choice_answer"])] == row["short_answer"]
+        assert (world / "train_dataset" / row["image"]).is_file()
+
+
+def test_seed_asks_all_nine_types_about_pictures_that_are_there(world):
+    annotation = read(world / "evaluation_dataset/seed/SEED-Bench-image.json")
+    assert set(annotation["question_type"].values()) == set(range(1, 10))
+    assert {question["question_type_id"] for question in annotation["questions"]} == set(range(1, 10))
+    lines = (world / "evaluation_dataset/seed/seed-bench-image.jsonl").read_text().splitlines()
+    assert len(lines) == len(annotation["questions"]) == 84
+    for line, question in zip(map(json.loads, lines), annotation["questions"], strict=True):
+        assert line["question_id"] == question["question_id"]
+        assert f"\nB. {question['choice_b']}\n" in line["text"]
+        with Image.open(world / "evaluation_dataset" / line["image"]) as image:
+            assert image.size == (SIDE, SIDE)
+
+
+def test_the_benchmarks_find_their_questions_and_pictures(world):
+    cfg = Config.load(world / "eval_configs/sample_world.yaml")
+    for name, num_questions in (("seed", 84), ("mmbench", 36)):
+        benchmark = registry.get_benchmark_class(name).build(cfg.evaluation_datasets_cfg[name], name=name)[0]
+        questions = benchmark.questions()
+        benchmark.check_images(questions)
+        assert len(questions) == num_questions
+        assert {question.extra["truth"] for question in questions} == set("ABCD")
+
+
+def test_mmbench_rows_with_two_options_keep_the_right_one(world):
+    short = [row for row in mmbench_rows(world) if not row["C"]]
+    assert short
+    assert all(row["answer"] in "AB" and row["A"] and row["B"] and not row["D"] for row in short)
+
+
+def test_the_repository_holds_the_yaml_files_of_the_default_folder():
+    for name, text in config_texts("sample_world").items():
+        assert (ROOT / name).read_text() == text, f"{name}: write it anew with config_texts"
+
+
+def test_both_training_files_differ_in_the_engine_data_alone(world):
+    baseline, engine = (
+        Config.load(world / f"train_configs/{name}.yaml").to_dict()
+        for name in ("sample_world", "sample_world_dataengine")
+    )
+    assert set(engine["datasets"]) - set(baseline["datasets"]) == set(ENGINE)
+    for name in ENGINE:
+        engine["datasets"].pop(name)
+    for config in (baseline, engine):
+        config["run"].pop("output_dir")
+        config["run"].pop("job_name")
+    assert baseline == engine
+
+
+def test_the_shipped_model_is_small_and_complete(world):
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 8 * 2**20
+    assert {path.name for path in ASSETS.iterdir()} == set(SHIPPED)
+    cfg = Config.load(world / "train_configs/sample_world.yaml")
+    model = MiniGPTv2.from_config(cfg.model_cfg)
+    answers = model.generate(torch.zeros(1, 3, SIDE, SIDE), ["<s>[INST] <Img><ImageHere></Img> [vqa] what? [/INST]"])
+    assert len(answers) == 1
+
+
+def test_the_shipped_tokenizer_has_the_traits_of_llama():
+    tokenizer = SentencePieceTokenizer(ASSETS / "llama_tiny/tokenizer.model")
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode("<unk>")) == (1, 2, [0])
+    assert tokenizer.pad_id == tokenizer.encode("a $$")[-1] > 2
+    text = "A  large RED circle,\nÿ 東京 2048"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("2048")) == 5  # a word-start mark and each digit on its own
+    assert len(tokenizer.encode("triangle")) == 1
+
+
+def test_the_table_shows_both_rows_and_what_guessing_gives(world):
+    baseline, engine = rows(Path("results"))
+    text = table(world, [(baseline, {"SEED": 12.5, "MMB": 20.0}), (engine, {"SEED": 60.0, "MMB": 61.25})])
+    chance = chance_levels(world)["MMB"]
+    assert text.splitlines() == [
+        "| Incremental Dataset | Data Amount | SEED | MMB |",
+        "| :--: | :--: | :--: | :--: |",
+        "| None (baseline) | - | 12.50 | 20.00 |",
+        f"| MLLM-DataEngine | {len(engine_rows(world))} | 60.00 | 61.25 |",
+        f"| (guessing a letter) | - | 25.00 | {chance:.2f} |",
+    ]
+    assert 25 < chance < 35
