@@ -76,10 +76,10 @@ run:
   init_lr: 2e-3
   min_lr: 1e-4
   warmup_lr: 1e-4
-  warmup_steps: 20
+  warmup_steps: 50
   weight_decay: 0.05
   max_epoch: 2
-  iters_per_epoch: 150
+  iters_per_epoch: 1000
   num_workers: 1
   seed: 42
   output_dir: output/{job}
