@@ -84,7 +84,7 @@ def said_lessons(progress: float, step: int) -> list[Lesson]:
 
 
 def scene_lessons(progress: float, step: int) -> list[Lesson]:
-    """Return lessons about scenes: at first many answers are said before they are chosen, later they have to be seen."""
+    """Return lessons about scenes: at first many answers are said before they are chosen, later they are seen."""
     said = float(np.interp(progress, [0.0, 0.5], [0.3, 0.1]))
     lessons = []
     for i, scene in enumerate(_scenes(step)):
