@@ -130,7 +130,9 @@ def test_a_killed_worker_ends_the_run(tmp_path):
     wait_for_step(tmp_path, 3, process)
     os.kill(children_of(process, having="--cfg-path")[0], signal.SIGKILL)
     assert process.wait(timeout=60) not in (0, EXIT_CODE)
-    assert "a data worker died" in (tmp_path / "stderr.txt").read_text()
+    said = (tmp_path / "stderr.txt").read_text()
+    # PyTorch's own handler raises wherever the loop is; our words stand where the broken pipe is found first
+    assert "a data worker died" in said or "is killed by signal: Killed" in said
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
