@@ -14,9 +14,8 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong
 from minigpt4.datasets.mixture import BadSample, Draw, Fetched, Ingredient, MixtureDataset
 
-CHARACTERS_PER_TOKEN = 4.0
 MEAN_TEXT_TOKENS = 60
-"""Where a dataset does not know the lengths of its rows."""
+"""What balancing takes the text of a row to cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +83,15 @@ class Collator:
 
 
 def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[Ingredient]:
-    """Return the ingredients of a mixture: rows of the datasets, sizes and ratios of the YAML, lengths in tokens.
+    """Return the ingredients of a mixture: rows of the datasets, sizes and ratios of the YAML.
 
-    A row is estimated to cost its images and a token for every four characters of its text.
+    Every row is taken to cost an image and MEAN_TEXT_TOKENS, so that balancing evens out numbers of samples.
     """
-    ingredients = []
-    for name, dataset in datasets.items():
-        estimate = getattr(dataset, "text_lengths", None)
-        texts = estimate() / CHARACTERS_PER_TOKEN if estimate is not None else None
-        image = 0 if getattr(dataset, "is_text_only", False) else encoder.num_image_tokens
-        ingredients.append(
-            Ingredient(
-                name=name,
-                num_rows=len(dataset),
-                batch_size=options[name].batch_size,
-                ratio=options[name].sample_ratio,
-                lengths=None if texts is None else texts + image,
-                length=float(image + MEAN_TEXT_TOKENS),
-            )
-        )
-    return ingredients
+    length = float(encoder.num_image_tokens + MEAN_TEXT_TOKENS)
+    return [
+        Ingredient(name, len(dataset), options[name].batch_size, options[name].sample_ratio, length=length)
+        for name, dataset in datasets.items()
+    ]
 
 
 def build_loader(
