@@ -103,7 +103,7 @@ def main() -> None:
             )
             began = time.perf_counter()
             images = tokens = 0
-            for loaded in loader:
+            for [loaded] in loader:
                 images += len(loaded.batch.images)
                 tokens += len(loaded.batch.input_ids)
             seconds = time.perf_counter() - began

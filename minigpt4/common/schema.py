@@ -35,6 +35,8 @@ class RunConfig:
     max_epoch: int = 30
     iters_per_epoch: int = 1000
     accum_grad_iters: int = 1
+    max_tokens_per_forward: int | None = None  # the draws of one update go through together, so many tokens at a time
+    look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
     amp: bool = True
     amp_dtype: str = "auto"  # auto: bfloat16 where the device has it, else float16
     num_workers: int = 6

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from copy import copy
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class Batch:
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
     lengths (B,) int64, sum = T; weights (T,) float32, what each label's loss counts (their sum is the batch's loss),
     None for the mean over all labels.
+
+    Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
+    image_places (image tokens,) and target_places (targets,) int64, where in the stream they stand (a label at its very
+    beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end; sizes,
+    the lengths as numbers.
     """
 
     images: Tensor
@@ -63,6 +68,22 @@ class Batch:
     position_ids: Tensor
     lengths: Tensor
     weights: Tensor | None = None
+    image_places: Tensor = field(init=False)
+    target_places: Tensor = field(init=False)
+    bounds: Tensor = field(init=False)
+    sizes: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.image_places = (self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1)
+        self.target_places = (self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
+        self.bounds = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int()
+        self.sizes = tuple(self.lengths.tolist())
+
+    @classmethod
+    def empty(cls) -> Batch:
+        """Return a batch of no examples."""
+        none = torch.empty(0, dtype=torch.int64)
+        return cls(images=torch.empty(0, 3, 1, 1), input_ids=none, labels=none, position_ids=none, lengths=none)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the same batch on another device."""
@@ -73,6 +94,10 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
-        return Batch(**changed)
+        """Return a batch of changed tensors; what was found when this one was made is not looked for again."""
+        changed = copy(self)
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Tensor):
+                setattr(changed, one.name, change(value))
+        return changed

@@ -131,8 +131,7 @@ class ChatEncoder:
     def pack(self, encoded: Sequence[Encoded]) -> Batch:
         """Lay encoded examples end to end; none at all give a Batch without tokens. Raises: as `collate`."""
         if not encoded:
-            none = torch.empty(0, dtype=torch.int64)
-            return Batch(images=torch.empty(0, 3, 1, 1), input_ids=none, labels=none, position_ids=none, lengths=none)
+            return Batch.empty()
         labels = torch.cat([item.labels for item in encoded])
         if not (labels != IGNORE_INDEX).any():
             names = ", ".join(item.example.id for item in encoded)

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from minigpt4.common.registry import did_you_mean
+from minigpt4.models.attention import PACKED, register_packed_attention
+from minigpt4.models.lora import make_lean
 
 LLAMA_2_7B: dict[str, Any] = {
     "vocab_size": 32000,
@@ -36,6 +38,8 @@ def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
     """
     _check_quantised(cfg)
     llama = _random_llama(cfg.llama_config, dtype) if cfg.random_weights else _read_llama(cfg, dtype)
+    register_packed_attention()
+    llama.set_attn_implementation(PACKED)
     # what the folder says of generation (Llama-2-chat samples) must not leak into ours
     llama.generation_config = GenerationConfig()
     llama.requires_grad_(False)
@@ -47,20 +51,6 @@ def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
 def causal_lm(model: nn.Module) -> LlamaForCausalLM:
     """Return the causal language model inside, whether or not it carries LoRA."""
     return cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-def block_causal_mask(lengths: Tensor, *, num_tokens: int) -> Tensor | None:
-    """Return which token sees which in a packed stream, (1, 1, T, T) bool: earlier ones of its own example.
-
-    None stands for plain causal attention, which is what a single example needs. The mask is made here since
-    transformers would derive it from the positions only under conditions whose breach leaks between examples silently.
-    """
-    if len(lengths) == 1:
-        return None
-    numbers = torch.arange(len(lengths), device=lengths.device)
-    example = numbers.repeat_interleave(lengths, output_size=num_tokens)
-    same = example[:, None] == example[None, :]
-    return same.tril()[None, None]
 
 
 def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:
@@ -138,4 +128,6 @@ def _add_lora(llama: LlamaForCausalLM, cfg: Any) -> nn.Module:
         target_modules=list(cfg.lora_target_modules),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(llama, config, autocast_adapter_dtype=True)
+    model = get_peft_model(llama, config, autocast_adapter_dtype=True)
+    make_lean(model)
+    return model

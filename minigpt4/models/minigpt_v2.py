@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.models.eva import Eva
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.registry import registry
-from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch
+from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.eva_vit import build_vit, load_vit
-from minigpt4.models.llama import block_causal_mask, build_llama, causal_lm
+from minigpt4.models.llama import build_llama, causal_lm
+from minigpt4.models.losses import cross_entropy
 
 PATCHES_PER_TOKEN = 4
 
@@ -119,7 +120,7 @@ class MiniGPTv2(BaseModel):
                 "target_losses": none.float(),
                 "target_places": none,
             }
-        embeds = self.embed(batch.input_ids, self.encode_img(batch.images))
+        embeds = self.embed(batch.input_ids, self.encode_img(batch.images), places=batch.image_places)
         losses, places = self.target_losses(embeds, batch)
         loss = losses.mean() if batch.weights is None else (losses * batch.weights[places]).sum()
         if not self.freeze_vit and not len(batch.images):
@@ -132,20 +133,30 @@ class MiniGPTv2(BaseModel):
         }
 
     def encode_img(self, images: Tensor) -> Tensor:
-        """Return the language model's tokens for images: (N, 3, H, W) -> (N, tokens, hidden). N may be 0."""
-        if not len(images):  # timm fails on none; projecting no rows still gives the projection a gradient of zero
-            patches = images.new_zeros(0, PATCHES_PER_TOKEN, self.ln_vision.normalized_shape[0], dtype=torch.float32)
-        else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vit):
-                patches = self.ln_vision(self._see(images))[:, 1:]
-        grouped = patches.reshape(len(patches), patches.shape[1] // PATCHES_PER_TOKEN, self.llama_proj.in_features)
-        return self.llama_proj(grouped)
+        """Return the language model's tokens for images (N, 3, H, W), or for what `see` made of them, (N, tokens, hidden).
 
-    def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) in their places."""
+        N may be 0: projecting no rows still gives the projection a gradient, of zero.
+        """
+        return self.llama_proj(self.see(images) if images.ndim == 4 else images)
+
+    def see(self, images: Tensor) -> Tensor:
+        """Return what the projection takes: images (N, 3, H, W) -> (N, tokens, 4 width) float32. N may be 0."""
+        if not len(images):  # timm fails on none
+            return images.new_zeros(0, 1, self.llama_proj.in_features, dtype=torch.float32)
+        with torch.inference_mode() if self.freeze_vit else contextlib.nullcontext():
+            seen = self._run_vit(images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vit):
+            patches = self.ln_vision(seen)[:, 1:]
+        return patches.reshape(len(patches), patches.shape[1] // PATCHES_PER_TOKEN, self.llama_proj.in_features)
+
+    def embed(self, input_ids: Tensor, image_tokens: Tensor, *, places: Tensor | None = None) -> Tensor:
+        """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) in their places.
+
+        Without `places` these are looked for, which waits for the device.
+        """
         llama = causal_lm(self.llama_model)
         embeds = llama.get_input_embeddings()(input_ids.clamp(min=0))
-        places = (input_ids == IMAGE_TOKEN).nonzero().squeeze(1)
+        places = (input_ids == IMAGE_TOKEN).nonzero().squeeze(1) if places is None else places
         return embeds.index_copy(0, places, image_tokens.flatten(0, 1).to(embeds.dtype))
 
     def target_losses(self, embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -155,15 +166,18 @@ class MiniGPTv2(BaseModel):
         from the end of the example before.
         """
         llama = causal_lm(self.llama_model)
-        hidden = llama.model(
-            inputs_embeds=embeds[None],
-            attention_mask=block_causal_mask(batch.lengths, num_tokens=len(embeds)),
-            position_ids=batch.position_ids[None],
-            use_cache=False,
-        ).last_hidden_state[0]
-        targets = (batch.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
-        logits = llama.lm_head(hidden[targets - 1]).float()
-        return F.cross_entropy(logits, batch.labels[targets], reduction="none"), targets
+        with self._language_autocast(embeds.device):
+            hidden = llama.model(
+                inputs_embeds=embeds[None],
+                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
+                attention_mask=embeds.new_empty(1, 1, 1, 1),
+                position_ids=batch.position_ids[None],
+                use_cache=False,
+                sizes=batch.sizes,
+                bounds=batch.bounds,
+            ).last_hidden_state[0]
+            logits = llama.lm_head(hidden[batch.target_places - 1])
+        return cross_entropy(logits, batch.labels[batch.target_places]), batch.target_places
 
     def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
         """Return an answer for each prompt; see `answering.generate`."""
@@ -180,13 +194,20 @@ class MiniGPTv2(BaseModel):
         parts = [(parameter * 0).sum() for name, parameter in self.trainable() if name.startswith(prefix)]
         return torch.stack(parts).sum()
 
-    def _see(self, images: Tensor) -> Tensor:
+    def _run_vit(self, images: Tensor) -> Tensor:
         """Run the vision encoder. 16-bit weights run without autocast, which would widen its norms for nothing."""
         dtype = self.visual_encoder.patch_embed.proj.weight.dtype
         if dtype == torch.float32:
             return self.visual_encoder(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.visual_encoder(images.to(dtype))
+
+    def _language_autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the language model: without autocast where all its weights have 16 bits."""
+        llama: Any = causal_lm(self.llama_model)
+        if llama.lm_head.weight.dtype == torch.float32 or getattr(llama, "is_quantized", False):
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, enabled=False)
 
 
 def _build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:

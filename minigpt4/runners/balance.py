@@ -1,10 +1,13 @@
-"""The loss of shared-out samples: each rank computes some of all ranks' draws, the gradient is that of the draws.
+"""The loss of samples that do not all belong to one draw: the gradient is that of the draws.
 
-Every draw keeps its mean over its own targets, as if its rank had computed it alone, so that
-sum over ranks of sum over targets of loss / (targets of its draw) / ranks is the mean of the draws' means.
+Samples are shared out over the ranks, and the draws of an update may go through together. Every draw keeps its mean
+over its own targets, as if its rank had computed it alone: over ranks and batches the sum of
+loss / (targets of its draw) / ranks over all targets is the sum over steps of the mean of the ranks' means.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,25 +17,38 @@ from minigpt4.conversation.conversation import Batch
 from minigpt4.runners.loader import Loaded
 
 
-def weigh(batch: Batch, loaded: Loaded, *, world_size: int) -> Batch:
-    """Give a batch on its device the weights of its labels: one over the number of targets of the draw of each.
+def target_counts(parts: Sequence[Loaded], *, num_draws: int, device: torch.device) -> Tensor:
+    """Return how many targets each draw has, (num_draws,) float32, from this rank's parts of it and the others'.
 
-    The counts of all draws are added up over the ranks in one small collective.
+    These are added up in one small collective.
     """
-    device = batch.input_ids.device
-    groups, num_targets = loaded.groups.to(device), loaded.num_targets.to(device)
-    counts = torch.zeros(world_size, device=device).index_add_(0, groups, num_targets.float())
-    per_example = all_reduce_sum(counts).reciprocal()[groups]
-    batch.weights = per_example.repeat_interleave(batch.lengths, output_size=len(batch.input_ids))
+    counts = torch.zeros(num_draws)
+    for loaded in parts:
+        counts.index_add_(0, loaded.groups, loaded.num_targets.float())
+    return all_reduce_sum(counts.to(device, non_blocking=True))
+
+
+def weigh(batch: Batch, loaded: Loaded, counts: Tensor) -> Batch:
+    """Give a batch on its device the weights of its labels: one over the number of targets of the draw of each."""
+    groups = loaded.groups.to(counts.device, non_blocking=True)
+    batch.weights = _each_token(counts.reciprocal()[groups], batch)
     return batch
 
 
-def group_losses(output: dict[str, Tensor], batch: Batch, loaded: Loaded, *, world_size: int) -> Tensor:
-    """Return this rank's part of each draw's mean loss, (world_size,) float32; over the ranks they add up to it."""
-    losses = torch.zeros(world_size, device=batch.input_ids.device)
+def group_losses(output: dict[str, Tensor], batch: Batch, loaded: Loaded, *, num_draws: int) -> Tensor:
+    """Return a batch's part of each draw's mean loss, (num_draws,) float32; over batches and ranks they add up to it.
+
+    A batch without weights is one draw, this rank's.
+    """
+    losses = torch.zeros(num_draws, device=batch.input_ids.device)
     if batch.weights is None:
         losses[get_rank()] = output["loss"].detach()
         return losses
-    groups = loaded.groups.to(losses.device).repeat_interleave(batch.lengths, output_size=len(batch.input_ids))
+    groups = _each_token(loaded.groups.to(losses.device, non_blocking=True), batch)
     places = output["target_places"]
     return losses.index_add_(0, groups[places], output["target_losses"] * batch.weights[places])
+
+
+def _each_token(values: Tensor, batch: Batch) -> Tensor:
+    """Return the value of its example for each token, (B,) -> (T,)."""
+    return values.repeat_interleave(batch.lengths, output_size=len(batch.input_ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -56,15 +57,16 @@ class LossGuard:
         if not math.isfinite(float(pending.loss)):
             raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.loaded))
 
-    def skips(self, step: int, loss: Tensor, loaded: Loaded) -> bool:
-        """Return whether this step's update is to be left out, the same on all ranks; waits for the device.
+    def skips(self, step: int, losses: Sequence[Tensor], parts: Sequence[Loaded]) -> bool:
+        """Return whether the update of these losses is to be left out, the same on all ranks; waits for the device.
 
         Only asked when `run.max_skipped_steps` > 0. Raises: FloatingPointError when that many were left out already.
         """
-        own = torch.isfinite(loss.detach())
-        if all_reduce_sum((~own).float().reshape(1)).item() == 0:
+        values = torch.stack([loss.detach() for loss in losses])
+        if all_reduce_sum((~values.isfinite()).sum().float().reshape(1)).item() == 0:
             return False
-        message = "another rank's loss is not finite" if own else self._keep(step, float(loss.detach()), loaded)
+        bad = [(value, one) for value, one in zip(values.tolist(), parts, strict=True) if not math.isfinite(value)]
+        message = self._keep(step, *bad[0]) if bad else "another rank's loss is not finite"
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped_steps:
             raise FloatingPointError(f"{message}; run.max_skipped_steps allows {self.max_skipped_steps}")

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 @dataclass
 class _Window:
     steps: list[int] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)  # (world_size,) each: this rank's part of every draw's loss
+    losses: list[Tensor] = field(
+        default_factory=list
+    )  # (steps, world_size) each: this rank's part of every draw's loss
     num_samples: int = 0
     num_tokens: int = 0
     flops: float = 0.0
@@ -44,14 +46,14 @@ class Meter:
         self.num_too_long: Counter[str] = Counter()
         self._window = _Window()
 
-    def fetch(self, loaded: Iterator[Loaded]) -> Loaded:
-        """Return the next batch, timing the wait; count and name what was left out of it.
+    def fetch(self, loader: Iterator[list[Loaded]]) -> list[Loaded]:
+        """Return what the loader gives next, timing the wait; count and name what was left out of it.
 
         Raises: ValueError when more samples are bad than `run.max_bad_samples` allows; RuntimeError when a worker died.
         """
         began = time.perf_counter()
         try:
-            item = next(loaded)
+            parts = next(loader)
         except (ConnectionError, EOFError) as error:  # what its broken pipe raises when PyTorch did not see it die
             raise RuntimeError("a data worker died: it was killed, or the machine ran out of memory") from error
         except RuntimeError as error:
@@ -59,27 +61,30 @@ class Meter:
                 raise RuntimeError(f"a data worker died: {error}") from error
             raise
         self._window.waiting += time.perf_counter() - began
-        for left_out in item.left_out:
+        all_left_out = [left_out for loaded in parts for left_out in loaded.left_out]
+        for left_out in all_left_out:
             counts = self.num_too_long if left_out.too_long else self.num_bad
             counts[left_out.dataset] += 1
             kind = "too long" if left_out.too_long else "bad"
             nth = counts[left_out.dataset]
             logger.warning("left out, %s (number %d of %s): %s", kind, nth, left_out.dataset, left_out.reason)
         if self.num_bad.total() > self.max_bad_samples:
-            last = [left_out.reason for left_out in item.left_out if not left_out.too_long][-1]
+            last = [left_out.reason for left_out in all_left_out if not left_out.too_long][-1]
             raise ValueError(
                 f"{self.num_bad.total()} bad samples where run.max_bad_samples allows {self.max_bad_samples}; "
                 f"the last: {last}"
             )
-        return item
+        return parts
 
-    def add(self, step: int, group_losses: Tensor, loaded: Loaded, *, own_seconds: float, flops: float = 0.0) -> None:
-        """Count one step; `group_losses` (world_size,) stay on their device."""
+    def add(
+        self, steps: Sequence[int], losses: Tensor, parts: Sequence[Loaded], *, own_seconds: float, flops: float = 0.0
+    ) -> None:
+        """Count steps that came together; `losses` (steps, world_size) stay on their device."""
         window = self._window
-        window.steps.append(step)
-        window.losses.append(group_losses)
-        window.num_samples += len(loaded.ids)
-        window.num_tokens += len(loaded.batch.input_ids)
+        window.steps += steps
+        window.losses.append(losses)
+        window.num_samples += sum(len(loaded.ids) for loaded in parts)
+        window.num_tokens += sum(len(loaded.batch.input_ids) for loaded in parts)
         window.own += own_seconds
         window.flops += flops
 
@@ -91,7 +96,7 @@ class Meter:
         longer than the mean the slowest rank's own work took.
         """
         window, self._window = self._window, _Window()
-        losses = all_reduce_sum(torch.stack(window.losses).double()).tolist() if window.losses else []
+        losses = all_reduce_sum(torch.cat(window.losses).double()).tolist() if window.losses else []
         seconds = time.perf_counter() - window.started
         counts = [count[name] for count in (self.num_bad, self.num_too_long) for name in self.names]
         own = [window.num_samples, window.num_tokens, window.flops, window.waiting, *counts]

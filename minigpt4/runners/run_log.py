@@ -71,10 +71,10 @@ class RunLog:
         self._bar = tqdm(total=num_steps, initial=start, unit="step", disable=not sys.stderr.isatty())
         self._sinks = Sinks(folder, run_cfg, config, start=start)
 
-    def advance(self) -> None:
-        """Move the progress bar by one step."""
+    def advance(self, num_steps: int = 1) -> None:
+        """Move the progress bar."""
         if self._active:
-            self._bar.update()
+            self._bar.update(num_steps)
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Write one line of metrics everywhere, `step` among them; an epoch's last step also renews the page."""

@@ -39,6 +39,10 @@ class Parallel:
         """Return the context of a backward whose gradients stay in this process, to be accumulated."""
         return contextlib.nullcontext()
 
+    def most_calls(self, num_calls: int) -> int:
+        """Return how often the module must be called, where the other ranks may call it more often than this one."""
+        return num_calls
+
     def reduce_gradients(self) -> None:
         """Make every gradient its mean over the ranks, after the last backward of an update."""
 
@@ -82,8 +86,15 @@ class Sharded(Parallel):
         for parameter in whole:
             dist.broadcast(parameter.detach(), src=0)
         super().__init__(Together(model, first=units[0]))
+        self._group: Any = dist.new_group(backend="gloo")  # so that no device is waited for
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         logger.info("%d parts of the language model are spread over %d ranks each", len(units), mesh.size())
+
+    def most_calls(self, num_calls: int) -> int:
+        """Return how often the module must be called, where the other ranks may call it more often than this one."""
+        most = torch.tensor(num_calls)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._group)
+        return int(most)
 
     def reduce_gradients(self) -> None:
         """Make every gradient its mean over the ranks, after the last backward of an update."""

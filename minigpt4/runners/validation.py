@@ -49,7 +49,7 @@ def mean_losses(runner: RunnerBase, splits: Sequence[str]) -> dict[str, float]:
         batch_size = runner.cfg.datasets_cfg[name.rpartition("/")[0]].batch_size
         sampler = _EveryRow(name, len(dataset), batch_size)
         sums = torch.zeros(2, dtype=torch.float64, device=runner.device)
-        for loaded in runner.loader(MixtureDataset({name: dataset}, seed=runner.run.seed), sampler):
+        for [loaded] in runner.loader(MixtureDataset({name: dataset}, seed=runner.run.seed), sampler):
             if loaded.left_out:
                 logger.warning("%s: left out: %s", name, "; ".join(item.reason for item in loaded.left_out))
             with runner.autocast():

@@ -1,4 +1,4 @@
-"""The language model: packing mask, random weights, 8 bits, and what is refused."""
+"""The language model: random weights, 8 bits, and what is refused."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.models.llama import block_causal_mask, causal_lm
+from minigpt4.models.llama import causal_lm
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import ASSETS, TINY_VIT, tiny_config, tiny_model
 
@@ -27,22 +27,6 @@ def random_model(**changes):
     sizes = {"image_size": 56, "vit": TINY_VIT, "llama_config": TINY_LLAMA, "lora_r": 4, "random_weights": True}
     nowhere = {"llama_model": "/nowhere", "vit_ckpt": "/nowhere"}
     return MiniGPTv2.from_config(OmegaConf.merge(OmegaConf.structured(ModelConfig), sizes, nowhere, changes))
-
-
-def test_a_token_sees_itself_and_the_earlier_ones_of_its_own_example():
-    mask = block_causal_mask(torch.tensor([2, 3]), num_tokens=5)
-    assert mask.shape == (1, 1, 5, 5)
-    assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 1, 1, 1],
-    ]
-
-
-def test_a_single_example_needs_no_mask():
-    assert block_causal_mask(torch.tensor([5]), num_tokens=5) is None
 
 
 def test_random_weights_read_no_file_and_train():

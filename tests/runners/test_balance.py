@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from minigpt4.common.config import Config
 from minigpt4.datasets.draws import ENDLESS, Draw, Ingredient, share_out
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.runners.balance import group_losses, weigh
+from minigpt4.runners.balance import group_losses, target_counts, weigh
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -44,11 +44,13 @@ def one_rank(rank, path, out):
         parallel = wrap(model, strategy="ddp", device=torch.device("cpu"))
         collate, losses, sizes = Collator(model.chat_encoder), [], []
         for fetched in steps_of(path, rank=rank, balance=balance):
-            loaded = collate(fetched)
-            batch = weigh(loaded.batch, loaded, world_size=2) if balance else loaded.batch
+            [loaded] = collate(fetched)
+            batch = loaded.batch
+            if balance:
+                batch = weigh(batch, loaded, target_counts([loaded], num_draws=2, device=batch.labels.device))
             output = parallel.module(batch)
             output["loss"].backward()
-            part = group_losses(output, batch, loaded, world_size=2)
+            part = group_losses(output, batch, loaded, num_draws=2)
             dist.all_reduce(part)
             losses.append(part)
             sizes.append(len(loaded.ids))

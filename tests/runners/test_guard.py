@@ -27,7 +27,7 @@ def test_the_last_loss_is_checked_before_a_checkpoint_is_written(tmp_path):
 
 def test_so_many_steps_may_be_skipped_and_no_more(tmp_path):
     guard = LossGuard(tmp_path, max_skipped_steps=1)
-    assert not guard.skips(0, FINE, loaded("a"))
-    assert guard.skips(1, NAN, loaded("b"))
+    assert not guard.skips(0, [FINE], [loaded("a")])
+    assert guard.skips(1, [FINE, NAN], [loaded("a"), loaded("b")])
     with pytest.raises(FloatingPointError, match=r"step 2; batch: c .*run\.max_skipped_steps allows 1"):
-        guard.skips(2, NAN, loaded("c"))
+        guard.skips(2, [NAN], [loaded("c")])

@@ -20,7 +20,7 @@ def meter(max_bad_samples=0):
 
 
 def add(one, step, loss, batch):
-    one.add(step, torch.tensor([loss]), batch, own_seconds=0.1)
+    one.add([step], torch.tensor([[loss]]), [batch], own_seconds=0.1)
 
 
 def test_figures_are_means_since_the_last_line():
@@ -36,7 +36,7 @@ def test_figures_are_means_since_the_last_line():
 
 def test_bad_samples_are_counted_by_dataset_and_over_the_tolerance_an_error():
     one = meter(max_bad_samples=1)
-    batches = iter([loaded("a", bad=("gqa[1]: broken",)), loaded("b", bad=("gqa[2]: broken too",))])
+    batches = iter([[loaded("a", bad=("gqa[1]: broken",))], [loaded("b", bad=("gqa[2]: broken too",))]])
     one.fetch(batches)
     add(one, 0, 1.0, loaded("a"))
     assert one.flush(0, device=CPU)["num_bad_samples"] == {"gqa": 1}
@@ -47,7 +47,7 @@ def test_bad_samples_are_counted_by_dataset_and_over_the_tolerance_an_error():
 def test_a_sample_that_is_too_long_is_counted_but_not_held_against_the_data():
     one = meter()
     too_long = Loaded(**{**as_dict(loaded("a")), "left_out": (LeftOut("coco", "coco[7]: too long", too_long=True),)})
-    one.fetch(iter([too_long]))
+    one.fetch(iter([[too_long]]))
     add(one, 0, 1.0, too_long)
     figures = one.flush(0, device=CPU)
     assert (figures["num_too_long"], figures["num_bad_samples"]) == ({"coco": 1}, {})

@@ -1,0 +1,53 @@
+"""Batches on their way to the device, and images seen ahead of their step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigpt4.conversation.conversation import Batch
+from minigpt4.runners.loader import Loaded
+
+
+class Feeder:
+    """Copies batches to a device without waiting for it.
+
+    With `see`, what the frozen vision encoder makes of images (N, 3, H, W), a batch's images are replaced by it on the
+    way; on CUDA both happen on a stream of their own, beside what the device is busy with. `context` is entered for it.
+    """
+
+    def __init__(self, device: torch.device, *, see: Any = None, context: Any = contextlib.nullcontext) -> None:
+        self.device, self.see, self.context = device, see, context
+        self.stream = torch.cuda.Stream(device) if see is not None and device.type == "cuda" else None
+
+    def send(self, parts: Sequence[Loaded]) -> list[tuple[Loaded, Batch]]:
+        """Return each part with its batch on the device."""
+        with contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            return [(loaded, self._bring(loaded.batch)) for loaded in parts]
+
+    def arrive(self, sent: Sequence[tuple[Loaded, Batch]]) -> None:
+        """Have the device's work from here on wait for what was sent."""
+        if self.stream is None:
+            return
+        here = torch.cuda.current_stream(self.device)
+        here.wait_stream(self.stream)
+        for _, batch in sent:
+            for tensor in _tensors(batch):
+                tensor.record_stream(here)  # else its memory could be given away while `here` still reads it
+
+    def _bring(self, batch: Batch) -> Batch:
+        batch = batch.to(self.device, non_blocking=True)
+        if self.see is not None and len(batch.images):
+            with self.context(), torch.no_grad():
+                batch.images = self.see(batch.images)
+        return batch
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    values = (getattr(batch, one.name) for one in fields(batch))
+    return [value for value in values if isinstance(value, Tensor)]

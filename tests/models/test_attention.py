@@ -1,0 +1,98 @@
+"""Attention inside each example of a stream: exact, and without a mask or a number read back from the device."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minigpt4.conversation.conversation import Example, Turn
+from minigpt4.models.attention import packed_attention, varlen_works
+from minigpt4.models.llama import causal_lm
+from tests.models.golden_model import tiny_model
+from tests.models.test_llama import random_model
+
+SIZES = (3, 1, 5)
+
+
+def masked(query, key, value):
+    """Return attention under the mask that says for the nine tokens of SIZES which sees which."""
+    sees = [
+        [1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 1, 1, 1, 1, 1],
+    ]
+    mask = torch.tensor(sees, dtype=torch.bool, device=query.device)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+
+
+def packed(query, key, value):
+    return packed_attention(nn.Module(), query, key, value, None, sizes=SIZES)[0]
+
+
+def with_gradients(attend, *tensors):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    output = attend(*leaves)
+    total = (output * torch.arange(output.shape[1])[:, None, None]).sum()
+    return [output.detach(), *torch.autograd.grad(total, leaves)]
+
+
+@pytest.mark.parametrize("num_key_heads", [4, 2])
+def test_it_is_masked_attention_in_value_and_gradient(num_key_heads):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, num_key_heads, num_key_heads))
+    found = with_gradients(packed, query, key, value)
+    for ours, theirs in zip(found, with_gradients(masked, query, key, value), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_without_sizes_it_goes_by_the_mask():
+    query, key, value = torch.randn(3, 1, 2, 4, 8).unbind()
+    mask = torch.tensor([[[[True, False, False, True]] * 4]])
+    output, _ = packed_attention(nn.Module(), query, key, value, mask)
+    assert torch.allclose(output, F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel is CUDA's")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_for_all_examples_is_masked_attention(dtype):
+    assert varlen_works(dtype, torch.device("cuda", torch.cuda.current_device()))
+    query, key, value = torch.randn(3, 1, 4, 9, 64, dtype=dtype, device="cuda").unbind()
+    bounds = torch.tensor([0, 3, 4, 9], dtype=torch.int32, device="cuda")
+    output, _ = packed_attention(nn.Module(), query, key, value, None, sizes=SIZES, bounds=bounds)
+    assert torch.allclose(output, masked(query, key, value), atol=2e-2)
+
+
+def test_changing_one_example_leaves_the_hidden_states_of_the_others():
+    model = tiny_model().eval()
+    first, other, last = (Example(turns=(Turn(text, "yes"),)) for text in ("Is it red?", "Is it?", "What, then?"))
+    changed = Example(turns=(Turn("So?", "no"),))
+    losses = []
+    for middle in (other, changed):
+        batch = model.chat_encoder.collate([first, middle, last])
+        found, places = model.target_losses(model.embed(batch.input_ids, model.encode_img(batch.images)), batch)
+        of_middle = (places >= batch.sizes[0]) & (places < batch.sizes[0] + batch.sizes[1])
+        losses.append(found[~of_middle])
+    assert torch.allclose(*losses, atol=1e-6)
+
+
+def test_a_step_reads_no_number_back_from_the_device():
+    """On meta, where there are no numbers, whatever asks for one fails."""
+    with torch.device("meta"):
+        model = random_model()
+    turns = (Turn("<Img><ImageHere></Img> What is this?", "a dog"),)
+    examples = [Example(turns=turns, images=(torch.zeros(3, 56, 56),)), Example(turns=(Turn("Why?", "because"),))]
+    batch = model.chat_encoder.collate(examples).to("meta")
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-3)
+    loss = model(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    assert loss.is_meta
+    assert causal_lm(model.llama_model).config._attn_implementation == "packed"
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        loss.item()

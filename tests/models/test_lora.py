@@ -1,0 +1,65 @@
+"""LoRA without copies: peft's numbers, draws and names."""
+
+import copy
+
+import pytest
+import torch
+from peft.tuners.lora import Linear
+
+from minigpt4.models.llama import causal_lm
+from minigpt4.models.lora import LeanLinear
+from tests.models.golden_model import tiny_model
+
+
+def lean_and_peft():
+    lean = causal_lm(tiny_model().llama_model).model.layers[0].self_attn.q_proj
+    peft = copy.deepcopy(lean)
+    peft.__class__ = Linear
+    return lean.train(), peft.train()
+
+
+def test_the_model_computes_its_lora_so():
+    layers = causal_lm(tiny_model().llama_model).model.layers
+    assert {type(p) for layer in layers for p in (layer.self_attn.q_proj, layer.self_attn.v_proj)} == {LeanLinear}
+
+
+def test_values_dropout_and_gradients_are_those_of_peft():
+    outputs, gradients = [], []
+    for layer in lean_and_peft():
+        torch.manual_seed(3)
+        x = torch.randn(1, 7, 64, requires_grad=True)
+        torch.manual_seed(4)
+        output = layer(x)
+        output.square().sum().backward()
+        outputs.append(output)
+        gradients.append([x.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad])
+    assert outputs[0].shape == (1, 7, 64)
+    assert torch.allclose(*outputs, atol=1e-5)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_in_16_bits_the_output_has_16_bits_and_what_is_trained_stays_float32():
+    lean, peft = lean_and_peft()
+    for layer in (lean, peft):
+        layer.base_layer.to(torch.bfloat16)
+        layer.eval()
+    x = torch.randn(1, 7, 64)
+    found = lean(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert lean.lora_A["default"].weight.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = peft(x)
+    assert (found - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("how", ["disabled", "merged"])
+def test_a_disabled_or_merged_adapter_is_left_to_peft(how):
+    lean, peft = (layer.eval() for layer in lean_and_peft())
+    for layer in (lean, peft):
+        if how == "merged":
+            layer.merge()
+        else:
+            layer.enable_adapters(False)
+    x = torch.randn(1, 7, 64)
+    assert torch.equal(lean(x), peft(x))
