@@ -1,165 +1,201 @@
-"""Time training steps of a model with random weights: samples/s, tokens/s, peak memory, model FLOP/s utilisation.
+"""Time training on the published mixture, our way and the published one, in one run on one machine.
 
-    python benchmarks/train_step.py --size real --device cuda --steps 20        # a GPU with 40 GB or more
-    python benchmarks/train_step.py --size tiny --device cpu --steps 20         # anywhere
+    python benchmarks/train_step.py --size real --device cuda --steps 50           # a GPU with 60 GB or more
+    python benchmarks/train_step.py --size small --steps 20 --parts                # anywhere
+    python benchmarks/train_step.py --size small --recipe ours --without lora      # what one idea brings
 
-Batches follow the published mixture: every step draws one of its 25 datasets by ratio and takes its batch size; an
-image costs 256 tokens at real size, the text of a sample is `--text-tokens` long on average (geometric).
-
-Model FLOPs are counted by the formula of minigpt4/runners/flops.py; utilisation is their share of the device's peak.
+Weights are random, samples made up (benchmarks/made_up_mixture.py says how long their texts are); pictures are JPEG
+files that the workers read and resize. Ours is the trainer itself: `RunnerBase.train()`, and what its metrics.jsonl
+says behind the warm-up. `--accum 8 --max-tokens 16384` puts eight draws through together. `--parts` takes further steps
+with the device waited for between parts. Model FLOPs, and so MFU, go by the formula of minigpt4/runners/flops.py; the
+published recipe's are counted for the same samples without its padding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import resource
+import subprocess
+import sys
+import tempfile
 import time
-from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import torch.distributed as dist
+from made_up_mixture import MadeUpDataset, write_pictures  # type: ignore[import-not-found]
+from published_recipe import PublishedTrainer, examples_of  # type: ignore[import-not-found]
+from torch.utils.data import DataLoader
+from variants import VARIANTS, PartTimer, TimedRunner, TimedTask  # type: ignore[import-not-found]
 
 from minigpt4.common.config import PACKAGE_DIR, Config
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import ModelConfig
-from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.conversation import IMAGE_SPAN, Batch, Example, Turn
-from minigpt4.runners.flops import ModelFlops, utilisation
+from minigpt4.common.seeds import seed_torch
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.runners.loader import ingredients_of
 
-
-def llama_size(width: int, depth: int, heads: int) -> dict[str, int]:
-    """Return the sizes of a Llama with the published one's ratio of MLP to width."""
-    mlp = 86 * width // 32
-    return {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": depth, "num_attention_heads": heads}
-
-
-SIZES: dict[str, dict[str, Any]] = {
-    "real": {"image_size": 448, "lora_r": 64},
-    "small": {
-        "image_size": 224,
-        "lora_r": 16,
-        "vit": {"embed_dim": 384, "depth": 6, "num_heads": 6},
-        "llama_config": llama_size(512, 8, 8),
-    },
-    "tiny": {
-        "image_size": 56,
-        "lora_r": 4,
-        "vit": {"embed_dim": 64, "depth": 2, "num_heads": 4},
-        "llama_config": llama_size(64, 2, 4),
-    },
-}
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
+SIZES: dict[str, list[str]] = {
+    "real": [],
+    "small": [
+        *("model.image_size=224", "model.lora_r=16"),
+        *("model.vit.embed_dim=384", "model.vit.depth=6", "model.vit.num_heads=6"),
+        *("model.llama_config.hidden_size=512", "model.llama_config.intermediate_size=1376"),
+        *("model.llama_config.num_hidden_layers=8", "model.llama_config.num_attention_heads=8"),
+    ],
+    "tiny": [
+        *("model.image_size=56", "model.lora_r=4"),
+        *("model.vit.embed_dim=64", "model.vit.depth=2", "model.vit.num_heads=4"),
+        *("model.llama_config.hidden_size=64", "model.llama_config.intermediate_size=172"),
+        *("model.llama_config.num_hidden_layers=2", "model.llama_config.num_attention_heads=4"),
+    ],
+}
+NUM_PICTURES = 64
+OPTIONS = ("look_ahead", "compile_vit", "compile_llm", "recompute")
 
 
-def model_config(size: str) -> DictConfig:
-    """Return the model section of a size, without any weight file."""
-    ours = {"random_weights": True, "vit_ckpt": None, "ckpt": None, "chat_template": True, "end_sym": "</s>"}
-    return OmegaConf.merge(OmegaConf.structured(ModelConfig), ours, {"max_txt_len": 1024}, SIZES[size])  # type: ignore[return-value]
+def make_config(args: argparse.Namespace, folder: Path) -> Config:
+    """Return the shipped training file at a size, without any weight file."""
+    run = {
+        **{"device": args.device, "num_workers": args.workers, "output_dir": folder, "job_id": "bench"},
+        **{"max_epoch": 1, "iters_per_epoch": (args.warmup + args.steps) * args.accum, "wandb_log": False},
+        **{"log_freq": args.warmup * args.accum, "accum_grad_iters": args.accum, "warmup_steps": 0},
+        **{"max_tokens_per_forward": args.max_tokens or "null", "look_ahead": "look_ahead" in args.with_},
+        "compile": "[" + ",".join(part for part in ("vit", "llm") if f"compile_{part}" in args.with_) + "]",
+    }
+    model = ["model.random_weights=True", "model.vit_ckpt=null", "model.ckpt=null"]
+    model.append(f"model.use_grad_checkpoint_llm={'recompute' in args.with_}")
+    return Config.load(MIXTURE, [*model, *(f"run.{key}={value}" for key, value in run.items()), *SIZES[args.size]])
 
 
-def draw_batch(model: Any, mixture: DictConfig, rng: random.Random, *, text_tokens: int, image_size: int) -> Batch:
-    """Return the batch of one step, as the mixture would draw it."""
-    names = list(mixture)
-    [name] = rng.choices(names, [mixture[n].sample_ratio for n in names])
-    examples = []
-    for _ in range(mixture[name].batch_size):
-        length = max(2, min(1000, round(rng.expovariate(1 / text_tokens))))
-        text_only = name == "unnatural_instruction"
-        images = () if text_only else (torch.randn(3, image_size, image_size),)
-        question = "".join(rng.choices("abcdefgh ", k=max(1, length // 2)))
-        answer = "".join(rng.choices("abcdefgh ", k=max(1, length - length // 2)))
-        turn = Turn(question if text_only else f"{IMAGE_SPAN} {question} ", answer)
-        examples.append(Example(turns=(turn,), images=images, id=name))
-    return model.chat_encoder.collate(examples)
+def build(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the model with random weights, the same for every recipe."""
+    seed_torch("bench", 0)
+    with device:
+        model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
+    return model.to(device).train()
 
 
-@dataclass
-class Timing:
-    """What the timed steps did."""
+def train_ours(cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer) -> dict[str, Any]:
+    """Train with the trainer itself; return what it measured behind the warm-up."""
+    device = torch.device(args.device)
+    model = build(cfg, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    for name in args.without:
+        VARIANTS[name](model)
+    splits = {name: {"train": dataset} for name, dataset in datasets.items()}
+    runner = TimedRunner(cfg=cfg, task=TimedTask(timer), model=model, datasets=splits, job_id="bench")
+    runner.timer = timer
+    if "fused" in args.without:
+        groups = model.optimizer_groups(cfg.run_cfg.weight_decay)
+        runner.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=device.type == "cuda")
+    runner.train()
+    lines = [json.loads(line) for line in (runner.folder / "metrics.jsonl").read_text().splitlines()]
+    times = [line["time"] for line in lines]
+    shares = [(later - earlier) / (times[-1] - times[0]) for earlier, later in pairwise(times)]
+    figures: dict[str, Any] = {}
+    for key in ("samples_per_s", "tokens_per_s", "data_wait", "mfu"):
+        values = [line[key] for line in lines[1:]]
+        figures[key] = None if None in values else sum(s * v for s, v in zip(shares, values, strict=True))
+    return figures
 
-    seconds: float = 0.0
-    num_samples: int = 0
-    num_tokens: int = 0
-    flops: float = 0.0
-    losses: list[float] = field(default_factory=list)
+
+def train_published(cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer) -> dict[str, Any]:
+    """Train the published way; return what was measured behind the warm-up."""
+    device = torch.device(args.device)
+    model = build(cfg, device, torch.float16 if device.type == "cuda" else torch.float32)
+    ingredients = ingredients_of(datasets, cfg.datasets_cfg, model.chat_encoder)
+    num_warmup, num_steps = args.warmup * args.accum, args.steps * args.accum
+    sampler = MixtureSampler(ingredients, num_steps=num_warmup + num_steps, seed=cfg.run_cfg.seed)
+    mixture = MixtureDataset(datasets, seed=cfg.run_cfg.seed)
+    loader: Any = DataLoader(mixture, batch_sampler=sampler, collate_fn=examples_of, num_workers=args.workers)
+    trainer, batches = PublishedTrainer(model, device, timer), iter(loader)
+    trainer.run(batches, num_steps=num_warmup)
+    figures = trainer.run(batches, num_steps=num_steps)
+    dist.destroy_process_group()
+    return figures
 
 
-def time_steps(model: Any, cfg: DictConfig, device: torch.device, args: argparse.Namespace) -> Timing:
-    """Take the steps and return what those behind the warm-up did."""
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of one recipe, which has this process to itself."""
+    device = torch.device(args.device)
     on_gpu = device.type == "cuda"
-    mixture, rng = Config.load(MIXTURE).datasets_cfg, derive_rng("train_step", args.size)
-    optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-5, fused=on_gpu)
-    count_flops, timing = ModelFlops(model), Timing()
-    for step in range(args.warmup + args.steps):
-        batch = draw_batch(model, mixture, rng, text_tokens=args.text_tokens, image_size=cfg.image_size)
-        if step == args.warmup and on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        before = time.perf_counter()
-        with autocast(device):
-            loss = model(batch.to(device))["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        timing.losses.append(float(loss.detach()))  # waits for the device
-        if step >= args.warmup:
-            timing.seconds += time.perf_counter() - before
-            timing.num_samples += len(batch.lengths)
-            timing.num_tokens += len(batch.input_ids)
-            timing.flops += count_flops(batch)
-    return timing
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Return the context of bfloat16 on a GPU, of nothing on a CPU."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-
-
-def figures_of(timing: Timing, device: torch.device) -> dict[str, Any]:
-    """Return the figures to print."""
-    on_gpu = device.type == "cuda"
+    train = {"ours": train_ours, "published": train_published}[args.recipe[0]]
+    timer = PartTimer(device, enabled=args.timed_parts)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = make_config(args, Path(folder))
+        pictures = write_pictures(Path(folder), count=NUM_PICTURES)
+        size = cfg.model_cfg.image_size
+        datasets = {name: MadeUpDataset(name, pictures, image_size=size) for name in map(str, cfg.datasets_cfg)}
+        figures = train(cfg, datasets, args, timer)
+    if args.timed_parts:
+        num_timed = (args.warmup + args.steps) * args.accum - 3
+        return {"parts_ms": timer.milliseconds(num_steps=num_timed)}
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    mfu = utilisation(timing.flops, seconds=timing.seconds, device=device)
+    rounded = {key: None if value is None else float(f"{value:.4g}") for key, value in figures.items()}
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "seconds": round(timing.seconds, 3),
-        "samples_per_s": round(timing.num_samples / timing.seconds, 2),
-        "tokens_per_s": round(timing.num_tokens / timing.seconds, 1),
-        "model_tflops_per_s": round(timing.flops / timing.seconds / 1e12, 4),
-        "mfu": None if mfu is None else round(mfu, 4),
+        **rounded,
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30 if on_gpu else process, 2),
-        "losses": [round(timing.losses[0], 4), round(timing.losses[-1], 4)],
+        "seconds_in_all": round(time.perf_counter() - began, 1),
     }
 
 
-def main() -> None:
-    """Run the steps and print one JSON object."""
+def in_a_process(args: argparse.Namespace, recipe: str, *options: str) -> dict[str, Any]:
+    """Return the figures of one recipe, taken by a process of its own."""
+    kept = [word for key in ("size", "device", "steps", "warmup", "workers", "accum", "threads")
+            for word in (f"--{key}", str(getattr(args, key)))]  # fmt: skip
+    if recipe == "ours":
+        kept += ["--max-tokens", str(args.max_tokens), "--without", *args.without, "--with", *args.with_]
+    command = [sys.executable, __file__, "--recipe", recipe, "--bare", *kept, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def parse_args() -> argparse.Namespace:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3, help="steps that are not timed")
-    parser.add_argument("--text-tokens", type=int, default=60)
-    parser.add_argument("--generate", action="store_true", help="also generate 20 tokens for two images")
+    parser.add_argument("--recipe", nargs="+", choices=("published", "ours"), default=["published", "ours"])
+    parser.add_argument("--steps", type=int, default=20, help="updates that are timed")
+    parser.add_argument("--warmup", type=int, default=5, help="updates before; a divisor of --steps")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the training process on a CPU")
+    parser.add_argument("--accum", type=int, default=1, help="draws an update")
+    parser.add_argument("--max-tokens", type=int, default=0, help="run.max_tokens_per_forward of ours")
+    parser.add_argument("--without", nargs="*", choices=VARIANTS, default=[], help="ideas to take out of ours")
+    parser.add_argument("--with", nargs="*", dest="with_", choices=OPTIONS, default=[], help="options of ours")
+    parser.add_argument("--parts", action="store_true", help="time the parts too, in further runs")
+    parser.add_argument("--timed-parts", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.manual_seed(0)
-    device, cfg = torch.device(args.device), model_config(args.size)
-    began = time.perf_counter()
-    with device:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = registry.get_model_class(cfg.arch).from_config(cfg, dtype=dtype)
-    model = model.to(device).train()
-    result: dict[str, Any] = {"size": args.size, "steps": args.steps}
-    result["seconds_to_build"] = round(time.perf_counter() - began, 1)
-    result |= figures_of(time_steps(model, cfg, device, args), device)
-    if args.generate:
-        prompts = [f"<s>[INST] {IMAGE_SPAN} [vqa] what is this? [/INST]"] * 2
-        images = torch.randn(2, 3, cfg.image_size, cfg.image_size, device=device)
-        with autocast(device):
-            result["generated"] = model.generate(images, prompts, max_new_tokens=20)
-    print(json.dumps(result))
+    if args.steps % args.warmup:
+        parser.error("--steps should be a multiple of --warmup")
+    return args
+
+
+def main() -> None:
+    """Run the recipes one after the other, each in a process of its own, and print one JSON object a recipe."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    if args.bare:
+        print(json.dumps(run(args)))
+        return
+    keys = ("size", "steps", "accum", "max_tokens", "without", "with_", "threads", "workers")
+    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
+    print(json.dumps({"device": device, "torch": torch.__version__, **{key: getattr(args, key) for key in keys}}))
+    rates = {}
+    for recipe in args.recipe:
+        figures = in_a_process(args, recipe)
+        if args.parts:
+            figures |= in_a_process(args, recipe, "--timed-parts")
+        rates[recipe] = figures["samples_per_s"]
+        print(json.dumps({"recipe": recipe, **figures}), flush=True)
+    if len(rates) == 2:
+        print(json.dumps({"times_the_published_rate": round(rates["ours"] / rates["published"], 2)}))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,8 @@ def _wrong_values(run: DictConfig) -> list[str]:
     from_zero = ("num_workers", "warmup_steps", "max_bad_samples", "init_lr", "min_lr", "weight_decay")
     lowest = dict.fromkeys(from_one, 1) | dict.fromkeys(from_zero, 0)
     problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in lowest.items() if run[key] < low]
+    if run.max_tokens_per_forward is not None and run.max_tokens_per_forward < 1:
+        problems.append(f"run.max_tokens_per_forward: expected at least 1, got {run.max_tokens_per_forward}")
     kinds = ("auto", "bfloat16", "float16")
     if run.amp_dtype not in kinds:
         problems.append(f"run.amp_dtype: expected one of {', '.join(kinds)}, got '{run.amp_dtype}'")

@@ -36,6 +36,7 @@ class RunConfig:
     iters_per_epoch: int = 1000
     accum_grad_iters: int = 1
     max_tokens_per_forward: int | None = None  # the draws of one update go through together, so many tokens at a time
+    compile: list[str] = field(default_factory=list)  # vit, llm: parts for torch.compile, which takes its time first
     look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
     amp: bool = True
     amp_dtype: str = "auto"  # auto: bfloat16 where the device has it, else float16

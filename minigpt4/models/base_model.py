@@ -25,6 +25,10 @@ class BaseModel(nn.Module):
         """Return the parts whose frozen weights may be spread over processes, in the order of their use."""
         return []
 
+    def compilable(self, part: str) -> list[nn.Module]:
+        """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
+        raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
+
     def num_trainable(self) -> int:
         """Return the number of trained scalars."""
         return sum(parameter.numel() for _, parameter in self.trainable())

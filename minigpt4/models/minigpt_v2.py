@@ -97,6 +97,18 @@ class MiniGPTv2(BaseModel):
         llama = causal_lm(self.llama_model)
         return [llama.get_input_embeddings(), *llama.model.layers, llama.lm_head]
 
+    def compilable(self, part: str) -> list[nn.Module]:
+        """Return for "vit" the blocks of a frozen vision encoder, for "llm" the MLPs and norms of the language model.
+
+        Raises: ValueError for another part, or for "vit" where it is trained.
+        """
+        if part == "vit" and self.freeze_vit:
+            return list(self.visual_encoder.blocks)
+        if part == "llm":
+            names = ("input_layernorm", "post_attention_layernorm", "mlp")
+            return [getattr(layer, name) for layer in causal_lm(self.llama_model).model.layers for name in names]
+        raise ValueError(f"run.compile: llm, or vit while model.freeze_vit is true, not {part}")
+
     def train(self, mode: bool = True) -> MiniGPTv2:
         """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
         super().train(mode)
@@ -133,7 +145,7 @@ class MiniGPTv2(BaseModel):
         }
 
     def encode_img(self, images: Tensor) -> Tensor:
-        """Return the language model's tokens for images (N, 3, H, W), or for what `see` made of them, (N, tokens, hidden).
+        """Return the tokens (N, tokens, hidden) of images (N, 3, H, W), or of what `see` made of them.
 
         N may be 0: projecting no rows still gives the projection a gradient, of zero.
         """

@@ -59,6 +59,8 @@ class RunnerBase:
         if self.run.deterministic:
             make_deterministic()
         self.base_model = fingerprint(model)  # before its weights are sharded: no rank can read the others' alone
+        for module in (module for part in self.run.compile for module in model.compilable(part)):
+            module.compile(dynamic=True)
         self.parallel = wrap(model, strategy=self.run.strategy, device=self.device)
         self.amp_dtype = autocast_dtype(self.run, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)

@@ -1,0 +1,175 @@
+"""Our training step with one idea taken out, and with its parts timed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
+from minigpt4.conversation.encoder import ChatEncoder, Encoded
+from minigpt4.models import minigpt_v2
+from minigpt4.models.llama import causal_lm
+from minigpt4.models.lora import LeanLinear
+from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+
+
+class PartTimer:
+    """Adds up the seconds of named parts, the device waited for before and after; does nothing until enabled."""
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self.device, self.enabled = device, enabled
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.ended = 0.0
+
+    def now(self) -> float:
+        """Return the time when all that the device was given is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time a part."""
+        if not self.enabled:
+            yield
+            return
+        began = self.now()
+        yield
+        self.ended = self.now()
+        self.add(part, self.ended - began)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Count the seconds of a part, but for its first three times, which are slower."""
+        self.counts[part] += 1
+        if self.counts[part] > 3:
+            self.seconds[part] += seconds
+
+    def milliseconds(self, *, num_steps: int) -> dict[str, float]:
+        """Return the mean a step of every part."""
+        return {part: round(1000 * seconds / num_steps, 2) for part, seconds in self.seconds.items()}
+
+
+class TimedTask(ImageTextPretrainTask):
+    """A step whose forward is timed: as a whole, and of it the vision encoder and the projection."""
+
+    def __init__(self, timer: PartTimer) -> None:
+        self.timer = timer
+
+    def train_step(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the model's output for one batch."""
+        if not self.timer.enabled:
+            return super().train_step(model, batch)
+        see, project = model.see, model.llama_proj.forward
+
+        def timed(part: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def wrapped(*args: Any) -> Tensor:
+                with self.timer(part):
+                    return call(*args)
+
+            return wrapped
+
+        model.see, model.llama_proj.forward = timed("vit", see), timed("projection", project)
+        inside = sum(self.timer.seconds[part] for part in ("vit", "projection"))
+        began = self.timer.now()
+        try:
+            return super().train_step(model, batch)
+        finally:
+            del model.see, model.llama_proj.forward
+            self.timer.ended = self.timer.now()
+            inside = sum(self.timer.seconds[part] for part in ("vit", "projection")) - inside
+            self.timer.add("llm forward", self.timer.ended - began - inside)
+
+
+class TimedRunner(RunnerBase):
+    """The trainer; where its timer is enabled, backward is what lies between the forward's end and the update."""
+
+    timer: PartTimer
+
+    def _update(self, step: int) -> None:
+        if self.timer.enabled:
+            self.timer.add("backward", self.timer.now() - self.timer.ended)
+        with self.timer("optimizer"):
+            super()._update(step)
+
+
+def without_lora(model: Any) -> None:
+    """Compute LoRA as peft does."""
+    for module in model.modules():
+        if type(module) is LeanLinear:
+            module.__class__ = Linear  # type: ignore[assignment]
+
+
+def without_attention(model: Any) -> None:
+    """Attend under a mask over all pairs of tokens of the stream."""
+    AttentionInterface.register("masked", _masked)
+    causal_lm(model.llama_model).config._attn_implementation = "masked"
+
+
+def _masked(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, sizes: Sequence[int], **_: Any
+) -> tuple[Tensor, None]:
+    example = torch.arange(len(sizes), device=query.device).repeat_interleave(
+        torch.tensor(sizes, device=query.device), output_size=query.shape[2]
+    )
+    sees = (example[:, None] == example).tril()
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=sees).transpose(1, 2), None
+
+
+def without_loss(model: Any) -> None:
+    """Take PyTorch's cross-entropy of float32 logits."""
+    plain: Any = lambda logits, targets: F.cross_entropy(logits.float(), targets, reduction="none")  # noqa: E731
+    minigpt_v2.cross_entropy = plain
+
+
+def without_logits(model: Any) -> None:
+    """Take the logits of all positions, of which only those at answers are used."""
+    head = causal_lm(model.llama_model).lm_head
+    language = causal_lm(model.llama_model).model
+    seen: list[Tensor] = []
+    language.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state[0]))
+    head.register_forward_hook(lambda module, args, output: output + 0 * F.linear(seen.pop(), head.weight).sum())
+
+
+def without_inference(model: Any) -> None:
+    """See images under no_grad, as autograd's bookkeeping costs something there."""
+    torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]
+
+
+def without_packing(model: Any) -> None:
+    """Fill every example of a batch up to the longest one."""
+    pack = type(model.chat_encoder).pack
+
+    def padded(encoder: ChatEncoder, encoded: Sequence[Encoded]) -> Batch:
+        longest = max((len(item.input_ids) for item in encoded), default=0)
+        return pack(encoder, [_filled(item, longest) for item in encoded])
+
+    model.chat_encoder.pack = MethodType(padded, model.chat_encoder)
+
+
+def _filled(item: Encoded, length: int) -> Encoded:
+    missing = length - len(item.input_ids)
+    ids, labels = F.pad(item.input_ids, (0, missing)), F.pad(item.labels, (0, missing), value=IGNORE_INDEX)
+    return Encoded(item.example, ids, labels)
+
+
+VARIANTS: Mapping[str, Callable[[Any], None]] = {
+    "packing": without_packing,
+    "attention": without_attention,
+    "logits": without_logits,
+    "loss": without_loss,
+    "lora": without_lora,
+    "inference": without_inference,
+    "fused": lambda model: None,  # the runner's optimizer, not the model
+}
