@@ -33,10 +33,10 @@ def add_gradients(runner: RunnerBase, span: Span, sent: Sequence[tuple[Loaded, B
     if together or runner.balanced:
         counts = target_counts([one for one, _ in sent], num_draws=num_draws, device=runner.device)
     num_calls = runner.parallel.most_calls(len(sent)) if together else len(sent)
-    nothing = (Loaded.empty(), Batch.empty().to(runner.device))
+    missing = [(Loaded.empty(), Batch.empty().to(runner.device)) for _ in range(num_calls - len(sent))]
     losses = torch.zeros(num_draws, device=runner.device)
     values: list[Tensor] = []
-    for loaded, batch in [*sent, *[nothing] * (num_calls - len(sent))]:
+    for loaded, batch in [*sent, *missing]:
         if counts is not None:
             batch = weigh(batch, loaded, counts)
         is_last = len(values) + 1 == num_calls
