@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Example, Turn
+from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.datasets.draws import Fetched
+from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
 from minigpt4.runners.flops import ModelFlops, utilisation
@@ -31,6 +33,17 @@ from minigpt4.runners.flops import ModelFlops, utilisation
 def examples_of(fetched: Sequence[Fetched]) -> list[Example]:
     """Return what was fetched; the published loader hands texts to the step."""
     return [item.sample for item in fetched if isinstance(item.sample, Example)]
+
+
+PLAIN: dict[type, type] = {LeanLinear: Linear, FusedRMSNorm: LlamaRMSNorm, FrugalMLP: LlamaMLP}
+"""Our parts of a model and what the libraries have in their place."""
+
+
+def make_plain(model: nn.Module, *parts: type) -> None:
+    """Put the libraries' own parts in the place of ours: of `parts`, or of all."""
+    for module in model.modules():
+        if type(module) in (parts or PLAIN):
+            module.__class__ = PLAIN[type(module)]
 
 
 class PaddedModel(nn.Module):
@@ -42,9 +55,7 @@ class PaddedModel(nn.Module):
         causal_lm(model.llama_model).set_attn_implementation("eager")
         for block in model.visual_encoder.blocks:
             block.attn.fused_attn = False
-        for module in model.modules():
-            if type(module) is LeanLinear:
-                module.__class__ = Linear  # type: ignore[assignment]
+        make_plain(model)
 
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the mean loss over all targets."""
@@ -60,7 +71,8 @@ class PaddedModel(nn.Module):
             for example, (ids, _) in zip(examples, encoded, strict=True):
                 shown = [next(tokens) for _ in example.images]
                 none = torch.zeros(0, 1, model.llama_proj.out_features, device=device)
-                embeds.append(model.embed(ids.to(device), torch.stack(shown) if shown else none))
+                places = (ids == IMAGE_TOKEN).nonzero().squeeze(1).to(device)
+                embeds.append(model.embed(ids.to(device), torch.stack(shown) if shown else none, places=places))
             padded = pad_sequence(embeds, batch_first=True)
             labels = pad_sequence([one for _, one in encoded], batch_first=True, padding_value=IGNORE_INDEX).to(device)
             lengths = torch.tensor([len(one) for one in embeds], device=device)

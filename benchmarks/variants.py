@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
+from published_recipe import make_plain  # type: ignore[import-not-found]
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.models import minigpt_v2
+from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
 from minigpt4.runners.runner_base import RunnerBase
@@ -104,13 +105,6 @@ class TimedRunner(RunnerBase):
             super()._update(step)
 
 
-def without_lora(model: Any) -> None:
-    """Compute LoRA as peft does."""
-    for module in model.modules():
-        if type(module) is LeanLinear:
-            module.__class__ = Linear  # type: ignore[assignment]
-
-
 def without_attention(model: Any) -> None:
     """Attend under a mask over all pairs of tokens of the stream."""
     AttentionInterface.register("masked", _masked)
@@ -169,7 +163,9 @@ VARIANTS: Mapping[str, Callable[[Any], None]] = {
     "attention": without_attention,
     "logits": without_logits,
     "loss": without_loss,
-    "lora": without_lora,
+    "lora": lambda model: make_plain(model, LeanLinear),
+    "norm": lambda model: make_plain(model, FusedRMSNorm),
+    "mlp": lambda model: make_plain(model, FrugalMLP),
     "inference": without_inference,
     "fused": lambda model: None,  # the runner's optimizer, not the model
 }

@@ -14,7 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from minigpt4.common.registry import did_you_mean
 from minigpt4.models.attention import PACKED, register_packed_attention
-from minigpt4.models.lora import make_lean
+from minigpt4.models.lean_layers import make_lean
+from minigpt4.models.lora import make_lora_lean
 
 LLAMA_2_7B: dict[str, Any] = {
     "vocab_size": 32000,
@@ -40,6 +41,8 @@ def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
     llama = _random_llama(cfg.llama_config, dtype) if cfg.random_weights else _read_llama(cfg, dtype)
     register_packed_attention()
     llama.set_attn_implementation(PACKED)
+    if not (cfg.low_resource or cfg.load_in_4bit):  # those run under autocast, which would widen a fused norm's output
+        make_lean(llama)
     # what the folder says of generation (Llama-2-chat samples) must not leak into ours
     llama.generation_config = GenerationConfig()
     llama.requires_grad_(False)
@@ -129,5 +132,5 @@ def _add_lora(llama: LlamaForCausalLM, cfg: Any) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(llama, config, autocast_adapter_dtype=True)
-    make_lean(model)
+    make_lora_lean(model)
     return model

@@ -32,7 +32,7 @@ class LeanLinear(Linear):
         return result.view(*x.shape[:-1], -1)
 
 
-def make_lean(model: nn.Module) -> None:
+def make_lora_lean(model: nn.Module) -> None:
     """Have the plain LoRA layers of a peft model compute so; those of 8-bit and 4-bit weights stay peft's."""
     for module in model.modules():
         if type(module) is Linear:

@@ -211,7 +211,7 @@ class MiniGPTv2(BaseModel):
         dtype = self.visual_encoder.patch_embed.proj.weight.dtype
         if dtype == torch.float32:
             return self.visual_encoder(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with _without_autocast(images.device):
             return self.visual_encoder(images.to(dtype))
 
     def _language_autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -219,7 +219,11 @@ class MiniGPTv2(BaseModel):
         llama: Any = causal_lm(self.llama_model)
         if llama.lm_head.weight.dtype == torch.float32 or getattr(llama, "is_quantized", False):
             return contextlib.nullcontext()
-        return torch.autocast(device.type, enabled=False)
+        return _without_autocast(device)
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
