@@ -87,7 +87,8 @@ def flash(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, enable_
 def ours(count: int, *, recompute: bool) -> tuple[int, int]:
     """Return the bytes that are saved for so many examples, and their tokens."""
     attention.varlen_works = lambda dtype, device: False  # type: ignore[assignment]  # it would ask the GPU
-    attention.F = SimpleNamespace(scaled_dot_product_attention=flash)  # which PyTorch would choose there
+    kernels: Any = SimpleNamespace(scaled_dot_product_attention=flash)  # which PyTorch would choose there
+    attention.F = kernels
     batch = build(torch.bfloat16, recompute=False).chat_encoder.collate(examples(count))
     model = build(torch.bfloat16, recompute=recompute)
     images = model.see(batch.images.to(META))  # by a frozen encoder, which keeps nothing
