@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, pick_device
 from minigpt4.common.logger import setup_logger
@@ -49,6 +51,7 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
     return int(bool(checkup.problems))
 
 
+@record  # torchrun ends with the traceback of the rank that raised first
 def main() -> None:
     """Parse, check, build, train."""
     args = parse_args()

@@ -3,13 +3,15 @@
     python benchmarks/balance.py --ranks 8 64
 
 Prints for each number of ranks the mean over steps of the largest rank's cost over the mean rank's, on the shipped
-mixture: an image costs 256 tokens, the text of a row an exponentially distributed number (mean 60).
+mixture: as each rank draws, shared out by number of samples, and by estimated length as a training does. An image costs
+256 tokens, the text of a row an exponentially distributed number (mean 60), whose estimate is off by a fifth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,25 +23,28 @@ MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.
 NUM_ROWS = 1000
 
 
-def shipped_ingredients() -> list[Ingredient]:
-    """Return the 25 datasets of the shipped mixture with drawn lengths of their rows."""
+def shipped_mixture() -> tuple[dict[str, np.ndarray], list[Ingredient]]:
+    """Return the drawn tokens of each row by dataset, and the 25 datasets of the shipped mixture with estimates."""
     rng = np.random.default_rng(0)
-    ingredients = []
+    tokens, ingredients = {}, []
     for name, body in Config.load(MIXTURE).datasets_cfg.items():
         image = 0 if name == "unnatural_instruction" else 256
-        lengths = image + rng.exponential(60, NUM_ROWS)
+        text = rng.exponential(60, NUM_ROWS)
+        tokens[str(name)] = image + text
+        lengths = image + text * rng.normal(1, 0.2, NUM_ROWS)
         ingredients.append(Ingredient(str(name), NUM_ROWS, body.batch_size, body.sample_ratio, lengths=lengths))
-    return ingredients
+    return tokens, ingredients
 
 
-def cost_ratio(num_ranks: int, *, balance: bool, num_steps: int) -> float:
+def cost_ratio(num_ranks: int, *, num_steps: int, balance: bool = True, by_length: bool = True) -> float:
     """Return the mean over steps of the largest rank's cost over the mean rank's."""
-    ingredients = shipped_ingredients()
-    by_name = {ingredient.name: ingredient for ingredient in ingredients}
-    at: dict[str, Any] = {"num_steps": num_steps, "seed": 1, "world_size": num_ranks}
+    tokens, ingredients = shipped_mixture()
+    if not by_length:
+        ingredients = [replace(ingredient, lengths=None) for ingredient in ingredients]
+    at: dict[str, Any] = {"num_steps": num_steps, "seed": 1, "world_size": num_ranks, "balance": balance}
     costs = [
-        [sum(by_name[draw.dataset].cost(draw.row) for draw in draws) for draws in sampler]
-        for sampler in (MixtureSampler(ingredients, **at, rank=r, balance=balance) for r in range(num_ranks))
+        [sum(tokens[draw.dataset][draw.row] for draw in draws) for draws in sampler]
+        for sampler in (MixtureSampler(ingredients, **at, rank=rank) for rank in range(num_ranks))
     ]
     per_step = np.array(costs).T
     return float((per_step.max(1) / per_step.mean(1)).mean())
@@ -52,8 +57,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     for num_ranks in args.ranks:
-        drawn, shared = (cost_ratio(num_ranks, balance=balance, num_steps=args.steps) for balance in (False, True))
-        print(json.dumps({"ranks": num_ranks, "as_drawn": round(drawn, 3), "shared_out": round(shared, 3)}))
+        figures = {
+            "as_drawn": cost_ratio(num_ranks, num_steps=args.steps, balance=False),
+            "by_number": cost_ratio(num_ranks, num_steps=args.steps, by_length=False),
+            "by_length": cost_ratio(num_ranks, num_steps=args.steps),
+        }
+        print(json.dumps({"ranks": num_ranks} | {name: round(figure, 3) for name, figure in figures.items()}))
 
 
 if __name__ == "__main__":

@@ -183,12 +183,14 @@ def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[
 
 def _wrong_values(run: DictConfig) -> list[str]:
     """Return what is wrong with numbers and names whose type is right."""
-    from_one = ("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "prefetch_factor")
+    from_one = (
+        *("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "prefetch_factor"),
+        *("keep_last", "save_every_steps", "max_tokens_per_forward"),
+    )
     from_zero = ("num_workers", "warmup_steps", "max_bad_samples", "init_lr", "min_lr", "weight_decay")
-    lowest = dict.fromkeys(from_one, 1) | dict.fromkeys(from_zero, 0)
-    problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in lowest.items() if run[key] < low]
-    if run.max_tokens_per_forward is not None and run.max_tokens_per_forward < 1:
-        problems.append(f"run.max_tokens_per_forward: expected at least 1, got {run.max_tokens_per_forward}")
+    lowest = dict.fromkeys(from_one, 1) | dict.fromkeys((*from_zero, "max_skipped_steps"), 0)
+    wrong = {key: low for key, low in lowest.items() if run[key] is not None and run[key] < low}
+    problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in wrong.items()]
     kinds = ("auto", "bfloat16", "float16")
     if run.amp_dtype not in kinds:
         problems.append(f"run.amp_dtype: expected one of {', '.join(kinds)}, got '{run.amp_dtype}'")

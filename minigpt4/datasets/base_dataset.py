@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
+from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
+from minigpt4.datasets.lengths import row_lengths, size_of_one
 from minigpt4.datasets.report import Report
 from minigpt4.datasets.row_index import table_of
 from minigpt4.datasets.row_table import RowTable
@@ -35,8 +37,9 @@ class InstructionDataset(Dataset[Example]):
     """Rows of annotation files, asked as `turns` says; a subclass overrides what is particular and nothing else.
 
     `report` says what was found in the files. `pool` holds the wordings of `pool_name`, of which a sample draws one.
-    `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files` and
-    `remark` say of a large file is kept beside it, so they depend on the files alone (`other_files` included).
+    `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files`,
+    `text_sizes` and `remark` say of a large file is kept beside it, so they depend on the files alone (`other_files`
+    included).
     """
 
     fields: ClassVar[dict[str, Any]] = {}
@@ -99,6 +102,16 @@ class InstructionDataset(Dataset[Example]):
         """Return the names of the row's images, below the image folder or absolute; [] for a row of text only."""
         raise NotImplementedError
 
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return about how many characters the first question has (without image and wording), and all that follows.
+
+        Ranks are balanced by it. When not overridden: nothing is asked, and all texts of the row follow.
+        """
+        images = self.image_files(row)
+        values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
+        told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
+        return 0, sum(map(size_of_one, told))
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Return what is asked and answered; the row has `index`, and `image_size` (width, height) in pixels too."""
         raise NotImplementedError
@@ -142,6 +155,12 @@ class InstructionDataset(Dataset[Example]):
         if sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in turns) > len(images):
             raise ValueError(f"{sample_id}: its own text holds {IMAGE_PLACEHOLDER}, which stands for an image")
         return Example(turns=turns, images=tuple(images), id=sample_id)
+
+    def row_lengths(self, costs: TokenCosts) -> np.ndarray:
+        """Return about how many tokens each row takes, (num_rows,) uint16."""
+        wordings = [wording.replace("{}", "") for wording in self.pool]
+        parts = [row_lengths(table, kept, costs, wording=size_of_one(wordings)) for table, kept in self._tables]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def image_paths(self, listings: Listings) -> dict[str, int]:
         """Return all image files of the dataset, each with the number of rows that show it."""

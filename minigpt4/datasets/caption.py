@@ -13,6 +13,7 @@ from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.lengths import cleaned_size
 from minigpt4.datasets.rows import JsonRecords, require
 
 
@@ -25,6 +26,10 @@ class CaptionDataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`."""
         return [row["image"]]
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the size of the caption."""
+        return 0, cleaned_size(row["caption"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for a caption in one of the pool's wordings."""

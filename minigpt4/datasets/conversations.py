@@ -11,6 +11,7 @@ from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.lengths import TURN_SIZE, cleaned_size, size
 from minigpt4.datasets.rows import require
 
 
@@ -34,6 +35,11 @@ class ConversationDataset(InstructionDataset):
         """Return the COCO file of the row's number, which has its leading zeros already."""
         return [f"COCO_train2014_{row['id']}.jpg"]
 
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the first question, and of its answer with all later turns."""
+        (question, answer), *later = row["turns"]
+        return size(question), size(answer) + sum(size(ask) + size(said) + TURN_SIZE for ask, said in later)
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the first question about the image, the others as they are."""
         (question, answer), *later = row["turns"]
@@ -43,6 +49,11 @@ class ConversationDataset(InstructionDataset):
 
 class FirstTurnDataset(ConversationDataset):
     """Of each conversation the first question, cleaned as captions are, and its answer."""
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the first question and its answer."""
+        question, answer = row["turns"][0]
+        return cleaned_size(question), size(answer)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question as it is."""
@@ -65,6 +76,11 @@ class UnnaturalDataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         """Return none: there is no image."""
         return []
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the instruction with its constraints, and of the output."""
+        question = f"{row['instruction_with_input']} {row.get('constraints') or ''}"
+        return cleaned_size(question), cleaned_size(row["output"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction with its constraints, if it has any."""

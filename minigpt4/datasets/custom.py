@@ -16,6 +16,7 @@ from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Tu
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
+from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
 from minigpt4.datasets.rows import JsonLines, JsonRecords, require
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 
@@ -44,6 +45,12 @@ class CustomDataset(InstructionDataset):
         """Return the row's images."""
         images: list[str] = row["images"]
         return images
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the first question, and of an answer to it with all later turns."""
+        (question, answers), *later = row["turns"]
+        rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
+        return size(question), size_of_one(answers) + rest
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the questions as they are, images where they show them or else before the first."""

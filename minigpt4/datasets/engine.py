@@ -13,6 +13,7 @@ from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.lengths import cleaned_size, size
 from minigpt4.datasets.rows import require
 
 BY_LETTER = "Answer with the option's letter from the given choices directly."
@@ -27,6 +28,10 @@ class EngineDADataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`, which begins with the folder of its collection, such as vg/."""
         return [row["image"]]
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the instruction and the answer."""
+        return cleaned_size(row["instruction"]), cleaned_size(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction as it is."""
@@ -58,6 +63,10 @@ class EngineMCDataset(EngineDADataset):
     def ordered(self, row: Row) -> tuple[list[str], str]:
         """Return the options in the order in which they are asked, and the letter of the right one."""
         return row["options"], row["choice_answer"]
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the instruction with its options, and of a letter."""
+        return size(row["instruction"]) + sum(size(option) + 4 for option in row["options"]) + len(BY_LETTER), 1
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction with its options, one a line."""

@@ -10,6 +10,7 @@ from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.lengths import size, size_with_boxes
 
 
 class FlickrDataset(InstructionDataset):
@@ -26,6 +27,10 @@ class GroundedCaptionDataset(FlickrDataset):
     fields: ClassVar = {"image_id": (int, str), "grounded_caption": str}
     pool_name = "grounding"
 
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the size of the caption with its boxes."""
+        return 0, size_with_boxes(row["grounded_caption"])
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for a grounded caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), row["grounded_caption"])]
@@ -36,6 +41,10 @@ class CaptionToPhraseDataset(FlickrDataset):
 
     fields: ClassVar = {"image_id": (int, str), "caption": str, "output": str}
 
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the caption and of its phrases with their boxes."""
+        return size(row["caption"]), size_with_boxes(row["output"])
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the caption as it is."""
         return [Turn(with_image(f"[detection] {row['caption']}"), row["output"])]
@@ -45,6 +54,10 @@ class ObjectToPhraseDataset(FlickrDataset):
     """A phrase is asked, its boxes are the answer."""
 
     fields: ClassVar = {"image_id": (int, str), "phrase": str, "bbox": str}
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the phrase, and of the phrase with its boxes."""
+        return size(row["phrase"]), size(row["phrase"]) + size_with_boxes(row["bbox"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the phrase as it is."""

@@ -18,6 +18,7 @@ from minigpt4.datasets.boxes import box_text, coco_boxes
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
+from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
 from minigpt4.datasets.rows import JsonRecords, require
 
 NUMBER = (int, float)
@@ -35,6 +36,10 @@ class ReferDataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`."""
         return [row["image"]]
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of a sentence and of its box."""
+        return size_of_one(row["sentences"]), BOX_SIZE
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for the box of one of the sentences, in one of the pool's wordings."""
@@ -136,9 +141,8 @@ class ReferBuilder(BaseDatasetBuilder):
 
     def _file(self, name: str) -> Place:
         dataset = str(self._option("dataset")).removeprefix("inv")
-        return self.place(
-            "ann_path", f"{self._option('ann_path')}/{dataset}/{name}", f"{addresses.REFER}/{dataset}.zip"
-        )
+        address = f"{addresses.REFER}/{dataset}.zip"
+        return self.place("ann_path", f"{self._option('ann_path')}/{dataset}/{name}", address)
 
 
 class InvReferBuilder(ReferBuilder):

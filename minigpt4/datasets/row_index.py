@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from minigpt4.common import safe_pickle
-from minigpt4.datasets import boxes, row_table, rows
+from minigpt4.datasets import boxes, lengths, row_table, rows
 from minigpt4.datasets.row_table import DTYPES, RowTable
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def _places(path: str, key: str) -> list[str]:
 @functools.cache
 def _key_of(cls: Any) -> str:
     """Return a name for what decides the rows of a class; classes that inherit all of it share their indexes."""
-    rules: list[Any] = [getattr(cls, name) for name in ("load_rows", "rows_of", "image_files", "remark")]
+    rules: list[Any] = [getattr(cls, name) for name in ("load_rows", "rows_of", "image_files", "text_sizes", "remark")]
     named = [f"{rule.__module__}.{rule.__qualname__}" for rule in rules]
     return hashlib.blake2b(repr([named, getattr(cls, "fields", None)]).encode(), digest_size=4).hexdigest()
 
@@ -155,7 +155,7 @@ def _key_of(cls: Any) -> str:
 @functools.cache
 def _code_of(cls: Any) -> str:
     """Return a digest of the code that finds the rows of a class."""
-    files = {module.__file__ for module in (rows, row_table, boxes, safe_pickle)}
+    files = {module.__file__ for module in (rows, row_table, lengths, boxes, safe_pickle)}
     files |= {inspect.getsourcefile(base) for base in cls.__mro__ if "minigpt4" in base.__module__ or base is cls}
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(str(file) for file in files):

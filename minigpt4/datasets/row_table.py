@@ -1,4 +1,4 @@
-"""Where the rows of one annotation file lie, and which images each of them shows."""
+"""Where the rows of one annotation file lie, which images each of them shows, and how long its text is."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ DTYPES = {
     "lengths": np.int32,  # a row each: the bytes of its record
     "parts": np.int32,  # a row each: its number among the rows of its record
     "images": np.int32,  # a row each: its number among the distinct image names
+    "asked": np.uint16,  # a row each: the size of its first question, 65,535 for more
+    "told": np.uint16,  # a row each: the size of all that follows that question, likewise
     "bad_rows": np.int32,  # the rows that lack a key or have a wrong type
     "bad_records": np.int32,  # their records, counted from 1
     "names": np.uint8,  # the distinct image names, UTF-8, a zero byte between them
     "blob": np.uint8,  # the records themselves where they came from no JSON file
 }
+MAX_SIZE = np.iinfo(np.uint16).max
 IMAGE_SEPARATOR = "\n"
 """Stands between the names of a row with several images."""
 
@@ -39,6 +42,9 @@ class RowRules(Protocol):
 
     def image_files(self, row: Any) -> Sequence[str]:
         """Return the names of a row's images."""
+
+    def text_sizes(self, row: Any) -> tuple[int, int]:
+        """Return about how many characters the row's first question has, and all that follows it."""
 
     def remark(self, record: Any) -> str | None:
         """Return what the user should know about a record."""
@@ -118,6 +124,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.starts, self.lengths, self.parts, self.images = array("q"), array("i"), array("i"), array("i")
+        self.asked, self.told = array("i"), array("i")
         self.bad_rows, self.bad_records = array("i"), array("i")
         self.reasons: list[str] = []
         self.remarks: Counter[str] = Counter()
@@ -125,7 +132,7 @@ class _Found:
         self._numbers: dict[str, int] = {}
 
     def take(self, records: Iterable[tuple[int, int, Any]], rules: RowRules) -> None:
-        fields, rows_of, remark = rules.fields, rules.rows_of, rules.remark
+        fields, rows_of, remark, sizes_of = rules.fields, rules.rows_of, rules.remark, rules.text_sizes
         for number, (start, length, record) in enumerate(records, 1):
             if text := remark(record):
                 self.remarks[text] += 1
@@ -138,30 +145,34 @@ class _Found:
                 try:
                     if fields:
                         require(row, fields)
-                    names = rules.image_files(row)
+                    names, sizes = rules.image_files(row), sizes_of(row)
                 except ValueError as error:
                     self._add_bad(start, length, part, number, error)
                     continue
-                self._add(start, length, part, names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names))
+                self._add(start, length, part, names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names), sizes)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        whole = {"names": "\0".join(self._numbers).encode(), "blob": b"".join(self.blob)}
+        whole: dict[str, Any] = {"names": "\0".join(self._numbers).encode(), "blob": b"".join(self.blob)}
+        for name, sizes in (("asked", self.asked), ("told", self.told)):
+            whole[name] = np.minimum(np.frombuffer(sizes, np.int32), MAX_SIZE).astype(np.uint16)
         return {
             name: np.frombuffer(whole[name] if name in whole else getattr(self, name), dtype)
             for name, dtype in DTYPES.items()
         }
 
-    def _add(self, start: int, length: int, part: int, names: str) -> None:
+    def _add(self, start: int, length: int, part: int, names: str, sizes: tuple[int, int]) -> None:
         self.starts.append(start)
         self.lengths.append(length)
         self.parts.append(part)
         self.images.append(self._numbers.setdefault(names, len(self._numbers)))
+        self.asked.append(sizes[0])
+        self.told.append(sizes[1])
 
     def _add_bad(self, start: int, length: int, part: int, number: int, error: ValueError) -> None:
         self.bad_rows.append(len(self.starts))
         self.bad_records.append(number)
         self.reasons.append(str(error))
-        self._add(start, length, part, "")
+        self._add(start, length, part, "", (0, 0))
 
 
 def _pack(records: Iterable[Any], pieces: list[bytes]) -> Iterator[tuple[int, int, Any]]:

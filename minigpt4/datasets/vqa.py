@@ -12,6 +12,7 @@ from minigpt4.conversation.pools import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.lengths import size, size_of_one
 from minigpt4.datasets.rows import require
 
 
@@ -24,6 +25,10 @@ class VQADataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`."""
         return [row["image"]]
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the question and of an answer."""
+        return size(row["question"]), size_of_one(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question in one of the pool's wordings."""
@@ -62,6 +67,10 @@ class GQADataset(VQADataset):
 
     fields: ClassVar = {"image": str, "question": str, "answer": str}
     image_spelling = ("", "train/")
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return the sizes of the question and of its answer."""
+        return size(row["question"]), size(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question; its only answer is the answer."""

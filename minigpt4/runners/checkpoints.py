@@ -86,6 +86,8 @@ class Checkpoints:
         step, epoch = state["step"], state["epoch"]
         ends = step == (epoch + 1) * self.iters_per_epoch
         path = self.folder / (f"checkpoint_{epoch}.pth" if ends else f"checkpoint_step_{step}.pth")
+        for half in self.folder.glob(".checkpoint_*.part"):  # of a process that was killed while it wrote
+            half.unlink()
         write_checkpoint(path, state)
         logger.info("saved %s", path)
         if self.keep_last is not None:

@@ -13,11 +13,20 @@ from torch.utils.data import DataLoader, Sampler
 
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, Encoded, SampleTooLong
-from minigpt4.datasets.mixture import BadSample, Draw, Fetched, Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.conversation.token_costs import token_costs
+from minigpt4.datasets.mixture import (
+    ENDLESS,
+    BadSample,
+    Draw,
+    Fetched,
+    Ingredient,
+    MixtureDataset,
+    MixtureSampler,
+)
 from minigpt4.runners.spans import spans
 
 MEAN_TEXT_TOKENS = 60
-"""What balancing takes the text of a row to cost."""
+"""What balancing takes the text of a stream's row to cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +158,20 @@ class WholeSpans(Sampler[list[Draw]]):
 def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[Ingredient]:
     """Return the ingredients of a mixture: rows of the datasets, sizes and ratios of the YAML.
 
-    Every row is taken to cost an image and MEAN_TEXT_TOKENS, so that balancing evens out numbers of samples.
+    What a row costs is estimated from its number of images and the size of its text; every row of a stream is taken to
+    cost an image and MEAN_TEXT_TOKENS.
     """
-    length = float(encoder.num_image_tokens + MEAN_TEXT_TOKENS)
+    costs = token_costs(encoder)
+    mean = float(encoder.num_image_tokens + MEAN_TEXT_TOKENS)
     return [
-        Ingredient(name, len(dataset), options[name].batch_size, options[name].sample_ratio, length=length)
+        Ingredient(
+            name,
+            len(dataset),
+            options[name].batch_size,
+            options[name].sample_ratio,
+            lengths=None if len(dataset) == ENDLESS else dataset.row_lengths(costs),
+            length=mean,
+        )
         for name, dataset in datasets.items()
     ]
 

@@ -68,6 +68,13 @@ def test_a_wrong_type_names_the_option_and_the_type(path):
     assert "run.max_epoch: expected int, got 'ten'" in mistakes(path, "run.max_epoch=ten")
 
 
+@pytest.mark.parametrize(("key", "lowest"), [("keep_last", 1), ("save_every_steps", 1), ("max_skipped_steps", 0)])
+def test_a_number_that_would_delete_or_divide_by_nothing_is_refused(path, key, lowest):
+    message = f"run.{key}: expected at least {lowest}, got {lowest - 1}"
+    assert message in mistakes(path, f"run.{key}={lowest - 1}")
+    assert Config.load(path, [f"run.{key}={lowest}"]).run_cfg[key] == lowest
+
+
 def test_all_mistakes_are_reported_at_once(path):
     message = mistakes(
         path,

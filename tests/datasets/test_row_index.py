@@ -101,7 +101,7 @@ def test_a_read_only_folder_has_its_index_in_the_cache_folder(gqa, tmp_path, cap
 
 def test_a_dataset_travels_to_another_process_as_the_path_of_its_index(gqa):
     data = pickle.dumps(gqa())
-    assert len(data) < 4000  # the arrays have 20 bytes a row: 40,000
+    assert len(data) < 4000  # the arrays have 24 bytes a row: 48,000
     assert questions(pickle.loads(data), 1998) == ["Q1998 é?"]
 
 

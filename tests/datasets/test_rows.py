@@ -21,6 +21,9 @@ class OneEach:
     def image_files(self, row):
         return []
 
+    def text_sizes(self, row):
+        return 0, 0
+
     def remark(self, record):
         return None
 

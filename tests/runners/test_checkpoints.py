@@ -1,11 +1,15 @@
 import json
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 from minigpt4.common.config import Config
 from minigpt4.runners.checkpoints import Checkpoints, choose_job, newest_first, read_newest
+from tests.runners.tiny import environment
 
 
 def state(step, epoch):
@@ -49,6 +53,32 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
 def test_a_half_written_checkpoint_is_none(tmp_path):
     (tmp_path / ".checkpoint_3.pth.123.part").write_bytes(b"half")
     assert read_newest(tmp_path, iters_per_epoch=10) is None
+
+
+SAVES_FOR_LONG = """
+import sys
+from pathlib import Path
+import torch
+from minigpt4.runners.checkpoints import Checkpoints
+state = {"model": {"w": torch.ones(1 << 26)}, "step": 20, "epoch": 1}  # 256 MiB
+Checkpoints(Path(sys.argv[1]), iters_per_epoch=10, keep_last=1).save(state)
+"""
+
+
+def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before_and_nothing_for_long(tmp_path):
+    checkpoints = Checkpoints(tmp_path, iters_per_epoch=10, keep_last=1)
+    checkpoints.save(state(10, 0))
+    process = subprocess.Popen([sys.executable, "-c", SAVES_FOR_LONG, str(tmp_path)], env=environment())
+    while not list(tmp_path.glob(".checkpoint_1.pth.*.part")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    [half] = tmp_path.glob(".*.part")
+    path, content = read_newest(tmp_path, iters_per_epoch=10)
+    assert (path.name, content["step"]) == ("checkpoint_0.pth", 10)
+    checkpoints.save(state(20, 1))
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_1.pth"], half
 
 
 @pytest.fixture

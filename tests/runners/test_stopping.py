@@ -62,19 +62,20 @@ def is_unbroken(tmp_path, unbroken):
 
 def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
     """Kill the run at random moments, also while it saves; each time it goes on from its newest checkpoint."""
+    kills = 0
     options = ("run.resume_ckpt_path=auto", "run.job_id=job")
     for _ in range(num_kills):
         process = start(tmp_path, config_of(), *options)
         seen = len(log_lines(tmp_path)) if (tmp_path / "out/job/log.txt").exists() else 0
         wait_for_step(tmp_path, seen + rng.randrange(6), process)
         time.sleep(rng.random() * 0.2)
+        assert process.poll() is None, "it ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if max(losses(tmp_path), default=0) >= 26:
-            break
+        kills += process.wait() == -signal.SIGKILL
     done = train(tmp_path, config_of(), *options)
     assert done.returncode == 0, done.stderr
     is_unbroken(tmp_path, unbroken)
+    assert kills == num_kills
 
 
 def test_a_run_killed_three_times_is_the_unbroken_run(tmp_path, unbroken):
@@ -120,8 +121,9 @@ def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
 
 
 def children_of(process, *, having, of="cmdline"):
-    """Return the child processes whose command line or environment has a text."""
-    pids = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    """Return the children of a process, or of one of a number, whose command line or environment has a text."""
+    pid = getattr(process, "pid", process)
+    pids = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     return [int(pid) for pid in pids if having in Path(f"/proc/{pid}/{of}").read_text().split("\0")]
 
 
@@ -133,6 +135,19 @@ def test_a_killed_worker_ends_the_run(tmp_path):
     said = (tmp_path / "stderr.txt").read_text()
     # PyTorch's own handler raises wherever the loop is; our words stand where the broken pipe is found first
     assert "a data worker died" in said or "is killed by signal: Killed" in said
+
+
+def test_a_killed_worker_of_one_rank_ends_the_job_with_the_traceback_of_that_rank(tmp_path):
+    process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=4000, num_workers=1), num_processes=2)
+    wait_for_step(tmp_path, 3, process)
+    [second] = children_of(process, having="RANK=1", of="environ")
+    [worker] = children_of(second, having="--cfg-path")
+    os.kill(worker, signal.SIGKILL)
+    assert process.wait(timeout=60) not in (0, EXIT_CODE)
+    last = (tmp_path / "stderr.txt").read_text().split("Root Cause")[1]
+    assert "rank      : 1" in last
+    assert "runner.train()" in last
+    assert "a data worker died" in last or "is killed by signal: Killed" in last
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):

@@ -1,0 +1,37 @@
+"""What the tokens of a text are estimated by before it is encoded: measured with the run's tokenizer and layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
+from minigpt4.conversation.encoder import ChatEncoder
+
+ENGLISH = "A man in a red jacket is standing next to the kitchen table. What is the name of the large brown animal?"
+"""Its tokens say how many a character takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCosts:
+    """The tokens of an image with its span, of one character, and of what the chat layout puts around the first turn.
+
+    `max_prompt` and `max_rest` are where the first question, and all that follows it, are cut.
+    """
+
+    image: int
+    layout: int
+    character: float
+    max_prompt: int
+    max_rest: int
+
+
+def token_costs(encoder: ChatEncoder) -> TokenCosts:
+    """Return the costs of an encoder."""
+    tokenizer = encoder.tokenizer
+    return TokenCosts(
+        image=encoder.num_image_tokens + len(tokenizer.encode(IMAGE_SPAN.replace(IMAGE_PLACEHOLDER, ""))),
+        layout=len(encoder.encode([Turn("", "")])[0]),
+        character=len(tokenizer.encode(ENGLISH)) / len(ENGLISH),
+        max_prompt=encoder.max_context_len,
+        max_rest=encoder.max_txt_len,
+    )
