@@ -6,7 +6,7 @@ import logging
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +36,21 @@ class _Window:
 class Meter:
     """Counts samples, tokens and waiting; holds losses on the device until a log line asks for them.
 
-    `chosen[step][rank]` is the number, in `names`, of the dataset that a rank drew at a step.
+    `chosen[step][rank]` is the number, in `names`, of the dataset that a rank drew at a step. `streams` are the datasets
+    that skip what they cannot read, and count it as `num_skipped`.
     """
 
-    def __init__(self, *, num_steps: int, max_bad_samples: int, names: Sequence[str], chosen: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        max_bad_samples: int,
+        names: Sequence[str],
+        chosen: Any,
+        streams: Mapping[str, Any] | None = None,
+    ) -> None:
         self.num_steps, self.max_bad_samples = num_steps, max_bad_samples
-        self.names, self.chosen = list(names), chosen
+        self.names, self.chosen, self.streams = list(names), chosen, dict(streams or {})
         self.num_bad: Counter[str] = Counter()
         self.num_too_long: Counter[str] = Counter()
         self._window = _Window()
@@ -99,9 +108,11 @@ class Meter:
         losses = all_reduce_sum(torch.cat(window.losses).double()).tolist() if window.losses else []
         seconds = time.perf_counter() - window.started
         counts = [count[name] for count in (self.num_bad, self.num_too_long) for name in self.names]
+        counts += [dataset.num_skipped for dataset in self.streams.values()]
         own = [window.num_samples, window.num_tokens, window.flops, window.waiting, *counts]
         sums = all_reduce_sum(torch.tensor(own, dtype=torch.float64, device=device)).tolist()
-        bad, too_long = sums[4 : 4 + len(self.names)], sums[4 + len(self.names) :]
+        num = len(self.names)
+        bad, too_long, skipped = sums[4 : 4 + num], sums[4 + num : 4 + 2 * num], sums[4 + 2 * num :]
         slowest, share = self._slowest(window, device)
         return {
             "loss": sum(map(sum, losses)) / max(len(losses) * get_world_size(), 1),
@@ -116,6 +127,7 @@ class Meter:
             "memory_gib": _peak_memory(device),
             "num_bad_samples": {name: int(n) for name, n in zip(self.names, bad, strict=True) if n},
             "num_too_long": {name: int(n) for name, n in zip(self.names, too_long, strict=True) if n},
+            "num_skipped_in_streams": {name: int(n) for name, n in zip(self.streams, skipped, strict=True) if n},
         }
 
     def _by_dataset(self, steps: Sequence[int], losses: Sequence[Sequence[float]]) -> dict[str, float]:

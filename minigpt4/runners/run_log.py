@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LOG = "log.txt"
 LOG_KEYS = (
     *("epoch", "step", "loss", "lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"),
-    *("num_bad_samples", "num_too_long", "num_skipped_steps", "valid_loss"),
+    *("num_bad_samples", "num_too_long", "num_skipped_in_streams", "num_skipped_steps", "valid_loss"),
 )
 """What log.txt has of a line; counts by dataset stand there as their sum. metrics.jsonl has everything."""
 

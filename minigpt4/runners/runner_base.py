@@ -24,7 +24,7 @@ from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.conversation.conversation import Batch
-from minigpt4.datasets.mixture import Draw, MixtureDataset, MixtureSampler
+from minigpt4.datasets.mixture import ENDLESS, Draw, MixtureDataset, MixtureSampler
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.flops import model_flops, utilisation
@@ -163,7 +163,10 @@ class RunnerBase:
             logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
         names = [ingredient.name for ingredient in ingredients]
         bad = self.run.max_bad_samples
-        meter = Meter(num_steps=self.num_steps, max_bad_samples=bad, names=names, chosen=sampler.choices)
+        streams = {name: dataset for name, dataset in train.items() if len(dataset) == ENDLESS}
+        meter = Meter(
+            num_steps=self.num_steps, max_bad_samples=bad, names=names, chosen=sampler.choices, streams=streams
+        )
         log = RunLog(self.folder, self.run, config, num_steps=self.num_steps, start=self.start_step)
         together = sampler if self.run.max_tokens_per_forward is None else WholeSpans(sampler, self.run)
         return iter(self.loader(MixtureDataset(train, seed=self.run.seed), together)), meter, log

@@ -80,10 +80,14 @@ def tiles(history: History) -> str:
     return "".join(f"<div><b>{text(value)}</b>{text(label)}</div>" for label, value in found)
 
 
+LEFT_OUT = {"num_bad_samples": "bad", "num_too_long": "too long", "num_skipped_in_streams": "skipped"}
+"""Counts by dataset of what did not come into a batch, and what the page calls them."""
+
+
 def mixture_table(history: History, run: Mapping[str, Any]) -> str:
     """Return the datasets with their part in the mixture, their newest losses and what was left out of them."""
     mixture = {part["dataset"]: part for part in run.get("mixture") or ()}
-    left_out = [(key, history.last(key) or {}) for key in ("num_bad_samples", "num_too_long")]
+    left_out = [(key, history.last(key) or {}) for key in LEFT_OUT]
     counts = [(key, by_name) for key, by_name in left_out if isinstance(by_name, Mapping)]
     rows = []
     for name in [*mixture, *(name for name in dataset_names(history) if name not in mixture)]:
@@ -95,7 +99,7 @@ def mixture_table(history: History, run: Mapping[str, Any]) -> str:
         cells.append(_cell("{:.4f}", sum(valid) / len(valid) if valid else None))
         cells += [_cell("{:,}", by_name.get(name, 0)) for _, by_name in counts]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    titles = ["dataset", *(title for _, title, _ in MIXTURE if mixture), "loss", "validation", "bad", "too long"]
+    titles = ["dataset", *(title for _, title, _ in MIXTURE if mixture), "loss", "validation", *LEFT_OUT.values()]
     head = "".join(f"<th>{title}</th>" for title in titles)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

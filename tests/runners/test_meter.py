@@ -55,3 +55,19 @@ def test_a_sample_that_is_too_long_is_counted_but_not_held_against_the_data():
 
 def as_dict(item):
     return {name: getattr(item, name) for name in ("batch", "ids", "groups", "num_targets", "left_out")}
+
+
+def test_what_streams_skip_is_counted_by_dataset():
+    class Stream:
+        num_skipped = 3
+
+    one = Meter(
+        num_steps=10,
+        max_bad_samples=0,
+        names=["gqa", "laion"],
+        chosen=[[1]],
+        streams={"laion": Stream(), "cc": Stream()},
+    )
+    Stream.num_skipped = 4
+    add(one, 0, 1.0, loaded("a"))
+    assert one.flush(0, device=CPU)["num_skipped_in_streams"] == {"laion": 4, "cc": 4}
