@@ -36,8 +36,8 @@ class _Window:
 class Meter:
     """Counts samples, tokens and waiting; holds losses on the device until a log line asks for them.
 
-    `chosen[step][rank]` is the number, in `names`, of the dataset that a rank drew at a step. `streams` are the datasets
-    that skip what they cannot read, and count it as `num_skipped`.
+    `chosen[step][rank]` is the number, in `names`, of the dataset that a rank drew at a step. `streams` are the
+    datasets that skip what they cannot read, and count it as `num_skipped`.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ def test_the_table_joins_the_mixture_with_losses_and_what_was_left_out(tmp_path)
         row.replace("</td>", "").replace("</tr>", "").replace("</tbody></table>", "").split("<td>") for row in rows
     ]
     assert cells[0][1:6] == ["gqa", "943,000", "6", "50", "25.0%"]
-    assert cells[0][8:] == ["1.2500", "3", "0"]
+    assert cells[0][8:] == ["1.2500", "3", "0", "0"]
     assert cells[1][1:8] == ["laion", "", "2", "1", "0.5%", "", ""]
     assert cells[2][1] == "a&lt;b&gt;&amp;"
 
