@@ -1,6 +1,7 @@
 """How uneven the ranks' work is, and what sharing out the samples of all draws changes; needs no model and no data.
 
     python benchmarks/balance.py --ranks 8 64
+    python benchmarks/balance.py --ranks 512 --together 8   # eight draws an update, put through together
 
 Prints for each number of ranks the mean over steps of the largest rank's cost over the mean rank's, on the shipped
 mixture: as each rank draws, shared out by number of samples, and by estimated length as a training does. An image costs
@@ -36,12 +37,15 @@ def shipped_mixture() -> tuple[dict[str, np.ndarray], list[Ingredient]]:
     return tokens, ingredients
 
 
-def cost_ratio(num_ranks: int, *, num_steps: int, balance: bool = True, by_length: bool = True) -> float:
-    """Return the mean over steps of the largest rank's cost over the mean rank's."""
+def cost_ratio(
+    num_ranks: int, *, num_steps: int, together: int = 1, balance: bool = True, by_length: bool = True
+) -> float:
+    """Return the mean over steps, `together` at a time, of the largest rank's cost over the mean rank's."""
     tokens, ingredients = shipped_mixture()
     if not by_length:
         ingredients = [replace(ingredient, lengths=None) for ingredient in ingredients]
     at: dict[str, Any] = {"num_steps": num_steps, "seed": 1, "world_size": num_ranks, "balance": balance}
+    at["together"] = [together] * (num_steps // together)
     costs = [
         [sum(tokens[draw.dataset][draw.row] for draw in draws) for draws in sampler]
         for sampler in (MixtureSampler(ingredients, **at, rank=rank) for rank in range(num_ranks))
@@ -55,12 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--together", type=int, default=1, help="draws an update, a divisor of --steps")
     args = parser.parse_args()
     for num_ranks in args.ranks:
+        at = {"num_steps": args.steps, "together": args.together}
         figures = {
-            "as_drawn": cost_ratio(num_ranks, num_steps=args.steps, balance=False),
-            "by_number": cost_ratio(num_ranks, num_steps=args.steps, by_length=False),
-            "by_length": cost_ratio(num_ranks, num_steps=args.steps),
+            "as_drawn": cost_ratio(num_ranks, **at, balance=False),
+            "by_number": cost_ratio(num_ranks, **at, by_length=False),
+            "by_length": cost_ratio(num_ranks, **at),
         }
         print(json.dumps({"ranks": num_ranks} | {name: round(figure, 3) for name, figure in figures.items()}))
 

@@ -51,7 +51,7 @@ class Draw:
     dataset: str
     row: int
     pass_index: int
-    group: int = 0  # the rank whose draw it belongs to
+    group: int = 0  # the rank whose draw it belongs to; where steps come together, plus their number times the ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +79,24 @@ def shares(ingredients: Sequence[Ingredient]) -> np.ndarray:
     return share
 
 
-def share_out(groups: Sequence[Sequence[Draw]], ingredients: Sequence[Ingredient]) -> list[list[Draw]]:
-    """Return the draws of one step, one group a rank, shared out so that the ranks' costs come out even.
+def share_out(
+    groups: Sequence[Sequence[Draw]], ingredients: Sequence[Ingredient], *, num_ranks: int
+) -> list[list[Draw]]:
+    """Return the draws of steps that come together, shared out so that the ranks' costs come out even.
 
-    The costliest go first, each to the rank with least; samples of streams stay where they are. A function of its
-    arguments alone, so that every rank plans the same.
+    `groups` are the draws of every rank at the first step, then at the next. The costliest samples go first, each to
+    the rank with least; samples of streams stay with the rank that drew them. A function of its arguments alone, so
+    that every rank plans the same.
     """
-    shares: list[list[Draw]] = [[] for _ in groups]
-    loads = [0.0] * len(groups)
+    shares: list[list[Draw]] = [[] for _ in range(num_ranks)]
+    loads = [0.0] * num_ranks
     movable = []
-    for rank, (draws, ingredient) in enumerate(zip(groups, ingredients, strict=True)):
+    for number, (draws, ingredient) in enumerate(zip(groups, ingredients, strict=True)):
         if ingredient.num_rows == ENDLESS:
-            shares[rank] += draws
-            loads[rank] += ingredient.length * len(draws)
+            shares[number % num_ranks] += draws
+            loads[number % num_ranks] += ingredient.length * len(draws)
         else:
-            movable += [(-ingredient.cost(draw.row), rank, place) for place, draw in enumerate(draws)]
+            movable += [(-ingredient.cost(draw.row), number, place) for place, draw in enumerate(draws)]
     heap = sorted((load, rank) for rank, load in enumerate(loads))
     for minus_cost, group, place in sorted(movable):
         load, rank = heapq.heappop(heap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -53,6 +54,8 @@ class _Order:
 class MixtureSampler(Sampler[list[Draw]]):
     """Yields the draws of this rank for steps `start_step` to `num_steps`, a list a step.
 
+    Where steps come together, as `together` says for one list after the other, a list is that of all of them.
+
     At every step each rank draws a dataset with probability ratio / sum of ratios, by (seed, rank, step), and takes its
     batch size of rows. All ranks take from one row of passes a dataset, in the order of steps and ranks: inside a pass
     no row is dropped or repeated, whatever the number of ranks. Starting at step k goes on exactly as if steps 0 to
@@ -75,11 +78,13 @@ class MixtureSampler(Sampler[list[Draw]]):
         world_size: int = 1,
         past: Sequence[tuple[int, int]] = (),
         balance: bool = False,
+        together: Sequence[int] | None = None,
     ) -> None:
         assert 0 <= rank < world_size
         assert 0 <= start_step <= num_steps
         self.ingredients, self.seed, self.num_steps, self.start_step = list(ingredients), seed, num_steps, start_step
-        self.rank, self.world_size, self.balance = rank, world_size, balance
+        self.rank, self.world_size, self.balance, self.together = rank, world_size, balance, together
+        assert together is None or sum(together) == num_steps - start_step
         self._bounds = np.cumsum(shares(ingredients))
         self._bounds[np.flatnonzero(shares(ingredients))[-1] :] = 1.0  # rounding must not leave a gap at the end
         self.choices = np.stack([self._choices(r) for r in range(world_size)], axis=1)
@@ -87,25 +92,30 @@ class MixtureSampler(Sampler[list[Draw]]):
         self._positions = self._first_positions(_segments(past, start_step, world_size))
 
     def __len__(self) -> int:
-        """Return the number of steps to come."""
-        return self.num_steps - self.start_step
+        """Return the number of lists to come."""
+        return self.num_steps - self.start_step if self.together is None else len(self.together)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each step."""
+        """Yield the draws of each step, or of steps that come together."""
         orders = [_Order(ingredient, seed=self.seed) for ingredient in self.ingredients]
-        for choices, positions in zip(self.choices[self.start_step :], self._positions, strict=True):
-            if not self.balance:
-                yield self._draws_of(orders, int(choices[self.rank]), int(positions[self.rank]), self.rank)
-                continue
-            drawn = enumerate(zip(choices, positions, strict=True))
-            groups = [self._draws_of(orders, int(choice), int(position), g) for g, (choice, position) in drawn]
-            yield share_out(groups, [self.ingredients[c] for c in choices])[self.rank]
+        first = 0
+        for count in self.together or itertools.repeat(1, len(self)):
+            steps = slice(first, first + count)
+            first += count
+            choices, positions = self.choices[self.start_step :][steps].ravel(), self._positions[steps].ravel()
+            own = range(len(choices)) if self.balance else range(self.rank, len(choices), self.world_size)
+            groups = [self._draws_of(orders, int(choices[g]), int(positions[g]), g) for g in own]
+            if self.balance:
+                taken = [self.ingredients[choice] for choice in choices]
+                yield share_out(groups, taken, num_ranks=self.world_size)[self.rank]
+            else:
+                yield [draw for group in groups for draw in group]
 
     def _draws_of(self, orders: Sequence[_Order], choice: int, position: int, group: int) -> list[Draw]:
         ingredient = self.ingredients[choice]
         positions = range(position, position + ingredient.batch_size)
         if ingredient.num_rows == ENDLESS:
-            positions = [self._own_block(place, group) for place in positions]  # type: ignore[assignment]
+            positions = [self._own_block(place, group % self.world_size) for place in positions]  # type: ignore[assignment]
         return [orders[choice].draw(place, group) for place in positions]
 
     def _own_block(self, position: int, rank: int) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -21,9 +20,7 @@ from minigpt4.datasets.mixture import (
     Fetched,
     Ingredient,
     MixtureDataset,
-    MixtureSampler,
 )
-from minigpt4.runners.spans import spans
 
 MEAN_TEXT_TOKENS = 60
 """What balancing takes the text of a stream's row to cost."""
@@ -133,26 +130,6 @@ def _in_parts(usable: Sequence[_Usable], max_tokens: int | None) -> list[list[_U
         parts[place].append(item)
         room[place] -= length
     return parts
-
-
-class WholeSpans(Sampler[list[Draw]]):
-    """Yields the draws of all steps of a span as one list.
-
-    A draw's group becomes its step's number in the span times the number of ranks, plus the rank whose draw it is.
-    """
-
-    def __init__(self, steps: MixtureSampler, run_cfg: DictConfig) -> None:
-        self.steps, self.run_cfg = steps, run_cfg
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each span."""
-        draws = iter(self.steps)
-        for span in spans(self.run_cfg, start=self.steps.start_step, num_steps=self.steps.num_steps):
-            yield [
-                replace(draw, group=number * self.steps.world_size + draw.group)
-                for number in range(span.num_steps)
-                for draw in next(draws)
-            ]
 
 
 def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[Ingredient]:

@@ -30,7 +30,7 @@ from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.flops import model_flops, utilisation
 from minigpt4.runners.gradients import add_gradients
 from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import Loaded, WholeSpans, build_loader, ingredients_of
+from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.resuming import resume, state_of
 from minigpt4.runners.run_file import describe_run, fingerprint, write_run_file
@@ -148,6 +148,7 @@ class RunnerBase:
             world_size=get_world_size(),
             past=[part for part in self.history if part[0] < self.start_step],
             balance=self.balanced,
+            together=[s.num_steps for s in spans(self.run, start=self.start_step, num_steps=self.num_steps)],
         )
         config = self.cfg.to_dict()
         if is_main_process():
@@ -168,8 +169,7 @@ class RunnerBase:
             num_steps=self.num_steps, max_bad_samples=bad, names=names, chosen=sampler.choices, streams=streams
         )
         log = RunLog(self.folder, self.run, config, num_steps=self.num_steps, start=self.start_step)
-        together = sampler if self.run.max_tokens_per_forward is None else WholeSpans(sampler, self.run)
-        return iter(self.loader(MixtureDataset(train, seed=self.run.seed), together)), meter, log
+        return iter(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)), meter, log
 
     def loader(self, dataset: MixtureDataset, sampler: Sampler[list[Draw]]) -> Iterable[list[Loaded]]:
         """Return the loader of a mixture, by this run's options."""

@@ -77,7 +77,7 @@ def test_the_gradient_of_shared_out_samples_is_that_of_the_draws(tmp_path):
 def test_samples_are_shared_out_by_cost():
     dear, cheap = Ingredient("dear", 9, 4, 1, length=10.0), Ingredient("cheap", 9, 4, 1, length=1.0)
     groups = [[Draw("dear", row, 0, 0) for row in range(4)], [Draw("cheap", row, 0, 1) for row in range(4)]]
-    shares = share_out(groups, [dear, cheap])
+    shares = share_out(groups, [dear, cheap], num_ranks=2)
     assert [sorted(draw.dataset for draw in share) for share in shares] == [["cheap", "cheap", "dear", "dear"]] * 2
     assert sorted(map(repr, shares[0] + shares[1])) == sorted(map(repr, groups[0] + groups[1]))
 
@@ -85,7 +85,7 @@ def test_samples_are_shared_out_by_cost():
 def test_samples_of_a_stream_stay_on_their_rank():
     stream, rows = Ingredient("web", ENDLESS, 2, 1, length=5.0), Ingredient("gqa", 9, 2, 1, length=1.0)
     groups = [[Draw("web", 0, 0, 0), Draw("web", 1, 0, 0)], [Draw("gqa", 1, 0, 1), Draw("gqa", 2, 0, 1)]]
-    assert share_out(groups, [stream, rows]) == groups
+    assert share_out(groups, [stream, rows], num_ranks=2) == groups
 
 
 def test_balance_brings_the_largest_rank_close_to_the_mean():

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minigpt4.common.config import Config
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 from minigpt4.runners.gradients import add_gradients
-from minigpt4.runners.loader import WholeSpans, ingredients_of
+from minigpt4.runners.loader import ingredients_of
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.runners.spans import spans
@@ -51,9 +51,9 @@ def test_steps_ask_only_for_the_loss_of_the_forward_before(tmp_path, monkeypatch
     runner = RunnerBase(cfg=cfg, task=task, model=model, datasets=datasets, job_id="job")
     train = {name: sets["train"] for name, sets in datasets.items()}
     ingredients = ingredients_of(train, cfg.datasets_cfg, model.chat_encoder)
-    steps = MixtureSampler(ingredients, num_steps=6, seed=0)
-    draws = steps if max_tokens is None else WholeSpans(steps, cfg.run_cfg)
-    items = [runner._feeder().send(parts) for parts in runner.loader(MixtureDataset(train, seed=0), draws)]
+    together = [span.num_steps for span in spans(cfg.run_cfg, start=0, num_steps=6)]
+    steps = MixtureSampler(ingredients, num_steps=6, seed=0, together=together)
+    items = [runner._feeder().send(parts) for parts in runner.loader(MixtureDataset(train, seed=0), steps)]
     names = [one.name for one in ingredients]
     meter = Meter(num_steps=6, max_bad_samples=0, names=names, chosen=steps.choices)
     num_forwards = sum(map(len, items))

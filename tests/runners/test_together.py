@@ -1,15 +1,14 @@
 """The draws of one update through few forwards: the gradient is that of the separate draws."""
 
+import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from minigpt4.common.schema import RunConfig
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets.draws import Draw, Fetched, Ingredient
 from minigpt4.datasets.mixture import MixtureSampler
 from minigpt4.runners.balance import group_losses, target_counts, weigh
-from minigpt4.runners.loader import Collator, WholeSpans
+from minigpt4.runners.loader import Collator
 from tests.models.golden_model import tiny_model
 from tests.runners.test_training_runs import checkpoint
 from tests.runners.tiny import log_lines, tiny_config, train
@@ -43,12 +42,38 @@ def test_nothing_that_can_be_used_is_one_part_of_nothing():
     assert part.ids == () and len(part.batch.input_ids) == 0
 
 
+def sampler(rank, **how):
+    return MixtureSampler([Ingredient("gqa", 50, 2, 1.0)], num_steps=5, seed=0, rank=rank, world_size=3, **how)
+
+
 def test_a_draw_keeps_its_rank_and_its_step_in_the_update():
-    run = OmegaConf.merge(OmegaConf.structured(RunConfig), {"accum_grad_iters": 2, "max_tokens_per_forward": 1})
-    steps = MixtureSampler([Ingredient("gqa", 50, 2, 1.0)], num_steps=4, seed=0, rank=1, world_size=3)
-    whole, single = list(WholeSpans(steps, run)), list(steps)
-    assert [[draw.group for draw in draws] for draws in whole] == [[1, 1, 4, 4]] * 2
-    assert [draw.row for draw in whole[1]] == [draw.row for draws in single[2:] for draw in draws]
+    whole, single = list(sampler(1, together=[2, 2, 1])), list(sampler(1))
+    assert [[draw.group for draw in draws] for draws in whole] == [[1, 1, 4, 4], [1, 1, 4, 4], [1, 1]]
+    assert [draw.row for draw in whole[1]] == [draw.row for draws in single[2:4] for draw in draws]
+
+
+def test_steps_that_come_together_are_shared_out_together():
+    """Three ranks with two samples each at five steps are thirty: ten a rank, whose costs even out over all steps."""
+    costs = np.arange(50, dtype=np.float32) + 1
+    ingredient = Ingredient("gqa", 50, 2, 1.0, lengths=costs)
+    at = {"num_steps": 5, "seed": 0, "world_size": 3, "balance": True}
+    ratios = []
+    for together in ([1] * 5, [5]):
+        loads = [
+            sum(
+                costs[draw.row]
+                for draws in MixtureSampler([ingredient], **at, rank=rank, together=together)
+                for draw in draws
+            )
+            for rank in range(3)
+        ]
+        ratios.append(max(loads) / (sum(loads) / 3))
+    assert ratios[1] < 1.02 < ratios[0]
+    drawn = [
+        draw for rank in range(3) for draw in next(iter(MixtureSampler([ingredient], **at, rank=rank, together=[5])))
+    ]
+    assert sorted(draw.group for draw in drawn) == [group for group in range(15) for _ in range(2)]
+    assert len({draw.row for draw in drawn}) == 30
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
