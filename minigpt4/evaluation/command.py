@@ -18,7 +18,7 @@ from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.parts import remove_parts
-from minigpt4.evaluation.published import as_interval, results_table
+from minigpt4.evaluation.published import as_interval, published_of, results_table
 from minigpt4.evaluation.report import write_report
 from minigpt4.evaluation.results import (
     add_result,
@@ -150,6 +150,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
             ask(item)
         if args.only != INFER and dist_utils.is_main_process():
             score = score_file(item.benchmark, item.questions, save_path)
+            score |= published_of(item.benchmark.name)
             facts = {**score, **known_provenance(save_path, item.benchmark), **score}
             add_result(save_path, item.benchmark.name, facts)
             print(summary(item.benchmark.name, facts), flush=True)

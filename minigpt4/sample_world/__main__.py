@@ -1,6 +1,6 @@
 """The sample world: small drawn data in every layout of the real downloads, and a tiny model to train on them.
 
-python -m minigpt4.sample_world --out sample_world --num-train-scenes 4000 --num-eval-scenes 900 --seed 0
+python -m minigpt4.sample_world --out sample_world --num-train-scenes 4000 --num-eval-scenes 2400 --seed 0
 """
 
 from __future__ import annotations

@@ -44,6 +44,21 @@ FURTHER = {
 }
 """What the real training file has besides; the demo, which has little time, leaves it out."""
 
+BENCHMARKS = {
+    "seed": ("seed/seed-bench-image.jsonl", "SEED-Bench-image"),
+    "mmbench": ("mmbench/mmbench_dev_20230712.tsv", None),
+    "okvqa": ("okvqa", "coco2014_val"),
+    "vizwiz": ("vizwiz/val.json", "vizwiz/vizwiz_images"),
+    "vsr": ("vsr/test.jsonl", "vsr/vsr_images"),
+    "gqa": ("gqa/testdev_balanced_questions.json", "gqa/gqa_images"),
+    "hm": ("hateful_meme/dev.jsonl", "hateful_meme/hm_images"),
+    "iconvqa": ("iconvqa/choose_text_val.json", "iconvqa/iconvqa_images"),
+    "refcoco": ("refcoco", "coco2014_train"),
+    "refcoco+": ("refcoco+", "coco2014_train"),
+    "refcocog": ("refcocog", "coco2014_train"),
+}
+"""The benchmarks with their eval_file_path and img_path, as the shipped evaluation file has them."""
+
 _MODEL = """\
 model:
   arch: minigpt_v2
@@ -90,20 +105,11 @@ run:
 """
 
 _EVALUATION = """\
-# SEED-Bench and MMBench of the sample world; model.ckpt is the checkpoint to look at.
+# All benchmarks of the sample world; model.ckpt is the checkpoint to look at.
 # The sample world lies in {root}; make it with: python -m minigpt4.sample_world --out {root}
 {model}
 evaluation_datasets:
-  seed:
-    eval_file_path: {root}/evaluation_dataset/seed/seed-bench-image.jsonl
-    img_path: {root}/evaluation_dataset/SEED-Bench-image
-    batch_size: 30
-    max_new_tokens: 20
-  mmbench:
-    eval_file_path: {root}/evaluation_dataset/mmbench/mmbench_dev_20230712.tsv
-    batch_size: 30
-    max_new_tokens: 20
-
+{datasets}
 run:
   task: image_text_pretrain
   device: cpu
@@ -124,8 +130,21 @@ def config_texts(root: str) -> dict[str, str]:
     }
     return {
         **{f"train_configs/{job}.yaml": _train_text(root, *what, job) for job, what in trainings.items()},
-        "eval_configs/sample_world.yaml": _EVALUATION.format(root=root, model=_model_text(root, max_txt_len=500)),
+        "eval_configs/sample_world.yaml": _evaluation_text(root),
     }
+
+
+def _evaluation_text(root: str) -> str:
+    """Return the evaluation file; eval_ref.py evaluates RefCOCO's three sets, eval_vqa.py the others."""
+    lines = []
+    for name, (file, pictures) in BENCHMARKS.items():
+        paths = {"eval_file_path": f"{root}/evaluation_dataset/{file}"}
+        if pictures:
+            paths["img_path"] = f"{root}/evaluation_dataset/{pictures}"
+        options = {**paths, "batch_size": 30, "max_new_tokens": 20}
+        lines += [f"  {name}:\n", *(f"    {key}: {value}\n" for key, value in options.items())]
+    model = _model_text(root, max_txt_len=500)
+    return _EVALUATION.format(root=root, model=model, datasets="".join(lines))
 
 
 def write_configs(out: Path) -> None:

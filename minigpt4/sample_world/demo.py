@@ -3,7 +3,7 @@
     python -m minigpt4.sample_world.demo     # from the repository's root, as `make demo` does
 
 It makes the world, fine-tunes the stage-2 checkpoint with the baseline mixture and once more with the engine's data
-added, evaluates both on held-out scenes, and prints the table that the real experiment ends with.
+added, evaluates both with all benchmarks on held-out scenes, and prints the table that the real experiment ends with.
 """
 
 from __future__ import annotations
@@ -15,31 +15,13 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt4.sample_world.demo_tables import Row, rows, tables
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-ENGINE_FILE = "train_dataset/data_engine/dataengine_minigpt4.json"
 LAST_CHECKPOINT = "checkpoint_1.pth"
 JOB_ID = "demo"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the results table: which training run it is, and where its results go."""
-
-    title: str
-    config: str
-    results: Path
-    has_engine: bool
-
-
-def rows(results: Path) -> tuple[Row, Row]:
-    """Return the two rows of the table; the engine's results lie where evaluation puts them by default."""
-    return (
-        Row("None (baseline)", "sample_world", results / "baseline", has_engine=False),
-        Row("MLLM-DataEngine", "sample_world_dataengine", results, has_engine=True),
-    )
 
 
 def run(*command: str | Path) -> str:
@@ -78,13 +60,14 @@ def train(world: Path, row: Row) -> Path:
 
 
 def evaluate(world: Path, row: Row, checkpoint: Path) -> dict[str, float]:
-    """Return a checkpoint's accuracies in percent on the held-out scenes."""
+    """Return a checkpoint's accuracies in percent on the held-out scenes, by benchmark; SEED's is its converter's."""
     scripts, questions = REPOSITORY / "eval_scripts", world / "evaluation_dataset"
-    config = world / "eval_configs/sample_world.yaml"
-    torchrun(
-        scripts / "eval_vqa.py", "--cfg-path", config, "--dataset", "seed,mmbench", "--ckpt", checkpoint,
+    options = (
+        "--cfg-path", world / "eval_configs/sample_world.yaml", "--ckpt", checkpoint,
         "--options", f"run.save_path={row.results}",
     )  # fmt: skip
+    torchrun(scripts / "eval_vqa.py", *options)
+    torchrun(scripts / "eval_ref.py", "--resample", *options)
     report = run(
         "python", scripts / "convert_seed_for_submission_minigpt4.py",
         "--annotation-file", questions / "seed/SEED-Bench-image.json", "--result-file", row.results / "seed.jsonl",
@@ -95,29 +78,9 @@ def evaluate(world: Path, row: Row, checkpoint: Path) -> dict[str, float]:
         "--result-file", row.results / "mmbench.jsonl", "--output-file", row.results / "mmbench.xlsx",
     )  # fmt: skip
     total = next(line for line in report.splitlines() if line.startswith("Total accuracy: "))
-    scores = json.loads((row.results / "results.json").read_text(encoding="utf-8"))
-    return {"SEED": float(total.removeprefix("Total accuracy: ").rstrip("%")), "MMB": scores["mmbench"]["accuracy"]}
-
-
-def table(world: Path, scores: list[tuple[Row, dict[str, float]]]) -> str:
-    """Return the results as a table, with what guessing would give."""
-    amount = f"{len(json.loads((world / ENGINE_FILE).read_text(encoding='utf-8'))):,}"
-    lines = ["| Incremental Dataset | Data Amount | SEED | MMB |", "| :--: | :--: | :--: | :--: |"]
-    for row, score in scores:
-        shown = amount if row.has_engine else "-"
-        lines.append(f"| {row.title} | {shown} | {score['SEED']:.2f} | {score['MMB']:.2f} |")
-    chance = chance_levels(world)
-    lines.append(f"| (guessing a letter) | - | {chance['SEED']:.2f} | {chance['MMB']:.2f} |")
-    return "\n".join(lines)
-
-
-def chance_levels(world: Path) -> dict[str, float]:
-    """Return the accuracies in percent of guessing among the options of each question."""
-    import pandas
-
-    path = world / "evaluation_dataset/mmbench/mmbench_dev_20230712.tsv"
-    num_options = pandas.read_csv(path, sep="\t")[list("ABCD")].notna().sum(axis=1)
-    return {"SEED": 25.0, "MMB": 100 * float((1 / num_options).mean())}
+    measured = json.loads((row.results / "results.json").read_text(encoding="utf-8"))
+    accuracies = {name: facts["accuracy"] for name, facts in measured.items()}
+    return {**accuracies, "seed": float(total.removeprefix("Total accuracy: ").rstrip("%"))}
 
 
 def main() -> None:
@@ -130,7 +93,7 @@ def main() -> None:
     run("python", "-m", "minigpt4.sample_world", "--out", args.world)
     checkpoints = [(row, train(args.world, row)) for row in rows(args.results)]
     scores = [(row, evaluate(args.world, row, checkpoint)) for row, checkpoint in checkpoints]
-    print(f"\n{table(args.world, scores)}\n\nThe sample world, not the real data; {time.monotonic() - start:.0f} s.")
+    print(f"\n{tables(args.world, scores)}\n\nThe sample world, not the real data; {time.monotonic() - start:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluation files: SEED-Bench and MMBench about scenes that no training file shows."""
+"""Evaluation files: all benchmarks, about scenes that no training file shows; here SEED-Bench and MMBench."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from typing import Any
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.choice import BY_LETTER
 from minigpt4.sample_world.drawing import draw_scene
+from minigpt4.sample_world.exact_files import write_gqa_testdev, write_hateful_memes, write_iconqa, write_vsr
 from minigpt4.sample_world.files import (
     JPEG_QUALITY,
+    Scenes,
+    Writer,
     balanced_positions,
     one_question_each,
     write_json,
@@ -22,7 +25,9 @@ from minigpt4.sample_world.files import (
     write_picture,
 )
 from minigpt4.sample_world.lessons import option_lines
+from minigpt4.sample_world.people_files import write_okvqa, write_vizwiz
 from minigpt4.sample_world.questions import LETTERS, TYPE_NAMES, Question
+from minigpt4.sample_world.refer_files import write_refer
 from minigpt4.sample_world.scenes import Scene
 
 MMBENCH_CATEGORIES = {
@@ -38,9 +43,8 @@ MMBENCH_CATEGORIES = {
 }
 
 
-def write_seed(root: Path, scenes: Sequence[Scene], *, seed: int) -> None:
+def write_seed(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write seed/SEED-Bench-image.json, seed/seed-bench-image.jsonl and the pictures, SEED-Bench-image/*."""
-    rng = derive_rng(seed, "sample_world", "seed_bench")
     positions = balanced_positions(rng)
     annotations, lines = [], []
     for number, (scene, question) in enumerate(one_question_each(scenes, rng)):
@@ -68,9 +72,8 @@ def write_seed(root: Path, scenes: Sequence[Scene], *, seed: int) -> None:
     write_json_lines(root / "seed/seed-bench-image.jsonl", lines)
 
 
-def write_mmbench(root: Path, scenes: Sequence[Scene], *, seed: int) -> None:
+def write_mmbench(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write mmbench/mmbench_dev_20230712.tsv; some rows have a hint, some only two options."""
-    rng = derive_rng(seed, "sample_world", "mmbench")
     positions = balanced_positions(rng)
     rows = [
         _mmbench_row(number, scene, question, next(positions), rng)
@@ -104,3 +107,28 @@ def _mmbench_row(number: int, scene: Scene, question: Question, position: int, r
         "comment": "",
         "split": "dev",
     }
+
+
+WRITERS: tuple[tuple[float, Writer], ...] = (
+    (0.12, write_mmbench),
+    (0.1, write_okvqa),
+    (0.1, write_vizwiz),
+    (0.1, write_vsr),
+    (0.1, write_gqa_testdev),
+    (0.1, write_hateful_memes),
+    (0.08, write_iconqa),
+    (0.01, write_refer),
+)
+"""The benchmarks besides SEED: the share of the held-out scenes of each, and what writes it."""
+MIN_SCENES = 12
+"""A benchmark speaks of so many scenes at least."""
+
+
+def write_evaluation_files(root: Path, scenes: Scenes, *, seed: int) -> None:
+    """Write all evaluation files below `root` (an `evaluation_dataset` folder); no two speak of the same scene."""
+    start = 0
+    for share, write in WRITERS:
+        end = start + max(MIN_SCENES, round(share * len(scenes)))
+        write(root, scenes[start:end], derive_rng(seed, "sample_world", write.__name__))
+        start = end
+    write_seed(root, scenes[start:], derive_rng(seed, "sample_world", "write_seed"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from minigpt4.sample_world.questions import TYPE_NAMES, Question, ask
 from minigpt4.sample_world.scenes import Scene
 
 Scenes = Sequence[Scene]
+Writer = Callable[[Path, Scenes, random.Random], None]
+"""Writes one file, or those of one dataset, below a folder."""
 JPEG_QUALITY = 95
 
 
@@ -27,9 +29,12 @@ def vg_folder(scene: Scene) -> str:
 
 
 def write_picture(path: Path, scene: Scene) -> None:
-    """Write the picture of a scene as JPEG, whatever the name ends in."""
+    """Write the picture of a scene: as PNG where the name says so, else as JPEG, whatever it ends in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_scene(scene).save(path, format="JPEG", quality=JPEG_QUALITY)
+    if path.suffix == ".png":
+        draw_scene(scene).save(path, format="PNG")
+    else:
+        draw_scene(scene).save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
 def write_json(path: Path, data: Any) -> None:

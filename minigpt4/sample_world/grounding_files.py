@@ -35,11 +35,11 @@ def write_refcoco(root: Path, scenes: Scenes, rng: random.Random) -> None:
     }
     for name, file in REF_FILES.items():
         write_json(root / "refcoco" / name / "instances.json", instances)
-        refs = [_ref(scene, i, _sentences(thing, name)) for scene in scenes for i, thing in enumerate(scene.things)]
+        refs = [_ref(scene, i, sentences(thing, name)) for scene in scenes for i, thing in enumerate(scene.things)]
         (root / "refcoco" / name / file).write_bytes(pickle.dumps(refs, protocol=PICKLE_PROTOCOL))
 
 
-def _sentences(thing: Thing, name: str) -> list[str]:
+def sentences(thing: Thing, name: str) -> list[str]:
     """Return what a thing is called; RefCOCO+ speaks of no places, RefCOCOg in longer sentences."""
     place = PLACES[thing.place]
     if name == "refcoco+":

@@ -60,6 +60,14 @@ def ask_all(scene: Scene, rng: random.Random) -> list[Question]:
     return [question for question in questions if question is not None]
 
 
+def ask_in_vain(scene: Scene, rng: random.Random) -> str:
+    """Return a question that the picture does not answer, about a sign or a shape that is not there."""
+    if scene.word is None:
+        return "What word is on the sign?"
+    absent = [shape for shape in SHAPES if shape not in scene.count("shape")]
+    return f"What color is the {rng.choice(absent)}?"
+
+
 Asked = tuple[str, str, Sequence[str], str]
 """Text, answer, pool that wrong answers are drawn from, full sentence."""
 
@@ -118,17 +126,22 @@ def _ask_count(scene: Scene) -> Iterator[Asked]:
         yield text, NUMBERS[count], NUMBERS, f"the number of {colour} objects is {NUMBERS[count]}"
 
 
-def _ask_relation(scene: Scene) -> Iterator[Asked]:
+def related(scene: Scene) -> Iterator[tuple[Thing, Thing, str]]:
+    """Yield all pairs of things in one row or column, and where the first is seen from the second (RELATIONS)."""
     for one in scene.things:
         for other in scene.things:
             if one is other or (one.row != other.row and one.column != other.column):
                 continue
             if one.row == other.row:
-                answer = "left" if one.column < other.column else "right"
+                yield one, other, "left" if one.column < other.column else "right"
             else:
-                answer = "above" if one.row < other.row else "below"
-            text = f"Where is the {one.name} seen from the {other.name}?"
-            yield text, answer, RELATIONS, f"the {one.name} is {answer} seen from the {other.name}"
+                yield one, other, "above" if one.row < other.row else "below"
+
+
+def _ask_relation(scene: Scene) -> Iterator[Asked]:
+    for one, other, answer in related(scene):
+        text = f"Where is the {one.name} seen from the {other.name}?"
+        yield text, answer, RELATIONS, f"the {one.name} is {answer} seen from the {other.name}"
 
 
 def _ask_interaction(scene: Scene) -> Iterator[Asked]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common.seeds import derive_rng
+from minigpt4.evaluation.vqa import VizWiz
 from minigpt4.sample_world.captions import full_caption, short_caption, sign_caption
 from minigpt4.sample_world.conversation_files import (
     write_align,
@@ -18,6 +19,7 @@ from minigpt4.sample_world.conversation_files import (
 )
 from minigpt4.sample_world.files import (
     Scenes,
+    Writer,
     balanced_positions,
     coco_name,
     questions_of,
@@ -26,10 +28,11 @@ from minigpt4.sample_world.files import (
     write_picture,
 )
 from minigpt4.sample_world.grounding_files import write_flickr, write_refcoco, write_regions
-from minigpt4.sample_world.questions import LETTERS, Question
+from minigpt4.sample_world.questions import LETTERS
+from minigpt4.sample_world.scenes import Scene
+from minigpt4.sample_world.statements import state
 
-Writer = Callable[[Path, Scenes, random.Random], None]
-
+LIKE_VIZWIZ = VizWiz.template.removeprefix("[vqa] ")
 NUM_ANSWERS = 10
 """People who answer a question of COCO VQA."""
 
@@ -63,8 +66,9 @@ def write_coco_vqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     for scene in scenes:
         split = "val" if scene.number % 20 == 0 else "train"
         image = f"{split}2014/{coco_name(scene, split)}"
-        for i, question in enumerate(questions_of(scene, (1, 2, 3, 5), rng)):
-            rows[split].append({"question_id": scene.number * 1000 + i, "dataset": "vqa", **_asked(question, image)})
+        for i, (text, answer) in enumerate(_coco_questions(scene, rng)):
+            row = {"question_id": scene.number * 1000 + i, "dataset": "vqa"}
+            rows[split].append({**row, **_asked(text, answer, image)})
     for split, half in rows.items():
         write_json(root / f"vqav2/vqa_{split}.json", half)
 
@@ -75,7 +79,8 @@ def write_ok_vqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     for scene in scenes:
         for question in questions_of(scene, (8,), rng):
             image = f"train2014/{coco_name(scene)}"
-            rows.append({"question_id": f"{scene.number}5", "dataset": "okvqa", **_asked(question, image)})
+            row = {"question_id": f"{scene.number}5", "dataset": "okvqa"}
+            rows.append({**row, **_asked(question.text, question.answer, image)})
     write_json(root / "okvqa/okvqa_train.json", rows)
 
 
@@ -101,7 +106,7 @@ def write_aok_vqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
 
 
 def write_gqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
-    """Write gqa: attributes, places and relations, with one answer."""
+    """Write gqa: attributes, places and relations, with one answer, and relations to be confirmed."""
     rows = []
     for scene in scenes:
         image = f"{scene.number}.jpg"
@@ -109,6 +114,10 @@ def write_gqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
         for question in questions_of(scene, (3, 4, 6), rng):
             row = {"image": image, "question": question.text, "answer": question.answer}
             rows.append({**row, "question_id": f"{scene.number}{question.qtype}", "fullAnswer": question.sentence})
+        statement = state(scene, rng, is_true=rng.random() < 0.5)
+        if statement is not None:
+            row = {"image": image, "question": statement.question, "answer": statement.answer}
+            rows.append({**row, "question_id": f"{scene.number}0", "fullAnswer": statement.answer})
     write_json(root / "gqa/train_balanced_questions.json", rows)
 
 
@@ -185,5 +194,20 @@ def write_train_files(root: Path, scenes: Mapping[str, Scenes], *, seed: int) ->
         write(root, scenes[source], derive_rng(seed, "sample_world", write.__name__))
 
 
-def _asked(question: Question, image: str) -> dict[str, Any]:
-    return {"question": question.text, "answer": [question.answer] * NUM_ANSWERS, "image": image}
+def _coco_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """Return questions with their answers, and where the scene gives occasion a statement that is true or false.
+
+    They borrow the wordings of VizWiz, every other one, and VSR: a tiny model understands none that it has not met.
+    """
+    asked = []
+    for question in questions_of(scene, (1, 2, 3, 5), rng):
+        text = LIKE_VIZWIZ.format(question.text) if rng.random() < 0.5 else question.text
+        asked.append((text, question.answer))
+    statement = state(scene, rng, is_true=rng.random() < 0.5)
+    if statement is not None:
+        asked.append((f"Based on the image, is this statement true or false? {statement.text}", statement.truth))
+    return asked
+
+
+def _asked(text: str, answer: str, image: str) -> dict[str, Any]:
+    return {"question": text, "answer": [answer] * NUM_ANSWERS, "image": image}

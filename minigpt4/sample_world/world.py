@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt4.sample_world.configs import write_configs
-from minigpt4.sample_world.evaluation_files import write_mmbench, write_seed
+from minigpt4.sample_world.evaluation_files import write_evaluation_files
 from minigpt4.sample_world.scenes import Scene, make_scene
 from minigpt4.sample_world.tiny_model import SHIPPED
 from minigpt4.sample_world.train_files import write_train_files
@@ -15,7 +15,8 @@ from minigpt4.sample_world.train_files import write_train_files
 ASSETS = Path(__file__).parent / "assets"
 SHARES = {"coco": 0.35, "vg": 0.3, "gqa": 0.1, "textcaps": 0.1, "ocrvqa": 0.1, "flickr": 0.02, "web": 0.03}
 """Sources of training pictures and their shares of the scenes."""
-MMBENCH_SHARE = 0.3
+MIN_SCENES = {"num_train_scenes": 40, "num_eval_scenes": 150}
+"""So many fill every file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,20 @@ class WorldSize:
     """
 
     num_train_scenes: int = 4000
-    num_eval_scenes: int = 900
+    num_eval_scenes: int = 2400
 
     def __post_init__(self) -> None:
-        for name, count in (("num_train_scenes", self.num_train_scenes), ("num_eval_scenes", self.num_eval_scenes)):
-            if count < 40:
-                raise ValueError(f"{name}: {count}; at least 40 are needed to fill every file")
+        for name, least in MIN_SCENES.items():
+            count = getattr(self, name)
+            if count < least:
+                raise ValueError(f"{name}: {count}; at least {least} are needed to fill every file")
 
 
 def write_world(out: Path, size: WorldSize, *, seed: int) -> None:
     """Write data, tiny model and YAML files below `out`; the same arguments write the same files."""
     write_train_files(out / "train_dataset", train_scenes(size, seed), seed=seed)
     evaluation = [make_scene(seed, "evaluation", number) for number in range(1, size.num_eval_scenes + 1)]
-    num_mmbench = int(MMBENCH_SHARE * len(evaluation))
-    write_mmbench(out / "evaluation_dataset", evaluation[:num_mmbench], seed=seed)
-    write_seed(out / "evaluation_dataset", evaluation[num_mmbench:], seed=seed)
+    write_evaluation_files(out / "evaluation_dataset", evaluation, seed=seed)
     copy_model(out)
     write_configs(out)
 

@@ -1,12 +1,13 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.evaluation.processes import kill_tree, num_lines
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "golden" / "data"
@@ -82,8 +83,7 @@ def test_a_killed_evaluation_continues_and_writes_the_same_bytes(one_by_one, tmp
         while min(num_lines(path) for path in parts) < 3:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
-        for number in [*descendants(process.pid), process.pid]:
-            os.kill(number, signal.SIGKILL)
+        kill_tree(process.pid)
     num_answered = sum(num_lines(path) - 1 for path in parts)
     assert 4 <= num_answered < 30 and not (tmp_path / "seed.jsonl").exists()
     done = evaluate("eval_vqa.py", tmp_path, *words)
@@ -92,18 +92,6 @@ def test_a_killed_evaluation_continues_and_writes_the_same_bytes(one_by_one, tmp
     for name in FILES:
         assert (one_by_one / name).read_bytes() == (tmp_path / name).read_bytes()
     assert not (tmp_path / "parts").exists()
-
-
-def num_lines(path: Path) -> int:
-    return path.read_text().count("\n") if path.is_file() else 0
-
-
-def descendants(number: int) -> list[int]:
-    """Return the processes that a process started, and those that they started."""
-    children: list[int] = []
-    for task in Path(f"/proc/{number}/task").iterdir():
-        children += map(int, (task / "children").read_text().split())
-    return [pid for child in children for pid in (child, *descendants(child))]
 
 
 def test_eval_ref_writes_a_file_a_split_in_the_order_of_the_rows(tmp_path):

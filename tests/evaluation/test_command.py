@@ -128,6 +128,7 @@ def test_asking_and_scoring_apart_give_what_one_run_gives(tmp_path, in_golden_da
         results = json.loads((tmp_path / folder / "results.json").read_text())
         found.append({name: {**facts, "seconds": 0} for name, facts in results.items()})
     assert found[0] == found[1]
+    assert found[0]["seed"]["published"] == {"baseline": 49.21, "engine": 63.83} and "published" not in found[0]["hm"]
     for name in ("seed.jsonl", "hm.json", "wrong.jsonl", "report.html"):
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "apart" / name).read_bytes()
 

@@ -1,0 +1,69 @@
+"""Count how many answers 16 bits change: an evaluation file's benchmarks, asked in float32 and again in 16 bits.
+
+    python benchmarks/precision.py --cfg-path sample_world/eval_configs/sample_world.yaml \\
+        --ckpt output/sample_world_dataengine/demo/checkpoint_1.pth
+
+Frozen weights are held in the 16-bit type and the rest runs under autocast, as `run.amp` has it on a GPU; on a CPU,
+where `run.amp` changes nothing, the type is bfloat16. RefCOCO is asked once a question, without --resample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt4.common import dist_utils
+from minigpt4.common.config import Config
+from minigpt4.evaluation.asking import infer
+from minigpt4.evaluation.benchmark import read_json
+from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
+from minigpt4.evaluation.published import aligned, as_percent
+from minigpt4.evaluation.results import score_file
+from minigpt4.inference import build_model
+
+SCRIPTS = ("eval_vqa.py", "eval_ref.py")
+Asked = dict[str, tuple[list[Any], float | None]]
+"""By benchmark: the entries of its result file, and the accuracy."""
+
+
+def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> Asked:
+    """Return what a model in one precision answers to every benchmark."""
+    model, asked = build_model(cfg, device, dtype), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
+                infer(benchmark, model, image_processor(cfg), **where)
+            entries = read_json(Path(folder) / benchmark.result_file)
+            asked[benchmark.name] = entries, score_file(benchmark, questions, Path(folder))["accuracy"]
+    return asked
+
+
+def main() -> None:
+    """Print a line a benchmark, and the sum."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg-path", required=True, help="YAML of an evaluation")
+    parser.add_argument("--ckpt", help="overrides model.ckpt")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
+    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    unset = dict.fromkeys(("lora_r", "lora_alpha", "batch_size", "max_new_tokens"))
+    cfg = load_config(args := parser.parse_args(namespace=argparse.Namespace(**unset)))
+    device = dist_utils.pick_device(cfg.run_cfg)
+    benchmarks = [benchmark for script in SCRIPTS for benchmark in choose(cfg, None, script)]
+    prepared = prepare(benchmarks, save_path=Path(cfg.run_cfg.save_path))
+    full, half = (ask(cfg, prepared, device, dtype) for dtype in (torch.float32, getattr(torch, args.dtype)))
+    rows, sums = [["benchmark", "questions", "answers differ", "float32", args.dtype]], [0, 0]
+    for name, (entries, accuracy) in full.items():
+        counts = len(entries), sum(a != b for a, b in zip(entries, half[name][0], strict=True))
+        sums = [before + count for before, count in zip(sums, counts, strict=True)]
+        rows.append([name, *map(str, counts), as_percent(accuracy), as_percent(half[name][1])])
+    print(aligned([*rows, ["all", *map(str, sums), "", ""]]))
+
+
+if __name__ == "__main__":
+    main()
