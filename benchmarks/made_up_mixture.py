@@ -74,6 +74,7 @@ class MadeUpDataset:
 
     def __init__(self, name: str, pictures: Sequence[Path], *, image_size: int) -> None:
         self.name, self.text, self.pictures = name, TEXTS[name], pictures
+        self.has_image = name != "unnatural_instruction"
         self.processor = registry.get_processor_class("blip2_image_train")(image_size)
 
     def __len__(self) -> int:
@@ -83,17 +84,21 @@ class MadeUpDataset:
     def row_lengths(self, costs: Any) -> None:
         """Return nothing: without other ranks no row is moved by its length."""
 
+    def turns(self, rng: random.Random) -> tuple[Turn, ...]:
+        """Return a row's texts."""
+        question, answer, count = self.text
+        turns = [Turn(_letters(question, rng), _letters(answer, rng)) for _ in range(count)]
+        if self.has_image:
+            turns[0] = Turn(f"{IMAGE_SPAN} {turns[0].prompt} ", turns[0].answer)
+        return tuple(turns)
+
     def get(self, index: int, rng: random.Random) -> Example:
         """Return a row as an Example."""
-        shown = self.name != "unnatural_instruction"
-        turns = [
-            Turn(_letters(self.text.question, rng), _letters(self.text.answer, rng)) for _ in range(self.text.turns)
-        ]
+        turns = self.turns(rng)
         images: tuple[Tensor, ...] = ()
-        if shown:
-            turns[0] = Turn(f"{IMAGE_SPAN} {turns[0].prompt} ", turns[0].answer)
+        if self.has_image:
             images = (self.processor(read_image(str(self.pictures[index % len(self.pictures)]))),)
-        return Example(turns=tuple(turns), images=images, id=f"{self.name}[{index}]")
+        return Example(turns=turns, images=images, id=f"{self.name}[{index}]")
 
 
 def _letters(mean: int, rng: random.Random) -> str:

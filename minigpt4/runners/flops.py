@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
+from minigpt4.conversation.conversation import Batch
 
 PEAK_FLOPS = {
     "B200": 2250e12,
@@ -58,14 +58,18 @@ class ModelFlops:
         passes = 3 if any(p.requires_grad for p in vit.parameters()) else 1
         seeing = 2 * self._size["vit"] * num_patches + 4 * len(vit.blocks) * vit.embed_dim * num_patches**2
         num_image_tokens = num_patches * vit.embed_dim // model.llama_proj.in_features
-        self._image = passes * seeing + 6 * self._size["proj"] * num_image_tokens
+        self._image = {"vit": passes * seeing, "projection": 6 * self._size["proj"] * num_image_tokens}
 
     def __call__(self, batch: Batch) -> float:
-        """Return the FLOPs of one step on a batch; cheap, and waits for nothing, while the batch is on the CPU."""
-        num_targets = int((batch.labels != IGNORE_INDEX).sum())
-        tokens = (4 * self._size["llm"] + 6 * self._size["lora"]) * len(batch.input_ids)
-        attention = self._attention * float((batch.lengths.double() ** 2).sum())
-        return self._image * len(batch.images) + tokens + attention + 4 * self._head * num_targets
+        """Return the FLOPs of one step on a batch; waits for nothing."""
+        return sum(self.parts(batch).values())
+
+    def parts(self, batch: Batch) -> dict[str, float]:
+        """Return the same by part: vit, projection, llm (with LoRA), head."""
+        tokens = (4 * self._size["llm"] + 6 * self._size["lora"]) * sum(batch.sizes)
+        attention = self._attention * float(sum(size**2 for size in batch.sizes))
+        images = {part: float(each * len(batch.images)) for part, each in self._image.items()}
+        return {**images, "llm": tokens + attention, "head": 4.0 * self._head * len(batch.target_places)}
 
 
 def model_flops(model: Any) -> ModelFlops | None:

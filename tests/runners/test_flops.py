@@ -31,7 +31,7 @@ def tiny_model(**options):
 def batch_of(*lengths, num_images, num_targets):
     total = sum(lengths)
     labels = torch.full((total,), -100)
-    labels[:num_targets] = 5
+    labels[total - num_targets :] = 5  # the first token of a stream is no target
     return Batch(
         images=torch.zeros(num_images, 3, 56, 56),
         input_ids=torch.zeros(total, dtype=torch.int64),
