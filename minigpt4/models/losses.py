@@ -31,7 +31,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         pieces = (x.split(CHUNK) for x in (logits, targets, normalisers, grads[0], gradient))
         for rows, target, normaliser, grad, out in zip(*pieces, strict=True):
             wide = (rows.float() - normaliser[:, None]).exp_()
-            wide.scatter_add_(1, target[:, None], wide.new_full((len(target), 1), -1.0))
+            at_target = wide.gather(1, target[:, None])
+            wide.scatter_(1, target[:, None], at_target - 1)
             out.copy_(wide.mul_(grad[:, None]))
         return gradient, None
 
