@@ -60,8 +60,8 @@ def real_tokens(shares, datasets, encoder):
 def test_long_and_short_rows_are_shared_out_by_their_tokens_and_not_by_their_number(long_and_short, encoder):
     datasets, ingredients = long_and_short
     groups = [[Draw(name, row, 0, rank) for row in range(8)] for rank, name in enumerate(("long", "short"))]
-    by_length = share_out(groups, [ingredients["long"], ingredients["short"]])
-    by_number = share_out(groups, [Ingredient(name, 8, 8, 1) for name in ("long", "short")])
+    by_length = share_out(groups, [ingredients["long"], ingredients["short"]], num_ranks=2)
+    by_number = share_out(groups, [Ingredient(name, 8, 8, 1) for name in ("long", "short")], num_ranks=2)
     assert [len(share) for share in by_number] == [8, 8]
     assert len({len(share) for share in by_length}) == 2, "equal numbers, although the costs are not"
     for shares, bound in ((by_length, 1.02), (by_number, None)):
