@@ -165,7 +165,7 @@ VARIANTS: Mapping[str, Callable[[Any], None]] = {
     "loss": without_loss,
     "lora": lambda model: make_plain(model, LeanLinear),
     "norm": lambda model: make_plain(model, FusedRMSNorm),
-    "mlp": lambda model: make_plain(model, FrugalMLP),
+    "mlp": lambda model: make_plain(model, FrugalMLP),  # which is another on CUDA alone
     "inference": without_inference,
     "fused": lambda model: None,  # the runner's optimizer, not the model
 }

@@ -35,10 +35,17 @@ class _GatedSilu(torch.autograd.Function):
 
 
 class FrugalMLP(LlamaMLP):
-    """Llama's MLP without keeping silu(gate), a sixth of what a layer keeps."""
+    """Llama's MLP, on CUDA without keeping silu(gate), a sixth of what a layer keeps.
+
+    On a CPU, where memory is not what runs out, computing it again costs a twentieth of a step (docs/benchmarks.md).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), (.., hidden) -> (.., hidden)."""
+        return self.frugal(x) if x.is_cuda else super().forward(x)
+
+    def frugal(self, x: Tensor) -> Tensor:
+        """Return the same, silu(gate(x)) being computed again for the gradient."""
         gated: Tensor = _GatedSilu.apply(self.gate_proj(x), self.up_proj(x))
         return self.down_proj(gated)
 
