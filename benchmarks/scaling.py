@@ -47,7 +47,7 @@ def real_model() -> Any:
 
 
 def mean_draw(model: Any, *, num_draws: int) -> Counter[str]:
-    """Return a mean draw's samples, images, tokens, targets, and FLOPs by part."""
+    """Return a mean draw's samples, images, tokens, tokens when padded, targets, and FLOPs by part."""
     body = Config.load(MIXTURE).datasets_cfg
     datasets = {str(name): MadeUpDataset(str(name), (), image_size=448) for name in body}
     ingredients = [Ingredient(n, len(d), body[n].batch_size, body[n].sample_ratio) for n, d in datasets.items()]
@@ -56,7 +56,7 @@ def mean_draw(model: Any, *, num_draws: int) -> Counter[str]:
         rng, dataset = derive_rng("scaling", number), datasets[draws[0].dataset]
         batch = work_of(model.chat_encoder, [(dataset.turns(rng), int(dataset.has_image)) for _ in draws])
         total += Counter({"samples": len(draws), "images": len(batch.images), "tokens": sum(batch.sizes)})
-        total += Counter({"targets": len(batch.target_places)})
+        total += Counter({"targets": len(batch.target_places), "padded": max(batch.sizes) * len(batch.sizes)})
         total += Counter({part: flops for part, flops in count.parts(batch).items() if flops})
     return Counter({key: value / num_draws for key, value in total.items()})
 
@@ -124,7 +124,10 @@ def main() -> None:
     args = parser.parse_args()
     model = real_model()
     draw = mean_draw(model, num_draws=args.draws)
-    print(json.dumps({"mean_draw": {key: round(draw[key], 2) for key in ("samples", "images", "tokens", "targets")}}))
+    means = {key: round(draw[key], 2) for key in ("samples", "images", "tokens", "targets")}
+    print(
+        json.dumps({"mean_draw": means, "padding_of_published_batches": round(1 - draw["tokens"] / draw["padded"], 3)})
+    )
     for line in roofline(model, draw, args.device):
         print(json.dumps(line))
     flops = sum(draw[part] for part in ("vit", "projection", "llm", "head"))
