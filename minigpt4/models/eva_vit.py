@@ -30,6 +30,26 @@ class VitSize(Protocol):
     mlp_ratio: float
 
 
+def build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
+    """Return the ViT of a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
+
+    Raises: ValueError naming the option when its weights are not to be had or do not fit.
+    """
+    if cfg.vit_model != "eva_clip_g":
+        raise ValueError(f"model.vit_model: only eva_clip_g is known, not {cfg.vit_model}")
+    if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
+        dtype = torch.float32
+    sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
+    if cfg.random_weights:
+        vit = build_vit(cfg.vit, **sizes).to(dtype)
+    elif cfg.vit_ckpt:
+        vit = load_vit(cfg.vit, cfg.vit_ckpt, dtype=dtype, **sizes)
+    else:
+        raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
+    vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
+    return vit
+
+
 def build_vit(size: VitSize, *, image_size: int, drop_path_rate: float = 0.0) -> Eva:
     """Return the transformer without final norm, pooling or head: (N, 3, S, S) -> (N, 1 + patches, embed_dim)."""
     return Eva(

@@ -17,7 +17,7 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
 from minigpt4.models.base_model import BaseModel
-from minigpt4.models.eva_vit import build_vit, load_vit
+from minigpt4.models.eva_vit import build_visual_encoder
 from minigpt4.models.llama import build_llama, causal_lm
 from minigpt4.models.losses import cross_entropy
 
@@ -76,7 +76,7 @@ class MiniGPTv2(BaseModel):
             )
         model = cls(
             llama_model=llama_model,
-            visual_encoder=_build_visual_encoder(cfg, dtype),
+            visual_encoder=build_visual_encoder(cfg, dtype),
             chat_encoder=ChatEncoder(
                 tokenizer,
                 num_image_tokens=num_patches // PATCHES_PER_TOKEN,
@@ -224,20 +224,3 @@ class MiniGPTv2(BaseModel):
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
-
-
-def _build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
-    """Return the ViT: float32 when it is trained or `vit_precision` says so, else in the run's dtype."""
-    if cfg.vit_model != "eva_clip_g":
-        raise ValueError(f"model.vit_model: only eva_clip_g is known, not {cfg.vit_model}")
-    if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
-        dtype = torch.float32
-    sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
-    if cfg.random_weights:
-        vit = build_vit(cfg.vit, **sizes).to(dtype)
-    elif cfg.vit_ckpt:
-        vit = load_vit(cfg.vit, cfg.vit_ckpt, dtype=dtype, **sizes)
-    else:
-        raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
-    vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
-    return vit
