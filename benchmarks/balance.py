@@ -47,13 +47,12 @@ def cost_ratio(
     if not by_length:
         ingredients = [replace(ingredient, lengths=None) for ingredient in ingredients]
     at: dict[str, Any] = {"num_steps": num_steps, "seed": 1, "world_size": num_ranks, "balance": balance}
-    at["together"] = [together] * (num_steps // together)
-    costs = [
-        [sum(tokens[draw.dataset][draw.row] for draw in draws) for draws in sampler]
-        for sampler in (MixtureSampler(ingredients, **at, rank=rank) for rank in range(num_ranks))
-    ]
-    per_step = np.array(costs).T
-    return float((per_step.max(1) / per_step.mean(1)).mean())
+    sampler = MixtureSampler(ingredients, **at, together=[together] * (num_steps // together))
+    ratios = []
+    for plan in sampler.plans():
+        costs = [sum(tokens[draw.dataset][draw.row] for draw in draws) for draws in plan]
+        ratios.append(max(costs) / np.mean(costs))
+    return float(np.mean(ratios))
 
 
 def planning_ms(num_ranks: int, *, num_steps: int) -> float:

@@ -96,20 +96,34 @@ class MixtureSampler(Sampler[list[Draw]]):
         return self.num_steps - self.start_step if self.together is None else len(self.together)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each step, or of steps that come together."""
+        """Yield this rank's draws of each step, or of steps that come together."""
+        if self.balance:
+            for plan in self.plans():
+                yield plan[self.rank]
+            return
+        for _, groups in self._drawn(ranks=[self.rank]):
+            yield [draw for group in groups for draw in group]
+
+    def plans(self) -> Iterator[list[list[Draw]]]:
+        """Yield what every rank takes, a list a rank, of each step or of steps that come together."""
+        for choices, groups in self._drawn(ranks=range(self.world_size)):
+            if self.balance:
+                taken = [self.ingredients[choice] for choice in choices]
+                yield share_out(groups, taken, num_ranks=self.world_size)
+            else:
+                ranks = range(self.world_size)
+                yield [[draw for group in groups[rank :: self.world_size] for draw in group] for rank in ranks]
+
+    def _drawn(self, ranks: Sequence[int]) -> Iterator[tuple[np.ndarray, list[list[Draw]]]]:
+        """Yield the choices of all ranks at steps that come together, and the draws of some of them."""
         orders = [_Order(ingredient, seed=self.seed) for ingredient in self.ingredients]
         first = 0
         for count in self.together or itertools.repeat(1, len(self)):
             steps = slice(first, first + count)
             first += count
             choices, positions = self.choices[self.start_step :][steps].ravel(), self._positions[steps].ravel()
-            own = range(len(choices)) if self.balance else range(self.rank, len(choices), self.world_size)
-            groups = [self._draws_of(orders, int(choices[g]), int(positions[g]), g) for g in own]
-            if self.balance:
-                taken = [self.ingredients[choice] for choice in choices]
-                yield share_out(groups, taken, num_ranks=self.world_size)[self.rank]
-            else:
-                yield [draw for group in groups for draw in group]
+            own = [number * self.world_size + rank for number in range(count) for rank in ranks]
+            yield choices, [self._draws_of(orders, int(choices[g]), int(positions[g]), g) for g in own]
 
     def _draws_of(self, orders: Sequence[_Order], choice: int, position: int, group: int) -> list[Draw]:
         ingredient = self.ingredients[choice]

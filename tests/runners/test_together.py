@@ -52,6 +52,13 @@ def test_a_draw_keeps_its_rank_and_its_step_in_the_update():
     assert [draw.row for draw in whole[1]] == [draw.row for draws in single[2:4] for draw in draws]
 
 
+@pytest.mark.parametrize("balance", [False, True])
+def test_the_plan_of_all_ranks_is_what_each_rank_takes(balance):
+    plans = list(sampler(0, together=[2, 3], balance=balance).plans())
+    for rank in range(3):
+        assert list(sampler(rank, together=[2, 3], balance=balance)) == [plan[rank] for plan in plans]
+
+
 def test_steps_that_come_together_are_shared_out_together():
     """Three ranks with two samples each at five steps are thirty: ten a rank, whose costs even out over all steps."""
     costs = np.arange(50, dtype=np.float32) + 1
