@@ -35,6 +35,7 @@ from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.benchmark import Benchmark, Question, read_json
 from minigpt4.models.answering import answering_mode, clean_answer, decoding_config, embed_prompts
+from minigpt4.models.attention import PACKED
 from minigpt4.models.llama import causal_lm
 
 PUBLISHED_BATCH = 10
@@ -80,7 +81,7 @@ def eager(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        language.set_attn_implementation("sdpa")
+        language.set_attn_implementation(PACKED)
         for block, was in zip(blocks, fused, strict=True):
             block.attn.fused_attn = was
 

@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.models import minigpt_v2
+from minigpt4.models.attention import PACKED
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
@@ -107,8 +108,7 @@ class TimedRunner(RunnerBase):
 
 def without_attention(model: Any) -> None:
     """Attend under a mask over all pairs of tokens of the stream."""
-    AttentionInterface.register("masked", _masked)
-    causal_lm(model.llama_model).config._attn_implementation = "masked"
+    AttentionInterface.register(PACKED, _masked)
 
 
 def _masked(

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from minigpt4.datasets.draws import Draw, Fetched
+from minigpt4.models.attention import PACKED, packed_attention
 from tests.models.golden_model import examples_of, recorded, tiny_model
 from tests.models.test_llama import random_model
 from tests.runners.tiny import ROOT, environment
@@ -54,6 +56,7 @@ def test_taking_an_idea_out_changes_no_loss(benchmarks, monkeypatch, variant):
 
     monkeypatch.setattr(minigpt_v2, "cross_entropy", minigpt_v2.cross_entropy)  # put back after
     monkeypatch.setattr(torch, "inference_mode", torch.inference_mode)
+    monkeypatch.setitem(AttentionInterface._global_mapping, PACKED, packed_attention)
     call = recorded("train_calls.json")["conv"]
     model = tiny_model(image_size=call["image_size"], **call["config"])
     VARIANTS[variant](model)

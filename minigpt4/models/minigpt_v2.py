@@ -16,6 +16,7 @@ from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
+from minigpt4.models.attention import PACKED
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.eva_vit import build_visual_encoder
 from minigpt4.models.llama import build_llama, causal_lm
@@ -178,6 +179,7 @@ class MiniGPTv2(BaseModel):
         from the end of the example before.
         """
         llama = causal_lm(self.llama_model)
+        assert llama.config._attn_implementation == PACKED, "another attention would mix the examples"
         with self._language_autocast(embeds.device):
             hidden = llama.model(
                 inputs_embeds=embeds[None],
