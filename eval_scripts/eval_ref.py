@@ -14,4 +14,5 @@ if __name__ == "__main__":
     parser = command.make_parser("Evaluate a checkpoint on referring expressions")
     parser.add_argument("--resample", action="store_true", help="sample again where an answer holds no box")
     args = parser.parse_args()
-    command.evaluate(args, "eval_ref.py", build_model, resample=NUM_TRIES if args.resample else 0)
+    with command.plain_errors("eval_ref.py"):
+        command.evaluate(args, "eval_ref.py", build_model, resample=NUM_TRIES if args.resample else 0)

@@ -11,4 +11,5 @@ from minigpt4.inference import build_model
 
 if __name__ == "__main__":
     parser = command.make_parser("Evaluate a checkpoint on question benchmarks")
-    command.evaluate(parser.parse_args(), "eval_vqa.py", build_model)
+    with command.plain_errors("eval_vqa.py"):
+        command.evaluate(parser.parse_args(), "eval_vqa.py", build_model)

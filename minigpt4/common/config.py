@@ -25,6 +25,8 @@ SECTIONS: dict[str, type] = {
     "datasets": schema.DatasetConfig,
     "evaluation_datasets": schema.EvaluationDatasetConfig,
 }
+NAMES = {"amp_dtype": ("auto", "bfloat16", "float16"), "strategy": ("ddp", "fsdp"), "compile": ("vit", "llm")}
+"""The names that options of the run section take."""
 NAMED_SECTIONS = ("datasets", "evaluation_datasets")
 
 
@@ -191,9 +193,10 @@ def _wrong_values(run: DictConfig) -> list[str]:
     lowest = dict.fromkeys(from_one, 1) | dict.fromkeys((*from_zero, "max_skipped_steps"), 0)
     wrong = {key: low for key, low in lowest.items() if run[key] is not None and run[key] < low}
     problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in wrong.items()]
-    kinds = ("auto", "bfloat16", "float16")
-    if run.amp_dtype not in kinds:
-        problems.append(f"run.amp_dtype: expected one of {', '.join(kinds)}, got '{run.amp_dtype}'")
+    for key, names in NAMES.items():
+        given = run[key] if OmegaConf.is_list(run[key]) else [run[key]]
+        wrong_names = [name for name in given if name not in names]
+        problems += [f"run.{key}: expected one of {', '.join(names)}, got '{name}'" for name in wrong_names]
     return problems
 
 

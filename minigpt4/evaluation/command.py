@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,15 @@ def summary(name: str, score: dict[str, Any]) -> str:
     odd = f"{score['num_unanswered']} unanswered, {score['num_unparsed']} do not parse"
     seconds = f", {score['seconds']:.1f} s" if "seconds" in score else ""
     return f"{name}: {accuracy} of {score['num_questions']} questions ({odd}){seconds}"
+
+
+@contextmanager
+def plain_errors(script: str) -> Iterator[None]:
+    """End a script with the message alone where what the user gave is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise SystemExit(f"{script}: {error}") from error
 
 
 def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, resample: int = 0) -> None:

@@ -21,6 +21,7 @@ from minigpt4.datasets.mixture import (
     Ingredient,
     MixtureDataset,
 )
+from minigpt4.runners.stop import outlast_signals
 
 MEAN_TEXT_TOKENS = 60
 """What balancing takes the text of a stream's row to cost."""
@@ -171,4 +172,5 @@ def build_loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=outlast_signals,
     )

@@ -61,6 +61,10 @@ def resume(runner: RunnerBase, path: str) -> None:
     if state.get("base_model", runner.base_model) != runner.base_model:
         logger.warning("%s was trained on other frozen weights than those of this run", source)
     logger.info("resuming %s at step %d", source, runner.start_step)
+    if runner.start_step >= runner.num_steps:
+        logger.info(
+            "nothing is left to do: the run has run.max_epoch * run.iters_per_epoch = %d steps", runner.num_steps
+        )
 
 
 def _load_optimizer(runner: RunnerBase, saved: dict[str, Any], source: str) -> None:

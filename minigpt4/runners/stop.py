@@ -1,4 +1,4 @@
-"""Stopping on a signal: clusters send SIGTERM or SIGUSR1 before they take a machine away."""
+"""Stopping on a signal: clusters send SIGTERM or SIGUSR1 before they take a machine away, a user presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75
 """The exit code of a run that saved and stopped on a signal, sysexits' "try again": resume it with
 `run.resume_ckpt_path=auto`."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What asks a run to stop; a second Ctrl-C (SIGINT) ends it at once."""
+GRACE_SECONDS = 50
+"""So long a data worker that is told to end goes on, for its run to finish the step and save."""
 
 
 class StopRequest:
@@ -34,6 +37,8 @@ class StopRequest:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._noticed = True
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[signal.SIGINT])
         logger.warning("got %s: finishing the step, saving, stopping", signal.Signals(number).name)
 
     def ask(self) -> None:
@@ -54,3 +59,13 @@ class StopRequest:
         """Give the signals back to who had them."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def outlast_signals(worker_id: int) -> None:
+    """Let a data worker outlast the signals that stop a run: they go to the whole process group.
+
+    torchrun, a cluster and a terminal send them so; a worker that died of one would take the run with it, unsaved.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))  # whose own signal ends it

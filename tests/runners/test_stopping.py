@@ -88,11 +88,12 @@ def test_a_run_killed_again_and_again_is_the_unbroken_run(tmp_path, unbroken, se
     kill_and_go_on(tmp_path, unbroken, random.Random(100 + seed), 3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_saves_and_stops_and_the_rest_is_the_same(tmp_path, unbroken, number):
+    """The signal goes to the data workers too, as clusters and terminals send it."""
     process = start(tmp_path, config_of(save_every_steps=None))
     wait_for_step(tmp_path, 5, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     assert process.wait(timeout=60) == EXIT_CODE
     done = train(tmp_path, config_of(), "run.resume_ckpt_path=auto")
     assert done.returncode == 0, done.stderr
@@ -101,10 +102,10 @@ def test_a_signal_saves_and_stops_and_the_rest_is_the_same(tmp_path, unbroken, n
 
 
 def test_sigterm_to_torchrun_saves_on_two_ranks_and_ends_in_time(tmp_path):
-    config = tiny_config(max_epoch=1, iters_per_epoch=400)
+    config = tiny_config(max_epoch=1, iters_per_epoch=400, num_workers=1)
     process = start(tmp_path, config, num_processes=2)
     wait_for_step(tmp_path, 3, process)
-    process.terminate()
+    process.terminate()  # torchrun passes it on to the process group of each rank
     process.wait(timeout=60)
     [saved] = (tmp_path / "out/job").glob("checkpoint_step_*.pth")
     assert torch.load(saved, weights_only=True)["step"] == max(losses(tmp_path)) + 1
@@ -154,7 +155,9 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
     process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=4000), num_processes=2)
     wait_for_step(tmp_path, 3, process)
     [second] = children_of(process, having="RANK=1", of="environ")
-    os.kill(second, signal.SIGINT)  # raises KeyboardInterrupt wherever that rank is
+    os.kill(second, signal.SIGINT)
+    time.sleep(0.01)  # less than a step
+    os.kill(second, signal.SIGINT)  # the second raises KeyboardInterrupt wherever that rank is
     assert process.wait(timeout=60) not in (0, EXIT_CODE)
     said = (tmp_path / "stderr.txt").read_text()
     assert "KeyboardInterrupt" in said and "runner.train()" in said
