@@ -41,14 +41,18 @@ def add_gradients(runner: RunnerBase, span: Span, sent: Sequence[tuple[Loaded, B
             batch = weigh(batch, loaded, counts)
         is_last = len(values) + 1 == num_calls
         with contextlib.nullcontext() if span.updates and is_last else runner.parallel.no_sync():
-            with runner.autocast():
-                output = runner.task.train_step(runner.parallel.module, batch)
+            graphed = runner.graphs is not None and len(batch.input_ids) > 0
+            if graphed:
+                output = runner.graphs(batch, num_accumulated=span.num_accumulated)
+            else:
+                output = runner.forward(batch)
             losses += group_losses(output, batch, loaded, num_draws=num_draws)
             values.append(output["loss"].detach())
             if not run.max_skipped_steps:
                 runner.guard.watch(span.first, values[-1], loaded)
             own_seconds = time.perf_counter() - began
-            runner.scaler.scale(output["loss"] / span.num_accumulated).backward()
+            if not graphed:
+                runner.backward(output, span.num_accumulated)
     if run.max_skipped_steps:
         parts = [one for one, _ in sent]
         runner.finite = not runner.guard.skips(span.first, values[: len(parts)], parts) and runner.finite

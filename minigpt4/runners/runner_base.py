@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from minigpt4.common.config import Config
@@ -29,6 +30,7 @@ from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.flops import model_flops, utilisation
 from minigpt4.runners.gradients import add_gradients
+from minigpt4.runners.graphs import GraphedSteps, refuse_graphs
 from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
 from minigpt4.runners.meter import Meter
@@ -61,12 +63,13 @@ class RunnerBase:
         self.base_model = fingerprint(model)  # before its weights are sharded: no rank can read the others' alone
         for module in (module for part in self.run.compile for module in model.compilable(part)):
             module.compile(dynamic=True)
-        self.parallel = wrap(model, strategy=self.run.strategy, device=self.device)
+        self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not self.run.cuda_graphs)
         self.amp_dtype = autocast_dtype(self.run, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.optimizer = torch.optim.AdamW(
             model.optimizer_groups(self.run.weight_decay), lr=self.run.init_lr, betas=(0.9, self.run.beta2), fused=True
         )
+        self.graphs = self._graphs()
         self.lr = build_schedule(self.run)
         self.start_step = 0
         self.best_loss = float("inf")
@@ -187,6 +190,31 @@ class RunnerBase:
         """Return the context of the run's 16-bit computation, or of none."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the model's output for a batch on the device."""
+        with self.autocast():
+            return self.task.train_step(self.parallel.module, batch)
+
+    def backward(self, output: dict[str, Tensor], num_accumulated: int) -> None:
+        """Add the gradient of a loss that shares its update with others."""
+        self.scaler.scale(output["loss"] / num_accumulated).backward()
+
+    def _graphs(self) -> GraphedSteps | None:
+        """Return what replays steps from CUDA graphs, with `run.cuda_graphs`.
+
+        Raises: ValueError where graphs are not possible.
+        """
+        if not self.run.cuda_graphs:
+            return None
+        refuse_graphs(self.run, self.cfg.model_cfg, self.device, self.amp_dtype)
+
+        def step(batch: Batch, num_accumulated: int) -> dict[str, Tensor]:
+            output = self.forward(batch)
+            self.backward(output, num_accumulated)
+            return output
+
+        return GraphedSteps(step, [parameter for _, parameter in self.model.trainable()], self.device)
+
     def _feeder(self) -> Feeder:
         """Return what brings batches to the device, with `run.look_ahead` their images already seen."""
         see = self.model.see if self.run.look_ahead and self.model.freeze_vit else None
@@ -199,7 +227,7 @@ class RunnerBase:
                 group["lr"] = self.lr(step)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph knows gradients by their addresses
         self.finite = True
 
     def _log(self, epoch: int, step: int, meter: Meter, log: RunLog) -> None:

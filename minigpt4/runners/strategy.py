@@ -62,6 +62,23 @@ class Replicated(Parallel):
         return self.module.no_sync()
 
 
+class Averaged(Parallel):
+    """A whole copy of the model on every rank; gradients are averaged after the last backward, not during it.
+
+    A step from a CUDA graph cannot tell another process of its gradients while it runs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in model.parameters():
+            dist.broadcast(parameter.detach(), src=0)
+
+    def reduce_gradients(self) -> None:
+        """Make every gradient its mean over the ranks."""
+        average_gradients(self._trained)
+
+
 class Sharded(Parallel):
     """The frozen language model spread over the ranks; all else, and so every trained tensor, whole on each.
 
@@ -98,14 +115,19 @@ class Sharded(Parallel):
 
     def reduce_gradients(self) -> None:
         """Make every gradient its mean over the ranks, after the last backward of an update."""
-        for bucket in _buckets(self._trained):
-            gradients = [_gradient(parameter) for parameter in bucket]
-            # divided first, as DistributedDataParallel does
-            flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(get_world_size())
-            dist.all_reduce(flat)
-            means = flat.split([gradient.numel() for gradient in gradients])
-            for gradient, mean in zip(gradients, means, strict=True):
-                gradient.copy_(mean.view_as(gradient))
+        average_gradients(self._trained)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Make every gradient its mean over the ranks, in pieces of about BUCKET_NUMEL numbers."""
+    for bucket in _buckets(parameters):
+        gradients = [_gradient(parameter) for parameter in bucket]
+        # divided first, as DistributedDataParallel does
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(get_world_size())
+        dist.all_reduce(flat)
+        means = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 class Together(nn.Module):
@@ -139,8 +161,10 @@ class Together(nn.Module):
             )
 
 
-def wrap(model: nn.Module, *, strategy: str, device: torch.device) -> Parallel:
+def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool = True) -> Parallel:
     """Move a model to this process's device and return it ready to train with the other ranks by `run.strategy`.
+
+    Without `overlap` gradients are averaged after backward, not during it.
 
     The model comes on any device; with fsdp on the CPU, so that no device ever holds all of it, or with random weights
     on meta, where they are drawn part by part. Optimizers are made after this: parameters on meta are replaced.
@@ -155,7 +179,9 @@ def wrap(model: nn.Module, *, strategy: str, device: torch.device) -> Parallel:
         logger.warning("run.strategy is fsdp, but a process alone has no other to share the model with: it keeps it")
     materialise(model, device)
     model.to(device)
-    return Replicated(model) if is_distributed() else Parallel(model)
+    if not is_distributed():
+        return Parallel(model)
+    return Replicated(model) if overlap else Averaged(model)
 
 
 def _check_weights(model: nn.Module, units: Sequence[nn.Module]) -> None:

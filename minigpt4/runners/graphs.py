@@ -1,0 +1,192 @@
+"""CUDA graphs of training micro-batches: forward and backward are captured once a shape and replayed after."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigpt4.conversation.conversation import Batch
+
+TOKEN_STEP = 128
+"""Tokens of a captured shape are a multiple of this: a tile of a matrix product, so that the padding costs little."""
+TARGET_STEPS = (256, 1024)
+EXAMPLE_STEP = 4
+MAX_GRAPHS = 96
+"""Shapes that are kept; the least recently used one goes."""
+Output = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a captured step is fixed to: sizes of the padded batch, and the micro-batches that share its update."""
+
+    num_tokens: int
+    num_targets: int
+    num_examples: int
+    images: tuple[int, ...]
+    num_accumulated: int
+
+
+def shape_of(batch: Batch, num_accumulated: int) -> Shape:
+    """Return the shape that a batch is padded to: at least one token more, which all padding can point at."""
+    num_tokens, num_targets = len(batch.input_ids), len(batch.target_places)
+    padded = _up(num_tokens + 1, TOKEN_STEP)
+    return Shape(
+        num_tokens=padded,
+        num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
+        num_examples=_up(len(batch.sizes) + 1, EXAMPLE_STEP),
+        images=tuple(batch.images.shape),
+        num_accumulated=num_accumulated,
+    )
+
+
+def padded_buffers(batch: Batch, shape: Shape) -> Batch:
+    """Return a batch of a shape on the device of `batch`, to be filled by `fill`."""
+    made = copy(batch)
+    made.images = torch.empty_like(batch.images)
+    made.input_ids = batch.input_ids.new_zeros(shape.num_tokens)
+    made.labels = batch.labels.new_zeros(shape.num_tokens)
+    made.position_ids = batch.position_ids.new_zeros(shape.num_tokens)
+    made.weights = torch.zeros(shape.num_tokens, device=batch.input_ids.device)
+    made.image_places = torch.empty_like(batch.image_places)
+    made.target_places = batch.target_places.new_zeros(shape.num_targets)
+    made.bounds = batch.bounds.new_zeros(shape.num_examples + 1)
+    made.lengths = batch.lengths.new_zeros(shape.num_examples)
+    made.sizes = (shape.num_tokens,)  # the kernel asks for the longest example: a bound is enough
+    return made
+
+
+def fill(padded: Batch, batch: Batch) -> None:
+    """Copy a batch into padded buffers.
+
+    The padding is one more example, whose tokens are targets of weight zero; the examples after it have no tokens.
+    """
+    num_tokens, num_targets = len(batch.input_ids), len(batch.target_places)
+    size = len(padded.input_ids)
+    padded.images.copy_(batch.images)
+    padded.image_places.copy_(batch.image_places)
+    for name in ("input_ids", "position_ids"):
+        target = getattr(padded, name)
+        target[:num_tokens].copy_(getattr(batch, name))
+        target[num_tokens:].zero_()
+    torch.clamp(batch.labels, min=0, out=padded.labels[:num_tokens])  # a label that is no target is not read
+    padded.labels[num_tokens:].zero_()
+    if batch.weights is None:
+        padded.weights[:num_tokens].fill_(1 / max(num_targets, 1))
+    else:
+        padded.weights[:num_tokens].copy_(batch.weights)
+    padded.weights[num_tokens:].zero_()
+    padded.target_places[:num_targets].copy_(batch.target_places)
+    padded.target_places[num_targets:].fill_(size - 1)
+    padded.bounds[: len(batch.bounds)].copy_(batch.bounds)
+    padded.bounds[len(batch.bounds) :].fill_(size)
+
+
+@dataclass(slots=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    buffers: Batch
+    loss: Tensor
+    target_losses: Tensor
+
+
+class GraphedSteps:
+    """Takes forward and backward of micro-batches, each shape from its CUDA graph from the second time on.
+
+    `step(batch, num_accumulated)` computes the output and adds the gradients; `parameters` are what is trained. Their
+    gradients stay where they are in memory: whoever zeroes them keeps them. All graphs share one memory pool, as no
+    two run at once.
+    """
+
+    def __init__(self, step: Callable[[Batch, int], Output], parameters: list[Tensor], device: torch.device) -> None:
+        self._step, self._device = step, device
+        self._stream = torch.cuda.Stream(device)
+        self._pool: Any = None
+        self._seen: set[Shape] = set()
+        self._graphs: OrderedDict[Shape, _Captured] = OrderedDict()
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    @property
+    def num_graphs(self) -> int:
+        """Return how many shapes are captured."""
+        return len(self._graphs)
+
+    def __call__(self, batch: Batch, *, num_accumulated: int) -> Output:
+        """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
+        shape = shape_of(batch, num_accumulated)
+        if shape not in self._seen:
+            self._seen.add(shape)  # kernels load and cuBLAS picks its algorithms in this step, outside of a graph
+            buffers = padded_buffers(batch, shape)
+            fill(buffers, batch)
+            output = self._step(buffers, num_accumulated)
+            return _unpadded(output["loss"].detach(), output["target_losses"], batch)
+        captured = self._graphs.get(shape)
+        if captured is None:
+            captured = self._capture(batch, shape)
+        self._graphs.move_to_end(shape)
+        fill(captured.buffers, batch)
+        captured.graph.replay()
+        return _unpadded(captured.loss.clone(), captured.target_losses.clone(), batch)
+
+    def _capture(self, batch: Batch, shape: Shape) -> _Captured:
+        """Capture the step of a shape; nothing is computed yet."""
+        while len(self._graphs) >= MAX_GRAPHS:
+            torch.cuda.synchronize(self._device)
+            self._graphs.popitem(last=False)
+        buffers = padded_buffers(batch, shape)
+        fill(buffers, batch)
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.stream(self._stream):
+            # the thread that pins batches calls CUDA meanwhile, which the default mode forbids
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                output = self._step(buffers, shape.num_accumulated)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        captured = _Captured(graph, buffers, output["loss"].detach(), output["target_losses"])
+        self._graphs[shape] = captured
+        return captured
+
+
+def _unpadded(loss: Tensor, target_losses: Tensor, batch: Batch) -> Output:
+    num_targets = len(batch.target_places)
+    return {
+        "loss": loss,
+        "num_targets": torch.tensor(num_targets),
+        "target_losses": target_losses[:num_targets],
+        "target_places": batch.target_places,
+    }
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def refuse_graphs(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> None:
+    """Check that steps can be captured. Raises: ValueError that names every option in the way."""
+    problems = []
+    if device.type != "cuda":
+        problems.append("run.device is not cuda")
+    if amp_dtype is None:
+        problems.append("run.amp is false, and attention over packed examples needs 16 bits")
+    if run_cfg.strategy == "fsdp":
+        problems.append("run.strategy is fsdp")
+    if model_cfg.use_grad_checkpoint_llm:
+        problems.append("model.use_grad_checkpoint_llm is true")
+    if model_cfg.use_grad_checkpoint and not model_cfg.freeze_vit:
+        problems.append("model.use_grad_checkpoint is true for a trained vision encoder")
+    if model_cfg.low_resource or model_cfg.load_in_4bit:
+        problems.append("weights have 8 or 4 bits (model.low_resource, model.load_in_4bit)")
+    if problems:
+        raise ValueError(f"run.cuda_graphs: not possible, as {'; '.join(problems)}")

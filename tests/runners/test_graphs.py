@@ -1,0 +1,96 @@
+"""Steps from CUDA graphs: the padded batch has the loss and the gradient of the batch itself."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from minigpt4.common.schema import ModelConfig, RunConfig
+from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
+from minigpt4.runners.graphs import Shape, fill, padded_buffers, refuse_graphs, shape_of
+from tests.models.golden_model import tiny_model
+
+CUDA = torch.device("cuda", 0)
+
+
+def batch_of(model, *texts, images=True):
+    generator = torch.Generator().manual_seed(len(texts))
+    examples = []
+    for number, text in enumerate(texts):
+        shown = (torch.randn(3, 56, 56, generator=generator),) if images else ()
+        prompt = f"{IMAGE_SPAN} {text}" if images else text
+        examples.append(Example(turns=(Turn(prompt, "yes it is"),), images=shown, id=str(number)))
+    return model.chat_encoder.collate(examples)
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    output = model(batch)
+    output["loss"].backward()
+    return output, {name: parameter.grad.clone() for name, parameter in model.trainable()}
+
+
+def padded(batch):
+    shape = shape_of(batch, 1)
+    buffers = padded_buffers(batch, shape)
+    fill(buffers, batch)
+    buffers.sizes = tuple(buffers.bounds.diff().tolist())  # the CPU attends example by example
+    return buffers
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_padded_batch_has_the_loss_and_gradient_of_the_batch(images, weighted):
+    model = tiny_model().eval()
+    batch = batch_of(model, "is it red", "what is to the left of the man", "x", images=images)
+    if weighted:
+        batch.weights = torch.rand(len(batch.input_ids), generator=torch.Generator().manual_seed(0))
+    output, wanted = gradients(model, batch)
+    padded_output, found = gradients(model, padded(batch))
+    torch.testing.assert_close(padded_output["loss"], output["loss"], rtol=1e-5, atol=0)
+    num_targets = len(batch.target_places)
+    torch.testing.assert_close(padded_output["target_losses"][:num_targets], output["target_losses"])
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
+    model = tiny_model().eval()
+    long, short = batch_of(model, "what is to the left of the man", "x"), batch_of(model, "a", "b")
+    shape = shape_of(long, 1)
+    assert shape_of(short, 1) == shape
+    reused, fresh = padded_buffers(long, shape), padded_buffers(short, shape)
+    fill(reused, long)
+    fill(reused, short)
+    fill(fresh, short)
+    for name in ("images", "input_ids", "labels", "position_ids", "weights", "image_places", "target_places", "bounds"):
+        assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
+
+
+def test_a_shape_always_has_a_token_of_padding():
+    model = tiny_model().eval()
+    batch = batch_of(model, *["x" * 3] * 4, images=False)
+    batch.input_ids = torch.zeros(128, dtype=torch.int64)
+    expected = Shape(num_tokens=256, num_targets=256, num_examples=8, images=(0, 3, 1, 1), num_accumulated=2)
+    assert shape_of(batch, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "said"),
+    [
+        ("run", "strategy", "fsdp", "run.strategy is fsdp"),
+        ("model", "use_grad_checkpoint_llm", True, "model.use_grad_checkpoint_llm is true"),
+        ("model", "load_in_4bit", True, "model.load_in_4bit"),
+    ],
+)
+def test_options_that_graphs_cannot_have_are_refused_by_name(section, option, value, said):
+    sections = {"run": OmegaConf.structured(RunConfig), "model": OmegaConf.structured(ModelConfig)}
+    refuse_graphs(sections["run"], sections["model"], CUDA, torch.bfloat16)
+    sections[section][option] = value
+    with pytest.raises(ValueError, match=said):
+        refuse_graphs(sections["run"], sections["model"], CUDA, torch.bfloat16)
+
+
+def test_graphs_on_a_cpu_are_refused():
+    run, model = OmegaConf.structured(RunConfig), OmegaConf.structured(ModelConfig)
+    with pytest.raises(ValueError, match="run.device is not cuda; run.amp is false"):
+        refuse_graphs(run, model, torch.device("cpu"), None)
