@@ -91,14 +91,19 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, *, longes
     from torch.nn.attention.varlen import varlen_attn
 
     attend: Any = varlen_attn
-    known = inspect.signature(attend).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    causal = _causal_option(attend)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    stream = [x[0].transpose(0, 1) for x in (query, key, value)]
+    stream = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]  # [0] would fill and copy for its gradient
     output: Tensor = attend(*stream, bounds, bounds, longest, longest, **causal)
     return output[None]
+
+
+@functools.cache
+def _causal_option(attend: Any) -> dict[str, Any]:
+    """Return how this version of PyTorch is asked for causal attention."""
+    return {"window_size": (-1, 0)} if "window_size" in inspect.signature(attend).parameters else {"is_causal": True}
 
 
 def _one_by_one(query: Tensor, key: Tensor, value: Tensor, sizes: Sequence[int]) -> Tensor:

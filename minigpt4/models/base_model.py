@@ -29,6 +29,12 @@ class BaseModel(nn.Module):
         """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
         raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
 
+    def join_weights(self) -> None:
+        """Lay frozen weights end to end where one product can take them; called once they are where they stay."""
+
+    def refresh(self) -> None:
+        """Bring up to date what a forward derives from trained weights; a replayed CUDA graph needs it before."""
+
     def num_trainable(self) -> int:
         """Return the number of trained scalars."""
         return sum(parameter.numel() for _, parameter in self.trainable())

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+
+from minigpt4.models.fused_attention import FusedAttention
+from minigpt4.models.joint_weights import join, joined
+from minigpt4.models.kernels import gated_silu, gated_silu_backward
 
 
 class FusedRMSNorm(LlamaRMSNorm):
@@ -34,6 +38,25 @@ class _GatedSilu(torch.autograd.Function):
         return gated, F.silu(gate).mul_(grads[0])
 
 
+class _JointGatedSilu(torch.autograd.Function):
+    """silu(gate(x)) * up(x) of rows x, gate and up being one frozen product; the gradient computes silu again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        both = F.linear(rows, weight, bias)
+        ctx.save_for_backward(weight, both)
+        return gated_silu(*both.chunk(2, 1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        weight, both = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        to_both = torch.empty_like(both)
+        gated_silu_backward(grads[0], *both.chunk(2, 1), *to_both.chunk(2, 1))
+        return to_both @ weight, None, None
+
+
 class FrugalMLP(LlamaMLP):
     """Llama's MLP, on CUDA without keeping silu(gate), a sixth of what a layer keeps.
 
@@ -46,8 +69,22 @@ class FrugalMLP(LlamaMLP):
 
     def frugal(self, x: Tensor) -> Tensor:
         """Return the same, silu(gate(x)) being computed again for the gradient."""
-        gated: Tensor = _GatedSilu.apply(self.gate_proj(x), self.up_proj(x))
-        return self.down_proj(gated)
+        linears = self._linears()
+        joint = None if linears is None else joined(linears)
+        if joint is not None:
+            gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), *joint)
+            return self.down_proj(gated).view(x.shape)
+        return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+
+    def join_weights(self) -> None:
+        """Lay the weights of gate and up end to end, if they are plain linear layers."""
+        linears = self._linears()
+        if linears is not None:
+            join(linears)
+
+    def _linears(self) -> list[nn.Linear] | None:
+        linears = [self.gate_proj, self.up_proj]
+        return linears if all(type(linear) is nn.Linear for linear in linears) else None
 
 
 def make_lean(llama: LlamaForCausalLM) -> None:
@@ -55,5 +92,14 @@ def make_lean(llama: LlamaForCausalLM) -> None:
     for module in llama.modules():
         if type(module) is LlamaRMSNorm:
             module.__class__ = FusedRMSNorm
+        elif type(module) is LlamaAttention:
+            module.__class__ = FusedAttention
         elif type(module) is LlamaMLP and llama.config.hidden_act == "silu":
             module.__class__ = FrugalMLP
+
+
+def join_weights(llama: nn.Module) -> None:
+    """Lay end to end the frozen weights that one product can take; they must be where they stay."""
+    for module in llama.modules():
+        if isinstance(module, FusedAttention | FrugalMLP):
+            module.join_weights()

@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The low-rank part of one layer: scaling B A dropout(x).
+
+    first, second: A (rank, in) and B (out, rank) as they are trained; first_16, second_16: the same in the type of x.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_16: Tensor
+    second_16: Tensor
+    scaling: float
+    dropout: Callable[[Tensor], Tensor]
+
+    def lower(self, inputs: Tensor) -> Tensor:
+        """Return scaling A x of inputs (T, in), (T, rank)."""
+        return _scaled_product(inputs, self.first_16.T, self.scaling)
+
+    def gradients(self, grad: Tensor, inputs: Tensor, low: Tensor) -> list[Tensor]:
+        """Return the gradients of the inputs, of A and of B for that of the output (T, out)."""
+        to_low = _scaled_product(grad, self.second_16, self.scaling)
+        to_first = _product_in(self.first.dtype, to_low.T, inputs)
+        return [to_low @ self.first_16, to_first, _product_in(self.second.dtype, grad.T, low)]
+
+
+class _AddLowRank(torch.autograd.Function):
+    """Adds the low-rank part to a frozen layer's output, in place."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, inputs: Tensor, first: Tensor, second: Tensor, adapter: Adapter) -> Tensor:
+        """Return the result (T, out), to which the low-rank part of inputs (T, in) was added."""
+        low = adapter.lower(inputs)
+        ctx.mark_dirty(result)
+        ctx.adapter = adapter
+        ctx.save_for_backward(inputs, low)
+        return result.addmm_(low, adapter.second_16.T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the result, the inputs and the weights."""
+        return grads[0], *ctx.adapter.gradients(grads[0], *ctx.saved_tensors), None
 
 
 class LeanLinear(Linear):
@@ -19,17 +64,79 @@ class LeanLinear(Linear):
     are peft's.
     """
 
+    def is_active(self) -> bool:
+        """Return whether the low-rank part is computed apart from the frozen one."""
+        return not (self.disable_adapters or self.merged)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return frozen(x) + scaling B A dropout(x), x (.., in) -> (.., out) in the frozen layer's type."""
-        if self.disable_adapters or self.merged or kwargs:
+        if not self.is_active() or kwargs:
             return super().forward(x, *args, **kwargs)
         rows = x.flatten(0, -2)
         result: Tensor = self.base_layer(rows)
-        first, second = cast(Tensor, self.lora_A[ADAPTER].weight), cast(Tensor, self.lora_B[ADAPTER].weight)
-        low = F.linear(self.lora_dropout[ADAPTER](rows), first.to(rows.dtype)).to(result.dtype)
+        adapter = adapter_of(self, result.dtype)
+        inputs = adapter.dropout(rows).to(result.dtype)
         # nothing has saved the frozen layer's output, so that it may be written to
-        result = result.addmm_(low, second.to(result.dtype).T, alpha=self.scaling[ADAPTER])
+        result = _AddLowRank.apply(result, inputs, adapter.first, adapter.second, adapter)
         return result.view(*x.shape[:-1], -1)
+
+
+class LowPrecisionCopies:
+    """16-bit copies of all LoRA weights of a model, made again in few launches once an update has changed these.
+
+    A layer whose weights were written to since takes a fresh copy of its own.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        layers = [module for module in model.modules() if isinstance(module, LeanLinear)]
+        parts = [part[ADAPTER] for one in layers for part in (one.lora_A, one.lora_B)]
+        self._weights = [cast(Tensor, part.weight) for part in parts]
+        self._copies = [weight.detach().to(dtype, copy=True) for weight in self._weights]
+        self._remember()
+
+    @property
+    def device(self) -> torch.device | None:
+        """Return where the weights are; None where there are none."""
+        return self._weights[0].device if self._weights else None
+
+    def refresh(self) -> None:
+        """Copy the weights if one of them was written to; they must still be on the device where they were."""
+        if any(weight._version != _copy_of(weight).version for weight in self._weights):
+            torch._foreach_copy_(self._copies, [weight.detach() for weight in self._weights])
+            self._remember()
+
+    def _remember(self) -> None:
+        for weight, copy in zip(self._weights, self._copies, strict=True):
+            setattr(weight, _COPY, _Copy(copy, weight._version))
+
+
+_COPY = "low_precision_copy"
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    tensor: Tensor
+    version: int  # of the weight when it was copied
+
+
+def _copy_of(weight: Tensor) -> _Copy:
+    found: _Copy = getattr(weight, _COPY)
+    return found
+
+
+def adapter_of(layer: LeanLinear, dtype: torch.dtype) -> Adapter:
+    """Return the low-rank part of a layer for inputs of a type."""
+    first, second = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+    first_16, second_16 = (_in_type(weight, dtype) for weight in (first, second))
+    return Adapter(first, second, first_16, second_16, layer.scaling[ADAPTER], layer.lora_dropout[ADAPTER])
+
+
+def _in_type(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    copy = getattr(weight, _COPY, None)
+    if copy is not None and copy.version == weight._version and copy.tensor.dtype == dtype:
+        return _copy_of(weight).tensor.to(weight.device)
+    return weight.detach().to(dtype)
 
 
 def make_lora_lean(model: nn.Module) -> None:
@@ -37,3 +144,17 @@ def make_lora_lean(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = LeanLinear
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    out = left.new_empty(left.shape[0], right.shape[1])
+    return out.addmm_(left, right, beta=0, alpha=scale)
+
+
+def _product_in(dtype: torch.dtype, left: Tensor, right: Tensor) -> Tensor:
+    """Return a product of 16-bit matrices in the type that the sums are kept in."""
+    if left.dtype == dtype:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=dtype)
+    return (left @ right).to(dtype)

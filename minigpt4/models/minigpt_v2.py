@@ -19,7 +19,9 @@ from minigpt4.models import answering
 from minigpt4.models.attention import PACKED
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.eva_vit import build_visual_encoder
+from minigpt4.models.lean_layers import join_weights
 from minigpt4.models.llama import build_llama, causal_lm
+from minigpt4.models.lora import LowPrecisionCopies
 from minigpt4.models.losses import cross_entropy
 
 PATCHES_PER_TOKEN = 4
@@ -50,6 +52,7 @@ class MiniGPTv2(BaseModel):
         self.llama_proj = nn.Linear(width * PATCHES_PER_TOKEN, hidden_size)
         self.chat_encoder = chat_encoder
         self.freeze_vit = freeze_vit
+        self._copies: LowPrecisionCopies | None = None
         self.visual_encoder.requires_grad_(not freeze_vit)
         self.ln_vision.requires_grad_(not freeze_vit)
         self.train()
@@ -109,6 +112,19 @@ class MiniGPTv2(BaseModel):
             names = ("input_layernorm", "post_attention_layernorm", "mlp")
             return [getattr(layer, name) for layer in causal_lm(self.llama_model).model.layers for name in names]
         raise ValueError(f"run.compile: llm, or vit while model.freeze_vit is true, not {part}")
+
+    def join_weights(self) -> None:
+        """Lay end to end the frozen weights of the language model that one product can take."""
+        join_weights(self.llama_model)
+
+    def refresh(self) -> None:
+        """Bring the 16-bit copies of LoRA weights up to date, in few launches; a forward does it by itself."""
+        dtype = causal_lm(self.llama_model).lm_head.weight.dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            return
+        if self._copies is None or self._copies.device != self.llama_proj.weight.device:
+            self._copies = LowPrecisionCopies(self.llama_model, dtype)
+        self._copies.refresh()
 
     def train(self, mode: bool = True) -> MiniGPTv2:
         """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
@@ -180,6 +196,7 @@ class MiniGPTv2(BaseModel):
         """
         llama = causal_lm(self.llama_model)
         assert llama.config._attn_implementation == PACKED, "another attention would mix the examples"
+        self.refresh()
         with self._language_autocast(embeds.device):
             hidden = llama.model(
                 inputs_embeds=embeds[None],

@@ -41,17 +41,14 @@ def add_gradients(runner: RunnerBase, span: Span, sent: Sequence[tuple[Loaded, B
             batch = weigh(batch, loaded, counts)
         is_last = len(values) + 1 == num_calls
         with contextlib.nullcontext() if span.updates and is_last else runner.parallel.no_sync():
-            graphed = runner.graphs is not None and len(batch.input_ids) > 0
-            if graphed:
-                output = runner.graphs(batch, num_accumulated=span.num_accumulated)
-            else:
-                output = runner.forward(batch)
+            graphs = runner.graphs if len(batch.input_ids) else None
+            output = graphs(batch, num_accumulated=span.num_accumulated) if graphs else runner.forward(batch)
             losses += group_losses(output, batch, loaded, num_draws=num_draws)
             values.append(output["loss"].detach())
             if not run.max_skipped_steps:
                 runner.guard.watch(span.first, values[-1], loaded)
             own_seconds = time.perf_counter() - began
-            if not graphed:
+            if graphs is None:
                 runner.backward(output, span.num_accumulated)
     if run.max_skipped_steps:
         parts = [one for one, _ in sent]

@@ -213,7 +213,8 @@ class RunnerBase:
             self.backward(output, num_accumulated)
             return output
 
-        return GraphedSteps(step, [parameter for _, parameter in self.model.trainable()], self.device)
+        trained = [parameter for _, parameter in self.model.trainable()]
+        return GraphedSteps(step, trained, self.device, refresh=self.model.refresh)
 
     def _feeder(self) -> Feeder:
         """Return what brings batches to the device, with `run.look_ahead` their images already seen."""

@@ -179,6 +179,9 @@ def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool
         logger.warning("run.strategy is fsdp, but a process alone has no other to share the model with: it keeps it")
     materialise(model, device)
     model.to(device)
+    join_weights = getattr(model, "join_weights", None)
+    if join_weights is not None:
+        join_weights()
     if not is_distributed():
         return Parallel(model)
     return Replicated(model) if overlap else Averaged(model)

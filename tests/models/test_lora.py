@@ -7,7 +7,7 @@ import torch
 from peft.tuners.lora import Linear
 
 from minigpt4.models.llama import causal_lm
-from minigpt4.models.lora import LeanLinear
+from minigpt4.models.lora import ADAPTER, LeanLinear, LowPrecisionCopies, adapter_of
 from tests.models.golden_model import tiny_model
 
 
@@ -63,3 +63,19 @@ def test_a_disabled_or_merged_adapter_is_left_to_peft(how):
             layer.enable_adapters(False)
     x = torch.randn(1, 7, 64)
     assert torch.equal(lean(x), peft(x))
+
+
+def test_copies_in_16_bits_follow_an_update():
+    model = tiny_model()
+    copies = LowPrecisionCopies(model.llama_model, torch.bfloat16)
+    layer = causal_lm(model.llama_model).model.layers[0].self_attn.q_proj
+    weight = layer.lora_B[ADAPTER].weight
+    first = adapter_of(layer, torch.bfloat16).second_16
+    assert adapter_of(layer, torch.bfloat16).second_16 is first
+    with torch.no_grad():
+        weight.add_(1)
+    stale_free = adapter_of(layer, torch.bfloat16).second_16
+    assert torch.equal(stale_free, weight.bfloat16()) and stale_free is not first
+    copies.refresh()
+    again = adapter_of(layer, torch.bfloat16).second_16
+    assert again is first and torch.equal(again, weight.bfloat16())

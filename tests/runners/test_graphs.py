@@ -92,5 +92,5 @@ def test_options_that_graphs_cannot_have_are_refused_by_name(section, option, va
 
 def test_graphs_on_a_cpu_are_refused():
     run, model = OmegaConf.structured(RunConfig), OmegaConf.structured(ModelConfig)
-    with pytest.raises(ValueError, match="run.device is not cuda; run.amp is false"):
+    with pytest.raises(ValueError, match=r"run\.device is not cuda; run\.amp is false"):
         refuse_graphs(run, model, torch.device("cpu"), None)

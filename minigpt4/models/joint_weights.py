@@ -1,0 +1,49 @@
+"""Weights of linear layers that share an input, laid end to end in memory, so that one matrix product serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def join(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Return the weights of linear layers of one input as one (out, in), and their biases (out,) or None.
+
+    Where they do not lie end to end in memory they are moved there; no second copy stays.
+    """
+    for parameters in _kinds(linears):
+        if parameters and not _lie_end_to_end(parameters):
+            joint = torch.cat([parameter.detach() for parameter in parameters])
+            for parameter, rows in zip(parameters, joint.split([len(p) for p in parameters]), strict=True):
+                parameter.data = rows
+    found = joined(linears)
+    assert found is not None
+    return found
+
+
+def joined(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None] | None:
+    """Return the same without moving anything: None where the weights do not lie end to end."""
+    weights, biases = _kinds(linears)
+    if not _lie_end_to_end(weights) or (biases and not _lie_end_to_end(biases)):
+        return None
+    return _as_one(weights), _as_one(biases) if biases else None
+
+
+def _kinds(linears: Sequence[nn.Linear]) -> tuple[list[Tensor], list[Tensor]]:
+    return [one.weight for one in linears], [one.bias for one in linears if one.bias is not None]
+
+
+def _as_one(parameters: Sequence[Tensor]) -> Tensor:
+    first = parameters[0].detach()
+    return first.as_strided((sum(map(len, parameters)), *first.shape[1:]), first.stride())
+
+
+def _lie_end_to_end(parameters: Sequence[Tensor]) -> bool:
+    if len({parameter.untyped_storage().data_ptr() for parameter in parameters}) > 1:
+        return False
+    if not all(parameter.is_contiguous() for parameter in parameters):
+        return False
+    ends = [parameter.data_ptr() + parameter.numel() * parameter.element_size() for parameter in parameters]
+    return ends[:-1] == [parameter.data_ptr() for parameter in parameters[1:]]

@@ -1,0 +1,104 @@
+"""Rotary embeddings and the MLP's product in one launch each where Triton is there, else by PyTorch's operators."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+TOLERANCE = 0.02
+"""Of the largest value: a few roundings of bfloat16."""
+
+
+def rotate(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
+    """Write the heads of `source` (T, heads, size), turned by their positions, to `target` (T, heads, size).
+
+    The pairs that turn are (i, i + size / 2), by angles of cos and sin (T, size / 2). `back` turns the other way.
+    `target` may be `source` itself, and a view of a wider tensor.
+    """
+    if source.is_cuda and _fits_triton(source) and triton_works(source.device):
+        from minigpt4.models import triton_kernels
+
+        triton_kernels.rotate(source, target, cos, sin, back=back)
+    else:
+        rotate_by_operators(source, target, cos, sin, back=back)
+
+
+def rotate_by_operators(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
+    """Do what `rotate` says by PyTorch's operators."""
+    source = source.clone() if source.data_ptr() == target.data_ptr() else source
+    (first, second), (to_first, to_second) = source.chunk(2, -1), target.chunk(2, -1)
+    cos, sin = cos[:, None], sin[:, None]
+    sign = -1 if back else 1
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=sign)
+
+
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up of (T, columns)."""
+    if gate.is_cuda and triton_works(gate.device):
+        from minigpt4.models import triton_kernels
+
+        return triton_kernels.gated_silu(gate, up)
+    return F.silu(gate).mul_(up)
+
+
+def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> None:
+    """Write the gradients of `gated_silu` for `grad` (T, columns) to `grad_gate` and `grad_up` (T, columns)."""
+    if gate.is_cuda and triton_works(gate.device):
+        from minigpt4.models import triton_kernels
+
+        triton_kernels.gated_silu_backward(grad.contiguous(), gate, up, grad_gate, grad_up)
+        return
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+    torch.mul(F.silu(gate), grad, out=grad_up)
+
+
+@functools.cache
+def triton_works(device: torch.device) -> bool:
+    """Return whether the Triton kernels compile and compute rightly on a device; tried once a process."""
+    try:
+        works = _agree(device)
+    except Exception as error:  # whatever a compiler may raise: the operators of PyTorch are there
+        logger.warning("PyTorch's operators stand in for the Triton kernels, which fail here: %s", error)
+        return False
+    if not works:
+        logger.warning("PyTorch's operators stand in for the Triton kernels, which are wrong here")
+    return works
+
+
+def _agree(device: torch.device) -> bool:
+    """Return whether both ways compute the same from random numbers."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, generator=generator)
+
+    from minigpt4.models import triton_kernels
+
+    heads, cos, sin, grad = drawn(5, 20, 16), drawn(5, 8), drawn(5, 8), drawn(5, 1030)
+    gate, up = drawn(5, 2060).chunk(2, 1)
+    found, wanted = [], []
+    for back in (False, True):
+        found.append(heads.clone())
+        wanted.append(torch.empty_like(heads))
+        triton_kernels.rotate(found[-1], found[-1], cos, sin, back=back)
+        rotate_by_operators(heads, wanted[-1], cos, sin, back=back)
+    to_gate, to_up = torch.empty(5, 2060, device=device).chunk(2, 1)
+    triton_kernels.gated_silu_backward(grad, gate, up, to_gate, to_up)
+    leaves = [x.detach().clone().requires_grad_() for x in (gate, up)]
+    with torch.enable_grad():
+        out = F.silu(leaves[0]) * leaves[1]
+        grads = torch.autograd.grad(out, leaves, grad)
+    found += [triton_kernels.gated_silu(gate, up), to_gate, to_up]
+    wanted += [out.detach(), *grads]
+    return all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in zip(found, wanted, strict=True))
+
+
+def _fits_triton(heads: Tensor) -> bool:
+    half = heads.shape[-1] // 2
+    return half & (half - 1) == 0
