@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
+from minigpt4.common.dist_utils import prepare_device
 from minigpt4.common.logger import setup_logger
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.inference import build_model
@@ -137,7 +138,7 @@ def main() -> None:
             cfg.model_cfg.ckpt = args.ckpt
         if cfg.model_cfg.low_resource:
             raise ValueError("model.low_resource: 8-bit weights cannot be merged; --options model.low_resource=False")
-        model = build_model(cfg, torch.device(args.device), DTYPES[args.dtype])
+        model = build_model(cfg, prepare_device(torch.device(args.device)), DTYPES[args.dtype])
         differences = export(model, args.out, llama_folder=cfg.model_cfg.llama_model, dtype=args.dtype)
     except ValueError as error:
         parser.error(str(error))

@@ -58,7 +58,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def pick_device(run_cfg: DictConfig) -> torch.device:
-    """Return this process's device: `run.device`, and for cuda the GPU of its local rank.
+    """Return this process's device: `run.device`, and for cuda the GPU of its local rank, made the current one.
 
     Raises: ValueError when the machine has no such device.
     """
@@ -71,7 +71,17 @@ def pick_device(run_cfg: DictConfig) -> torch.device:
     if index >= torch.cuda.device_count():
         num_gpus = torch.cuda.device_count()
         raise ValueError(f"local rank {index} has no GPU: this machine has {num_gpus}; lower --nproc_per_node")
-    return torch.device("cuda", index)
+    return prepare_device(torch.device("cuda", index))
+
+
+def prepare_device(device: torch.device) -> torch.device:
+    """Make a GPU that has a number the current one, and have it attend without cuDNN; return the device."""
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # events and 4-bit weights go to the current GPU
+        # cuDNN builds a plan for each new shape, and shapes change with every step and every token
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
 
 
 def init_distributed_mode(run_cfg: DictConfig) -> None:
@@ -81,7 +91,6 @@ def init_distributed_mode(run_cfg: DictConfig) -> None:
     device = pick_device(run_cfg)
     options: dict[str, Any] = {}
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         options["device_id"] = device
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
