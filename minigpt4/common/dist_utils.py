@@ -111,14 +111,14 @@ def leave_distributed_mode() -> None:
 def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type to compute in, or None for float32.
 
-    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it has it, else float16 (`run.amp_dtype` decides
+    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it computes in it, else float16 (`run.amp_dtype` decides
     when it is not auto).
     """
     if not run_cfg.amp or device.type != "cuda":
         return None
     if run_cfg.amp_dtype != "auto":
         return torch.bfloat16 if run_cfg.amp_dtype == "bfloat16" else torch.float16
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def make_deterministic() -> None:
@@ -126,3 +126,4 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write

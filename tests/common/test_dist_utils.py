@@ -7,6 +7,7 @@ from minigpt4.common.dist_utils import (
     broadcast_object,
     get_rank,
     get_world_size,
+    make_deterministic,
     pick_device,
     prepare_device,
 )
@@ -66,7 +67,26 @@ def test_the_cpu_computes_in_float32_whatever_amp_says(tmp_path):
     assert autocast_dtype(run_cfg(tmp_path, amp=True), torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_that_emulates_bfloat16_computes_in_float16(tmp_path, monkeypatch, native, dtype):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert autocast_dtype(run_cfg(tmp_path, amp=True), torch.device("cuda")) is dtype
+
+
 def test_a_named_amp_dtype_is_taken_on_a_gpu(tmp_path):
     cfg = run_cfg(tmp_path, amp=True, amp_dtype="float16")
     assert autocast_dtype(cfg, torch.device("cuda")) is torch.float16
     assert autocast_dtype(run_cfg(tmp_path, amp=False), torch.device("cuda")) is None
+
+
+def test_a_deterministic_run_leaves_new_memory_as_it_is(monkeypatch):
+    """Filling it would cost a kernel for each tensor."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    try:
+        make_deterministic()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(False)
