@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+PATIENCE = datetime.timedelta(days=7)
+"""How long a rank waits for the others where their work may differ by hours."""
 
 
 def is_distributed() -> bool:
@@ -35,10 +37,19 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    if is_distributed():
-        dist.barrier()
+class PatientBarrier:
+    """A barrier at which a rank may be days before the last one; all ranks make it at the same time.
+
+    NCCL ends a job whose ranks wait half an hour for each other, so this one waits by gloo, on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if is_distributed() else None
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self._group is not None:
+            dist.all_reduce(torch.zeros(1), group=self._group)
 
 
 def broadcast_object(value: T) -> T:
@@ -111,8 +122,8 @@ def leave_distributed_mode() -> None:
 def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type to compute in, or None for float32.
 
-    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it computes in it, else float16 (`run.amp_dtype` decides
-    when it is not auto).
+    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it need not emulate it, else float16
+    (`run.amp_dtype` decides when it is not auto).
     """
     if not run_cfg.amp or device.type != "cuda":
         return None
@@ -126,4 +137,5 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write
+    # a kernel for each new tensor, for code that reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
