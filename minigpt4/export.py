@@ -136,8 +136,10 @@ def main() -> None:
         cfg = Config.load(args.cfg_path, args.options)
         if args.ckpt is not None:
             cfg.model_cfg.ckpt = args.ckpt
-        if cfg.model_cfg.low_resource:
-            raise ValueError("model.low_resource: 8-bit weights cannot be merged; --options model.low_resource=False")
+        for option, bits in (("low_resource", 8), ("load_in_4bit", 4)):
+            if cfg.model_cfg[option]:
+                name = f"model.{option}"
+                raise ValueError(f"{name}: {bits}-bit weights cannot be merged; --options {name}=False")
         model = build_model(cfg, prepare_device(torch.device(args.device)), DTYPES[args.dtype])
         differences = export(model, args.out, llama_folder=cfg.model_cfg.llama_model, dtype=args.dtype)
     except ValueError as error:
