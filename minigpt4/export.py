@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import prepare_device
+from minigpt4.common.dist_utils import prepare_device, use_expandable_segments
 from minigpt4.common.logger import setup_logger
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.inference import build_model
@@ -127,6 +127,7 @@ def copy_tokenizer(llama_model: str, folder: Path) -> None:
 
 def main() -> None:
     """Export a model and print what was written."""
+    use_expandable_segments()
     parser = make_parser()
     args = parser.parse_args()
     setup_logger()

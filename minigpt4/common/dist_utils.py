@@ -95,6 +95,15 @@ def prepare_device(device: torch.device) -> torch.device:
     return device
 
 
+def use_expandable_segments() -> None:
+    """Have CUDA's memory grow in place, as sizes change with every step; a user's own setting stays.
+
+    PyTorch reads the variable when it first takes memory of a GPU, so a command calls this first.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def init_distributed_mode(run_cfg: DictConfig) -> None:
     """Join the process group that torchrun announces; without its variables this is one process and nothing happens."""
     if not run_cfg.distributed or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
