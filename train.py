@@ -14,7 +14,12 @@ import logging
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, pick_device
+from minigpt4.common.dist_utils import (
+    init_distributed_mode,
+    leave_distributed_mode,
+    pick_device,
+    use_expandable_segments,
+)
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
@@ -54,6 +59,7 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
 @record  # torchrun ends with the traceback of the rank that raised first
 def main() -> None:
     """Parse, check, build, train."""
+    use_expandable_segments()
     args = parse_args()
     try:
         cfg = Config(args)

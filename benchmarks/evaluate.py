@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
+from minigpt4.common.dist_utils import prepare_device
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
@@ -152,7 +153,7 @@ def make_task(args: argparse.Namespace, folder: Path) -> Task:
     cfg: Any = OmegaConf.merge(OmegaConf.structured(EvaluationDatasetConfig), entry)
     benchmark = registry.get_benchmark_class("seed")(cfg, name="seed")
     processor = registry.get_processor_class("blip2_image_eval")(IMAGE_SIZE)
-    return Task(benchmark, benchmark.questions(), processor, args.size, torch.device(args.device))
+    return Task(benchmark, benchmark.questions(), processor, args.size, prepare_device(torch.device(args.device)))
 
 
 def precision(task: Task, half: torch.dtype) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         described = {key: getattr(args, key) for key in ("size", "images", "questions", "answer_tokens", "batch_size")}
-        name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
+        name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "cpu"
         task = make_task(args, Path(folder))
         half = torch.float16 if task.device.type == "cuda" else torch.bfloat16
         dtype = half if task.device.type == "cuda" else torch.float32

@@ -83,13 +83,17 @@ class PaddedModel(nn.Module):
 
 
 def widen_vit(model: Any) -> None:
-    """Make float32 what the published recipe keeps so: the ViT's norms, biases and embeddings."""
+    """Make float32 what the published recipe keeps so: the ViT's norms, biases and embeddings; autocast narrows them.
+
+    Ours has one dtype in the ViT and runs it without autocast.
+    """
     for name, parameter in model.visual_encoder.named_parameters():
         if parameter.ndim < 2 or name in ("cls_token", "pos_embed"):
             parameter.data = parameter.data.float()
     for module in model.visual_encoder.modules():
         if getattr(module, "k_bias", None) is not None:
             module.k_bias = module.k_bias.float()
+    model._run_vit = model.visual_encoder.forward
 
 
 class PublishedTrainer:

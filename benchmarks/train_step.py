@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rounded = {key: None if value is None else float(f"{value:.4g}") for key, value in figures.items()}
     return {
         **rounded,
-        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30 if on_gpu else process, 2),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else process, 2),
         "seconds_in_all": round(time.perf_counter() - began, 1),
     }
 
@@ -185,7 +185,7 @@ def main() -> None:
         print(json.dumps(run(args)))
         return
     keys = ("size", "steps", "accum", "max_tokens", "without", "with_", "threads", "workers")
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
+    device = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "cpu"
     print(json.dumps({"device": device, "torch": torch.__version__, **{key: getattr(args, key) for key in keys}}))
     rates = {}
     for recipe in args.recipe:

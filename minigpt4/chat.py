@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.dist_utils import use_expandable_segments
 from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.inference import Assistant, Chat, load_model, open_picture
@@ -88,6 +89,7 @@ def _print_more(shown: str, text: str) -> str:
 
 def main() -> None:
     """Talk until the input ends."""
+    use_expandable_segments()
     parser = make_parser()
     args = parser.parse_args()
     try:

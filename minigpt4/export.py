@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
+from minigpt4.common.dist_utils import prepare_device, use_expandable_segments
 from minigpt4.common.logger import setup_logger
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.inference import build_model
@@ -126,6 +127,7 @@ def copy_tokenizer(llama_model: str, folder: Path) -> None:
 
 def main() -> None:
     """Export a model and print what was written."""
+    use_expandable_segments()
     parser = make_parser()
     args = parser.parse_args()
     setup_logger()
@@ -135,9 +137,11 @@ def main() -> None:
         cfg = Config.load(args.cfg_path, args.options)
         if args.ckpt is not None:
             cfg.model_cfg.ckpt = args.ckpt
-        if cfg.model_cfg.low_resource:
-            raise ValueError("model.low_resource: 8-bit weights cannot be merged; --options model.low_resource=False")
-        model = build_model(cfg, torch.device(args.device), DTYPES[args.dtype])
+        for option, bits in (("low_resource", 8), ("load_in_4bit", 4)):
+            if cfg.model_cfg[option]:
+                name = f"model.{option}"
+                raise ValueError(f"{name}: {bits}-bit weights cannot be merged; --options {name}=False")
+        model = build_model(cfg, prepare_device(torch.device(args.device)), DTYPES[args.dtype])
         differences = export(model, args.out, llama_folder=cfg.model_cfg.llama_model, dtype=args.dtype)
     except ValueError as error:
         parser.error(str(error))

@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from minigpt4.datasets.draws import Draw, Fetched
 from minigpt4.models.attention import PACKED, packed_attention
+from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import examples_of, recorded, tiny_model
 from tests.models.test_llama import random_model
 from tests.runners.tiny import ROOT, environment
@@ -46,6 +47,25 @@ def test_the_published_way_computes_the_recorded_loss_and_our_gradients(benchmar
         if gradient is not None:  # the projection, in a batch of text only
             largest = wanted[parameter].abs().max()
             assert (gradient - wanted[parameter]).abs().max() <= 1e-4 * largest, parameter
+
+
+def test_the_published_way_trains_under_autocast_with_a_vit_of_two_dtypes(benchmarks):
+    from published_recipe import PaddedModel, widen_vit
+    from variants import PartTimer
+
+    call = recorded("train_calls.json")["instr_chat"]
+    examples = examples_of(call["samples"], call["image_size"])
+    model = tiny_model(image_size=call["image_size"], **call["config"])
+    for frozen in (model.visual_encoder, causal_lm(model.llama_model)):
+        for parameter in frozen.parameters():
+            parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
+    widen_vit(model)
+    assert {parameter.dtype for parameter in model.visual_encoder.parameters()} == {torch.bfloat16, torch.float32}
+    padded = PaddedModel(model, PartTimer(torch.device("cpu"), enabled=False))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = padded(examples)
+    loss.backward()
+    assert loss.item() == pytest.approx(call["loss"], rel=0.05)
 
 
 @pytest.mark.parametrize("variant", ["packing", "attention", "logits", "loss", "lora", "norm", "mlp", "inference"])

@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+PATIENCE = datetime.timedelta(days=7)
+"""How long a rank waits for the others where their work may differ by hours."""
 
 
 def is_distributed() -> bool:
@@ -35,10 +37,19 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    if is_distributed():
-        dist.barrier()
+class PatientBarrier:
+    """A barrier at which a rank may be days before the last one; all ranks make it at the same time.
+
+    NCCL ends a job whose ranks wait half an hour for each other, so this one waits by gloo, on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if is_distributed() else None
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self._group is not None:
+            dist.all_reduce(torch.zeros(1), group=self._group)
 
 
 def broadcast_object(value: T) -> T:
@@ -58,7 +69,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def pick_device(run_cfg: DictConfig) -> torch.device:
-    """Return this process's device: `run.device`, and for cuda the GPU of its local rank.
+    """Return this process's device: `run.device`, and for cuda the GPU of its local rank, made the current one.
 
     Raises: ValueError when the machine has no such device.
     """
@@ -71,7 +82,26 @@ def pick_device(run_cfg: DictConfig) -> torch.device:
     if index >= torch.cuda.device_count():
         num_gpus = torch.cuda.device_count()
         raise ValueError(f"local rank {index} has no GPU: this machine has {num_gpus}; lower --nproc_per_node")
-    return torch.device("cuda", index)
+    return prepare_device(torch.device("cuda", index))
+
+
+def prepare_device(device: torch.device) -> torch.device:
+    """Make a GPU that has a number the current one, and have it attend without cuDNN; return the device."""
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # events and 4-bit weights go to the current GPU
+        # cuDNN builds a plan for each new shape, and shapes change with every step and every token
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+def use_expandable_segments() -> None:
+    """Have CUDA's memory grow in place, as sizes change with every step; a user's own setting stays.
+
+    PyTorch reads the variable when it first takes memory of a GPU, so a command calls this first.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def init_distributed_mode(run_cfg: DictConfig) -> None:
@@ -81,7 +111,6 @@ def init_distributed_mode(run_cfg: DictConfig) -> None:
     device = pick_device(run_cfg)
     options: dict[str, Any] = {}
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         options["device_id"] = device
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -102,14 +131,14 @@ def leave_distributed_mode() -> None:
 def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type to compute in, or None for float32.
 
-    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it has it, else float16 (`run.amp_dtype` decides
-    when it is not auto).
+    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it need not emulate it, else float16
+    (`run.amp_dtype` decides when it is not auto).
     """
     if not run_cfg.amp or device.type != "cuda":
         return None
     if run_cfg.amp_dtype != "auto":
         return torch.bfloat16 if run_cfg.amp_dtype == "bfloat16" else torch.float16
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def make_deterministic() -> None:
@@ -117,3 +146,5 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+    # a kernel for each new tensor, for code that reads what it did not write
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -103,8 +103,8 @@ class ModelConfig:
     lora_dropout: float = 0.05
     lora_target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     use_grad_checkpoint_llm: bool = False
-    low_resource: bool = False
-    device_8bit: int = 0
+    low_resource: bool = False  # frozen weights of the language model in 8 bits
+    device_8bit: int = 0  # the GPU of low_resource in a process alone; of several processes each takes its own GPU
     load_in_4bit: bool = False  # frozen weights of the language model in 4 bits (NF4), on each process's own GPU
     random_weights: bool = False  # no weight file is read: for benchmarks and tests
 

@@ -70,12 +70,13 @@ def infer(
     Raises: ValueError when an image is missing or unreadable.
     """
     started = time.monotonic()
+    barrier = dist_utils.PatientBarrier()
     benchmark.check_images(questions)
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
     run_name = fingerprint(questions, {**(settings or {}), **how})
     asker = Asker(benchmark=benchmark, model=model, image_processor=image_processor, device=device, seed=seed)
     asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
-    dist_utils.barrier()
+    barrier.wait()
     if dist_utils.is_main_process():
         finish(benchmark, questions, save_path, run_name)
     return time.monotonic() - started

@@ -149,6 +149,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
 
     Raises: ValueError, before the model is loaded, that lists what is missing or misspelt.
     """
+    dist_utils.use_expandable_segments()
     cfg = load_config(args)
     dist_utils.init_distributed_mode(cfg.run_cfg)
     setup_logger()

@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 PACKED = "packed"
 """The name by which `transformers` finds this attention."""
-PROBE_SIZES = (3, 130, 64)
+PROBE_SIZES = (3, 300, 64)
+"""Some kernels are chosen for short examples alone, so one is longer than 256 tokens."""
 PROBE_TOLERANCE = 0.05
 """Of the largest value: several times the rounding of bfloat16, and far below what a wrong mask changes."""
 
@@ -63,6 +65,14 @@ def varlen_works(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether PyTorch's kernel for examples of different length computes rightly here; tried once a process."""
     if dtype not in (torch.float16, torch.bfloat16):
         return False
+    # autocast and the hooks of a layer that recomputes belong to a thread: in another one the probe meets neither
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_probe_varlen, dtype, device).result()
+
+
+def _probe_varlen(dtype: torch.dtype, device: torch.device) -> bool:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a new thread begins on GPU 0
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, 2, sum(PROBE_SIZES), 128)
     qkv = [torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(3)]

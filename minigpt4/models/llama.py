@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -94,11 +95,16 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def _quantised(cfg: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Return how weights are read in 8 bits, onto the GPU of `device_8bit`, or in 4 bits, onto this process's own."""
+    """Return how weights are read in 8 or 4 bits, onto this process's GPU.
+
+    A process alone reads those of 8 bits onto the GPU of `device_8bit`.
+    """
     from transformers import BitsAndBytesConfig
 
     if cfg.low_resource:
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": cfg.device_8bit}}
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        where = cfg.device_8bit if alone else torch.cuda.current_device()
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": where}}
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

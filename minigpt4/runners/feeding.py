@@ -24,6 +24,8 @@ class Feeder:
     def __init__(self, device: torch.device, *, see: Any = None, context: Any = contextlib.nullcontext) -> None:
         self.device, self.see, self.context = device, see, context
         self.stream = torch.cuda.Stream(device) if see is not None and device.type == "cuda" else None
+        if self.stream is not None:  # the encoder's weights may still be on their way
+            self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def send(self, parts: Sequence[Loaded]) -> list[tuple[Loaded, Batch]]:
         """Return each part with its batch on the device."""

@@ -42,9 +42,9 @@ class LossGuard:
         self.check()
         arrived = None
         if loss.device.type == "cuda":
+            stream = torch.cuda.current_stream(loss.device)
             loss = loss.detach().to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
+            arrived = stream.record_event()
         self._pending = _Pending(step, loss.detach(), arrived, loaded)
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.models.attention import packed_attention, varlen_works
@@ -65,6 +66,36 @@ def test_the_kernel_for_all_examples_is_masked_attention(dtype):
     bounds = torch.tensor([0, 3, 4, 9], dtype=torch.int32, device="cuda")
     output, _ = packed_attention(nn.Module(), query, key, value, None, sizes=SIZES, bounds=bounds)
     assert torch.allclose(output, masked(query, key, value), atol=2e-2)
+
+
+def varlen_on_a_cpu(query, key, value, bounds, _, longest, longest_key, *, window_size):
+    """PyTorch's kernel for all examples, (T, heads, size), which only CUDA has."""
+    pieces = [x.transpose(0, 1).split(bounds.diff().tolist(), dim=1) for x in (query, key, value)]
+    outputs = [F.scaled_dot_product_attention(*piece, is_causal=True) for piece in zip(*pieces, strict=True)]
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+@pytest.fixture
+def kernel_on_a_cpu(monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_a_cpu)
+    varlen_works.cache_clear()
+    yield
+    varlen_works.cache_clear()
+
+
+def test_the_kernel_may_be_tried_inside_a_layer_that_recomputes(kernel_on_a_cpu):
+    def layer(x):
+        assert varlen_works(torch.bfloat16, x.device)
+        return x.sin()
+
+    x = torch.ones(2, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(2).cos())
+
+
+def test_the_kernel_is_tried_in_its_own_type_and_with_gradients_wherever_that_is(kernel_on_a_cpu):
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        assert varlen_works(torch.float16, torch.device("cpu"))
 
 
 def test_a_step_reads_no_number_back_from_the_device():

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.models.llama import causal_lm
+from minigpt4.models.llama import _quantised, causal_lm
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import ASSETS, TINY_VIT, tiny_config, tiny_model
 
@@ -114,6 +114,16 @@ def test_8_and_4_bits_of_random_weights_are_refused(option, bits):
 def test_8_and_4_bits_at_once_are_refused():
     with pytest.raises(ValueError, match=r"model\.low_resource and model\.load_in_4bit: .* not both"):
         tiny_model(low_resource=True, load_in_4bit=True)
+
+
+@pytest.mark.parametrize(("num_processes", "gpu"), [(None, 3), (1, 3), (2, 1)])
+def test_8_bit_weights_go_to_the_gpu_of_the_process_unless_it_is_alone(monkeypatch, num_processes, gpu):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if num_processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", str(num_processes))
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    options = _quantised(tiny_config(low_resource=True, device_8bit=3), torch.bfloat16)
+    assert options["device_map"] == {"": gpu}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="bitsandbytes computes on a GPU")

@@ -74,3 +74,18 @@ def test_16_bit_weights_stay_near_float32(name):
             wanted = arrays[f"grad:{parameter_name}"]
             assert F.cosine_similarity(parameter.grad.flatten(), wanted.flatten(), dim=0) > 0.99, parameter_name
             assert parameter.grad.norm() == pytest.approx(wanted.norm().item(), rel=0.05), parameter_name
+
+
+def test_images_are_seen_ahead_after_what_the_device_was_given_before(monkeypatch):
+    """The encoder's weights may be drawn on the device."""
+
+    class Stream:
+        def __init__(self, device):
+            self.after = []
+
+        def wait_stream(self, stream):
+            self.after.append(stream)
+
+    monkeypatch.setattr("torch.cuda.Stream", Stream)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: f"the stream of {device}")
+    assert Feeder(torch.device("cuda", 1), see=torch.relu).stream.after == ["the stream of cuda:1"]

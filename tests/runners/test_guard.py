@@ -31,3 +31,41 @@ def test_so_many_steps_may_be_skipped_and_no_more(tmp_path):
     assert guard.skips(1, [FINE, NAN], [loaded("a"), loaded("b")])
     with pytest.raises(FloatingPointError, match=r"step 2; batch: c .*run\.max_skipped_steps allows 1"):
         guard.skips(2, [NAN], [loaded("c")])
+
+
+class LossOnAGpu:
+    """A loss on GPU 1 that is on its way to the CPU until the stream of that GPU is waited for."""
+
+    device = torch.device("cuda", 1)
+
+    def __init__(self):
+        self.value = torch.tensor(0.0)
+
+    def detach(self):
+        return self
+
+    def to(self, device, *, non_blocking):
+        assert (device, non_blocking) == ("cpu", True)
+        return self.value
+
+    def stream_of(self, device):
+        return Stream(self, device)
+
+
+class Stream:
+    def __init__(self, loss, device):
+        self.loss, self.device = loss, device
+
+    def record_event(self):
+        return self
+
+    def synchronize(self):
+        self.loss.value.fill_(float("nan") if self.device == self.loss.device else 0.0)
+
+
+def test_the_loss_of_another_gpu_than_the_first_is_waited_for(tmp_path, monkeypatch):
+    guard, loss = LossGuard(tmp_path, max_skipped_steps=0), LossOnAGpu()
+    monkeypatch.setattr("torch.cuda.current_stream", loss.stream_of)
+    guard.watch(3, loss, loaded("gqa[3]"))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 3"):
+        guard.check()
