@@ -19,6 +19,8 @@ TARGET_STEPS = (256, 1024)
 EXAMPLE_STEP = 4
 MAX_GRAPHS = 96
 """Shapes that are kept; the least recently used one goes."""
+AUTO_MEMORY = 60 * 2**30
+"""Graphs keep the activations of the largest shape beside those of steps that are not captured: some 8 GiB at 7B."""
 Output = dict[str, Tensor]
 
 
@@ -182,8 +184,24 @@ def _up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def refuse_graphs(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> None:
-    """Check that steps can be captured. Raises: ValueError that names every option in the way."""
+def takes_graphs(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> bool:
+    """Return whether training steps are captured, by `run.cuda_graphs`.
+
+    Unset, they are where that is possible, micro-batches come one by one so that shapes come again, and the GPU has
+    AUTO_MEMORY bytes. Raises: ValueError that names every option in the way of graphs that are asked for.
+    """
+    problems = graph_problems(run_cfg, model_cfg, device, amp_dtype)
+    if run_cfg.cuda_graphs and problems:
+        raise ValueError(f"run.cuda_graphs: not possible, as {'; '.join(problems)}")
+    if run_cfg.cuda_graphs is not None:
+        return bool(run_cfg.cuda_graphs)
+    if problems or run_cfg.max_tokens_per_forward is not None:
+        return False
+    return torch.cuda.get_device_properties(device).total_memory >= AUTO_MEMORY
+
+
+def graph_problems(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> list[str]:
+    """Return every option that keeps training steps from being captured."""
     problems = []
     if device.type != "cuda":
         problems.append("run.device is not cuda")
@@ -197,5 +215,4 @@ def refuse_graphs(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype:
         problems.append("model.use_grad_checkpoint is true for a trained vision encoder")
     if model_cfg.low_resource or model_cfg.load_in_4bit:
         problems.append("weights have 8 or 4 bits (model.low_resource, model.load_in_4bit)")
-    if problems:
-        raise ValueError(f"run.cuda_graphs: not possible, as {'; '.join(problems)}")
+    return problems

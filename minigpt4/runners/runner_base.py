@@ -30,7 +30,7 @@ from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.flops import model_flops, utilisation
 from minigpt4.runners.gradients import add_gradients
-from minigpt4.runners.graphs import GraphedSteps, refuse_graphs
+from minigpt4.runners.graphs import GraphedSteps, takes_graphs
 from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
 from minigpt4.runners.meter import Meter
@@ -63,13 +63,14 @@ class RunnerBase:
         self.base_model = fingerprint(model)  # before its weights are sharded: no rank can read the others' alone
         for module in (module for part in self.run.compile for module in model.compilable(part)):
             module.compile(dynamic=True)
-        self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not self.run.cuda_graphs)
         self.amp_dtype = autocast_dtype(self.run, self.device)
+        graphed = takes_graphs(self.run, cfg.model_cfg, self.device, self.amp_dtype)
+        self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not graphed)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.optimizer = torch.optim.AdamW(
             model.optimizer_groups(self.run.weight_decay), lr=self.run.init_lr, betas=(0.9, self.run.beta2), fused=True
         )
-        self.graphs = self._graphs()
+        self.graphs = self._graphed_steps() if graphed else None
         self.lr = build_schedule(self.run)
         self.start_step = 0
         self.best_loss = float("inf")
@@ -199,14 +200,8 @@ class RunnerBase:
         """Add the gradient of a loss that shares its update with others."""
         self.scaler.scale(output["loss"] / num_accumulated).backward()
 
-    def _graphs(self) -> GraphedSteps | None:
-        """Return what replays steps from CUDA graphs, with `run.cuda_graphs`.
-
-        Raises: ValueError where graphs are not possible.
-        """
-        if not self.run.cuda_graphs:
-            return None
-        refuse_graphs(self.run, self.cfg.model_cfg, self.device, self.amp_dtype)
+    def _graphed_steps(self) -> GraphedSteps:
+        """Return what replays steps from CUDA graphs."""
 
         def step(batch: Batch, num_accumulated: int) -> dict[str, Tensor]:
             output = self.forward(batch)

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from minigpt4.common.schema import ModelConfig, RunConfig
 from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
-from minigpt4.runners.graphs import Shape, fill, padded_buffers, refuse_graphs, shape_of
+from minigpt4.runners.graphs import Shape, fill, padded_buffers, shape_of, takes_graphs
 from tests.models.golden_model import tiny_model
 
 CUDA = torch.device("cuda", 0)
@@ -74,23 +74,35 @@ def test_a_shape_always_has_a_token_of_padding():
     assert shape_of(batch, 2) == expected
 
 
+def sections(**run):
+    return OmegaConf.merge(OmegaConf.structured(RunConfig), run), OmegaConf.structured(ModelConfig)
+
+
 @pytest.mark.parametrize(
     ("section", "option", "value", "said"),
     [
-        ("run", "strategy", "fsdp", "run.strategy is fsdp"),
-        ("model", "use_grad_checkpoint_llm", True, "model.use_grad_checkpoint_llm is true"),
-        ("model", "load_in_4bit", True, "model.load_in_4bit"),
+        (0, "strategy", "fsdp", r"run\.strategy is fsdp"),
+        (1, "use_grad_checkpoint_llm", True, r"model\.use_grad_checkpoint_llm is true"),
+        (1, "load_in_4bit", True, r"model\.load_in_4bit"),
     ],
 )
 def test_options_that_graphs_cannot_have_are_refused_by_name(section, option, value, said):
-    sections = {"run": OmegaConf.structured(RunConfig), "model": OmegaConf.structured(ModelConfig)}
-    refuse_graphs(sections["run"], sections["model"], CUDA, torch.bfloat16)
-    sections[section][option] = value
+    assert takes_graphs(*sections(cuda_graphs=True), CUDA, torch.bfloat16)
+    chosen = sections(cuda_graphs=True)
+    chosen[section][option] = value
     with pytest.raises(ValueError, match=said):
-        refuse_graphs(sections["run"], sections["model"], CUDA, torch.bfloat16)
+        takes_graphs(*chosen, CUDA, torch.bfloat16)
+    unset = sections()
+    unset[section][option] = value
+    assert not takes_graphs(*unset, CUDA, torch.bfloat16)
 
 
-def test_graphs_on_a_cpu_are_refused():
-    run, model = OmegaConf.structured(RunConfig), OmegaConf.structured(ModelConfig)
+def test_graphs_on_a_cpu_are_refused_and_not_taken_by_themselves():
+    assert not takes_graphs(*sections(), torch.device("cpu"), None)
     with pytest.raises(ValueError, match=r"run\.device is not cuda; run\.amp is false"):
-        refuse_graphs(run, model, torch.device("cpu"), None)
+        takes_graphs(*sections(cuda_graphs=True), torch.device("cpu"), None)
+
+
+def test_many_micro_batches_in_one_forward_take_no_graphs_by_themselves():
+    assert not takes_graphs(*sections(max_tokens_per_forward=8192), CUDA, torch.bfloat16)
+    assert takes_graphs(*sections(max_tokens_per_forward=8192, cuda_graphs=True), CUDA, torch.bfloat16)
