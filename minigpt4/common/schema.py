@@ -38,6 +38,7 @@ class RunConfig:
     max_tokens_per_forward: int | None = None  # the draws of one update go through together, so many tokens at a time
     compile: list[str] = field(default_factory=list)  # vit, llm: parts for torch.compile, which takes its time first
     look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
+    cuda_graphs: bool = False  # capture training steps and decode steps in CUDA graphs
     amp: bool = True
     amp_dtype: str = "auto"  # auto: bfloat16 where the device has it, else float16
     num_workers: int = 6
