@@ -84,7 +84,7 @@ def _capture(ids: Tensor, step: Callable[[Tensor], Tensor]) -> _Captured:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             hidden = step(static_ids)
-    except (RuntimeError, AssertionError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise RuntimeError(
             f"run.cuda_graphs: the decode step cannot be captured here: {error}; --options run.cuda_graphs=False"
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ class Decoder:
         self._llama: Any = llama
         self._layers: list[FusedLayer] | None = None
         self._graphs = DecodeGraphs() if cuda_graphs else None
+        everywhere = getattr(llama.config, "sliding_window", None)
+        windows = [getattr(layer.self_attn, "sliding_window", everywhere) for layer in self._llama.model.layers]
+        self._window = min((window for window in windows if window), default=math.inf)
 
     def new_cache(self, num_slots: int, length: int) -> KVCache:
         """Return an empty cache for prompts and answers of `length` tokens together.
@@ -42,9 +46,7 @@ class Decoder:
         Raises: ValueError when the model attends to fewer tokens than that.
         """
         config, weight = self._llama.config, self._llama.get_input_embeddings().weight
-        windows = [getattr(layer.self_attn, "sliding_window", None) for layer in self._llama.model.layers]
-        if any(window and window < length for window in windows):
-            raise ValueError(f"prompt and answer have {length} tokens, but the model's attention slides over fewer")
+        self._check_window(length)
         self._layers = None
         if can_fuse(self._llama):
             self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._llama.model.layers)]
@@ -93,9 +95,10 @@ class Decoder:
 
         A free slot takes part, to a state that means nothing. With CUDA graphs the states are those of the graph,
         which its next replay overwrites.
-        Raises: RuntimeError when graphs are asked for but the step cannot be captured.
+        Raises: RuntimeError when graphs are asked for but the step cannot be captured; ValueError as `new_cache`.
         """
         num_slots = len(ids)
+        self._check_window(max(cache.seq_lens[:num_slots]) + 1)
         cache.reserve(max(cache.seq_lens[:num_slots]) + 1)
         bucket = cache.bucket(num_slots)
         step = functools.partial(self._step, cache, bucket)
@@ -117,6 +120,10 @@ class Decoder:
         with self._autocast(hidden.device):
             logits: Tensor = self._llama.lm_head(hidden)
         return logits
+
+    def _check_window(self, length: int) -> None:
+        if length > self._window:
+            raise ValueError(f"prompt and answer have {length} tokens, but attention slides over {self._window:.0f}")
 
     def _step(self, cache: KVCache, bucket: int, ids: Tensor) -> Tensor:
         attention = DecodeAttention(cache, len(ids), bucket)

@@ -143,11 +143,15 @@ class AnswerEnds:
     """
 
     def __init__(self, num_answers: int, device: torch.device) -> None:
-        self.are_known = device.type != "cuda"
-        self.has_ended = torch.zeros(num_answers, dtype=torch.bool, device=device)
-        self._copied = torch.zeros(num_answers, dtype=torch.bool, pin_memory=not self.are_known)
-        self._event = None if self.are_known else torch.cuda.Event()
         self._device = device
+        self._event = torch.cuda.Event() if device.type == "cuda" else None
+        self.has_ended = torch.zeros(num_answers, dtype=torch.bool, device=device)
+        self._copied = torch.zeros(num_answers, dtype=torch.bool, pin_memory=self._event is not None)
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the host may look before it launches the next step, as it waits for nothing."""
+        return self._event is None
 
     def add(self, ended: Tensor) -> None:
         """Take in which answers (B,) bool end with the newest token, and begin to tell the host."""

@@ -119,7 +119,7 @@ def _is_llama_like(layer: Any) -> bool:
     named = [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
     if not all(hasattr(*pair) for pair in named) or any(hasattr(attention, name) for name in _UNKNOWN):
         return False
-    if getattr(attention, "sliding_window", None) or not all(hasattr(n, "variance_epsilon") for n in _norms(layer)):
+    if not all(hasattr(norm, "variance_epsilon") for norm in _norms(layer)):
         return False
     linears = {name: getattr(module, name) for module, name in named}
     joint = [[linears[name] for name in names] for names in (_ATTENTION[:3], _MLP[:2])]

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, shared_prefixes, stream
 from minigpt4.models.cached_attention import PrefillAttention
-from minigpt4.models.decoding import decoding_config, generate_tokens
+from minigpt4.models.decoding import AnswerEnds, decoding_config, generate_tokens
 from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import picture, tiny_model
 
@@ -106,6 +106,19 @@ def test_generation_stops_once_the_last_answer_has_ended(model, images):
         config.eos_token_id = int(first[0, 2])
         steps = list(generate_tokens(model.decoder, embeds[:1], config))
         assert [int(step) for step in steps] == first[0, :3].tolist()
+
+
+@pytest.mark.parametrize("shown", [SHOWN, [0, 1, 1, 0, 1]])
+def test_ends_that_are_seen_a_step_late_change_no_answer(shown, model, images, monkeypatch):
+    config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, shown)
+        first = torch.stack(list(generate_tokens(model.decoder, embeds, config)), dim=1)
+        config.eos_token_id = int(first[0, 2])
+        at_once = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+        monkeypatch.setattr(AnswerEnds, "are_known", False)
+        late = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+    assert at_once == late and len(late) == 3
 
 
 def test_a_streamed_answer_grows_to_the_generated_one(model, images):
