@@ -48,9 +48,7 @@ def generate(
     config = decoding_config(tokenizer, **options)
     if not prompts:
         return []
-    # merging costs about as much as a decode step; the first token comes without one
-    pays = config.max_new_tokens > 1
-    with answering_mode(model), merged(model) if pays else nullcontext():
+    with answering_mode(model), merged(model):  # merging costs less than LoRA's products in the prefill alone
         asked = [model.chat_encoder.prompt_ids(prompt) for prompt in prompts]
         embeds = _embed(model, images, prompts, asked, shown)
         prefixes = shared_prefixes(prompts, asked, shown)
@@ -91,7 +89,7 @@ def rank(
     """
     if len(prompts) != len(choices):
         raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
-    with answering_mode(model):
+    with answering_mode(model), merged(model):
         asked = [model.chat_encoder.prompt_ids(prompt) for prompt in prompts]
         embeds = _embed(model, images, prompts, asked, shown)
         scores = score_choices(model, embeds, choices, prefixes=shared_prefixes(prompts, asked, shown))

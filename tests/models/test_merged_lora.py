@@ -69,18 +69,17 @@ def test_a_model_that_answers_between_two_updates_trains_as_if_it_had_not():
     assert [name for name, _ in model.trainable()] == [name for name, _ in tiny_model().trainable()]
 
 
-def test_a_call_merges_where_more_than_one_token_may_come(monkeypatch):
+def test_answering_and_ranking_merge_for_a_call_of_their_own(monkeypatch):
     model = tiny_model()
     seen = []
-    run = type(model.decoder).prefill
-    monkeypatch.setattr(
-        type(model.decoder),
-        "prefill",
-        lambda self, *given, **options: (
-            seen.append(can_fuse(causal_lm(model.llama_model))),
-            run(self, *given, **options),
-        )[1],
-    )
-    for limit in (1, 2):
-        model.generate(picture(0)[None], PROMPTS, max_new_tokens=limit)
-    assert seen == [False, True]
+    prefill = type(model.decoder).prefill
+
+    def watched(self, *given, **options):
+        seen.append(can_fuse(causal_lm(model.llama_model)))
+        return prefill(self, *given, **options)
+
+    monkeypatch.setattr(type(model.decoder), "prefill", watched)
+    model.generate(picture(0)[None], PROMPTS, max_new_tokens=2)
+    model.rank(picture(0)[None], PROMPTS, [["a", "b"]])
+    assert seen == [True, True]
+    assert not can_fuse(causal_lm(model.llama_model))
