@@ -42,8 +42,14 @@ def load_model(
 
 
 def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return the configured model in eval mode on its device, frozen weights in `dtype`."""
+    """Return the configured model in eval mode on its device, frozen weights in `dtype`.
+
+    Raises: ValueError when CUDA graphs are asked for elsewhere, or as the model's `from_config`.
+    """
+    if cfg.run_cfg.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"run.cuda_graphs: {device.type} has no CUDA graphs; --options run.cuda_graphs=False")
     model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
+    model.cuda_graphs = bool(cfg.run_cfg.cuda_graphs)
     return model.to(device).eval()
 
 
@@ -59,9 +65,10 @@ def open_picture(picture: Picture) -> Image.Image:
 
 
 class Assistant:
-    """A model with the image processor that it was trained with."""
+    """A model with the image processor that it was trained with; its LoRA is merged for good."""
 
     def __init__(self, model: Any, processor: Any, *, dtype: torch.dtype | None = None) -> None:
+        model.merge_for_good()
         self.model, self.processor, self._dtype = model, processor, dtype
         self.device: torch.device = model.llama_proj.weight.device
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ LOG_SECONDS = 30
 
 class Answerer(Protocol):
     """What is evaluated; see MiniGPTv2. `shown` says which image each prompt shows."""
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model answers many questions fast."""
 
     def encode_img(self, images: Tensor) -> Tensor:
         """Return what the language model sees of images (N, 3, H, W), one entry each."""
@@ -75,7 +79,8 @@ def infer(
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
     run_name = fingerprint(questions, {**(settings or {}), **how})
     asker = Asker(benchmark=benchmark, model=model, image_processor=image_processor, device=device, seed=seed)
-    asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
+    with model.merged():
+        asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
     barrier.wait()
     if dist_utils.is_main_process():
         finish(benchmark, questions, save_path, run_name)

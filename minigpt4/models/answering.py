@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList
 
-from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_TOKEN, Batch
+from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_TOKEN
 from minigpt4.conversation.tokenizer import Tokenizer
-from minigpt4.models import decoding
-from minigpt4.models.decoding import Head, RepetitionPenalty, decoding_config
+from minigpt4.models.cached_attention import Segment
+from minigpt4.models.decoder import SharedPrefix
+from minigpt4.models.decoding import RepetitionPenalty, decoding_config, generate_tokens
+from minigpt4.models.kv_cache import send, upload
 from minigpt4.models.llama import causal_lm
+from minigpt4.models.losses import cross_entropy
+from minigpt4.models.merged_lora import merged
 
 if TYPE_CHECKING:
     from minigpt4.models.minigpt_v2 import MiniGPTv2
@@ -44,11 +48,12 @@ def generate(
     config = decoding_config(tokenizer, **options)
     if not prompts:
         return []
-    with answering_mode(model):
-        embeds = embed_prompts(model, images, prompts, shown)
-        heads = prompt_heads(model, prompts, shown)
+    with answering_mode(model), merged(model):  # merging costs less than LoRA's products in the prefill alone
+        asked = [model.chat_encoder.prompt_ids(prompt) for prompt in prompts]
+        embeds = _embed(model, images, prompts, asked, shown)
+        prefixes = shared_prefixes(prompts, asked, shown)
         with _seeded(seed, embeds[0].device):
-            new_ids = continue_from(model, embeds, config, heads=heads, repetition_penalty=repetition_penalty)
+            new_ids = continue_from(model, embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty)
     return [clean_answer(ids, tokenizer) for ids in new_ids.tolist()]
 
 
@@ -62,7 +67,7 @@ def stream(model: MiniGPTv2, images: Tensor | None, prompt: str, **options: Any)
     tokenizer = model.chat_encoder.tokenizer
     config = decoding_config(tokenizer, **options)
     ids: list[int] = []
-    for token in decoding.write(causal_lm(model.llama_model), embed_prompts(model, images, [prompt]), config):
+    for token in generate_tokens(model.decoder, embed_prompts(model, images, [prompt]), config):
         ids.append(int(token))
         yield clean_answer(ids, tokenizer)
 
@@ -84,11 +89,10 @@ def rank(
     """
     if len(prompts) != len(choices):
         raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
-    with answering_mode(model):
-        scores = [
-            choice_scores(model, prompt, asked) if len(asked) else []
-            for prompt, asked in zip(embed_prompts(model, images, prompts, shown), choices, strict=True)
-        ]
+    with answering_mode(model), merged(model):
+        asked = [model.chat_encoder.prompt_ids(prompt) for prompt in prompts]
+        embeds = _embed(model, images, prompts, asked, shown)
+        scores = score_choices(model, embeds, choices, prefixes=shared_prefixes(prompts, asked, shown))
     return [sorted(range(len(row)), key=row.__getitem__) for row in scores]
 
 
@@ -96,31 +100,52 @@ def embed_prompts(
     model: MiniGPTv2, images: Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None = None
 ) -> list[Tensor]:
     """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`."""
-    counts = [prompt.count(IMAGE_PLACEHOLDER) for prompt in prompts]
+    return _embed(model, images, prompts, [model.chat_encoder.prompt_ids(prompt) for prompt in prompts], shown)
+
+
+def _embed(
+    model: MiniGPTv2,
+    images: Tensor | None,
+    prompts: Sequence[str],
+    asked: Sequence[Tensor],
+    shown: Sequence[int] | None,
+) -> list[Tensor]:
+    """Return the embeddings of prompts whose ids (tokens,) are `asked`, which nothing waits for."""
+    num_placeholders = sum(prompt.count(IMAGE_PLACEHOLDER) for prompt in prompts)
     num_images = 0 if images is None else len(images)
     shown = range(num_images) if shown is None else shown
-    if sum(counts) != len(shown):
-        raise ValueError(f"the prompts show {sum(counts)} images but {len(shown)} are given")
+    if num_placeholders != len(shown):
+        raise ValueError(f"the prompts show {num_placeholders} images but {len(shown)} are given")
+    if not asked:
+        return []
     device = model.llama_proj.weight.device
     images = (torch.empty(0, 3, 1, 1) if images is None else images).to(device)
-    seen = model.encode_img(images) if images.ndim == 4 else images
-    image_tokens = seen[torch.tensor(shown, dtype=torch.int64, device=device)].split(counts)
-    ids = [model.chat_encoder.prompt_ids(prompt).to(device) for prompt in prompts]
-    return [model.embed(one, tokens) for one, tokens in zip(ids, image_tokens, strict=True)]
+    image_tokens = model.encode_img(images) if images.ndim == 4 else images
+    ids = torch.cat(list(asked))
+    positions = (ids == IMAGE_TOKEN).nonzero().squeeze(1)  # looked for on the CPU
+    packed, positions, chosen = (send(x, device) for x in (ids, positions, torch.tensor(shown, dtype=torch.int64)))
+    if list(shown) != list(range(len(image_tokens))):
+        image_tokens = image_tokens[chosen]
+    return list(model.embed(packed, image_tokens, places=positions).split([len(one) for one in asked]))
 
 
-def prompt_heads(model: MiniGPTv2, prompts: Sequence[str], shown: Sequence[int] | None) -> list[Head] | None:
-    """Return what each prompt says and shows up to the end of its last image; None where no image is shown twice."""
+def shared_prefixes(
+    prompts: Sequence[str], asked: Sequence[Tensor], shown: Sequence[int] | None
+) -> list[SharedPrefix] | None:
+    """Return what each prompt says and shows up to the end of its last image; None where no image is shown twice.
+
+    `asked` are the prompts' ids (tokens,) int64.
+    """
     if shown is None or len(set(shown)) == len(shown):
         return None
-    heads: list[Head] = []
+    prefixes: list[SharedPrefix] = []
     images = iter(shown)
-    for prompt in prompts:
-        ids = model.chat_encoder.prompt_ids(prompt).tolist()
-        length = max((place + 1 for place, token in enumerate(ids) if token == IMAGE_TOKEN), default=0)
+    for prompt, ids in zip(prompts, asked, strict=True):
+        positions = (ids == IMAGE_TOKEN).nonzero()
+        length = int(positions[-1]) + 1 if len(positions) else 0
         pictures = tuple(next(images) for _ in range(prompt.count(IMAGE_PLACEHOLDER)))
-        heads.append(((tuple(ids[:length]), pictures), length))
-    return heads
+        prefixes.append(((tuple(ids[:length].tolist()), pictures), length))
+    return prefixes
 
 
 def continue_from(
@@ -128,16 +153,15 @@ def continue_from(
     embeds: Sequence[Tensor],
     config: GenerationConfig,
     *,
-    heads: Sequence[Head] | None = None,
+    prefixes: Sequence[SharedPrefix] | None = None,
     repetition_penalty: float = 1,
 ) -> Tensor:
     """Return the new token ids (B, at most max_new_tokens) int64 that follow prompts of different length."""
     if (config.num_beams or 1) == 1:
-        llama = causal_lm(model.llama_model)
-        steps = decoding.write(llama, embeds, config, heads=heads, repetition_penalty=repetition_penalty)
-        return torch.stack(list(steps), dim=1)
-    lengths = torch.tensor([len(one) for one in embeds], device=embeds[0].device)
+        how: Any = {"prefixes": prefixes, "repetition_penalty": repetition_penalty}
+        return torch.stack(list(generate_tokens(model.decoder, embeds, config, **how)), dim=1)
     padded = pad_sequence(list(embeds), batch_first=True, padding_side="left")
+    lengths = send(torch.tensor([len(one) for one in embeds]), padded.device)
     mask = torch.arange(padded.shape[1], device=lengths.device) >= padded.shape[1] - lengths[:, None]
     processors = LogitsProcessorList()
     if repetition_penalty != 1:
@@ -158,24 +182,48 @@ def clean_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 def choice_scores(model: MiniGPTv2, prompt: Tensor, choices: Sequence[str]) -> list[float]:
     """Return the score of each choice after a prompt's embeddings (tokens, hidden); lower is likelier."""
-    encoder, device = model.chat_encoder, prompt.device
-    ids = [torch.tensor(encoder.tokenizer.encode(choice + encoder.end_sym), device=device) for choice in choices]
-    counts = [len(prompt) + len(one) for one in ids]
-    lengths = torch.tensor(counts, device=device)
-    masked = torch.full((len(prompt),), IGNORE_INDEX, device=device)
-    no_images = prompt.new_zeros(0, 1, prompt.shape[1])
-    stream = torch.cat([part for one in ids for part in (prompt, model.embed(one, no_images))])
-    batch = Batch(
-        images=torch.empty(0, 3, 1, 1),
-        input_ids=torch.empty(0, dtype=torch.int64),
-        labels=torch.cat([part for one in ids for part in (masked, one)]),
-        position_ids=torch.cat([torch.arange(count, device=device) for count in counts]),
-        lengths=lengths,
-    )
-    losses, targets = model.target_losses(stream, batch)
-    choice_of_token = torch.arange(len(ids), device=device).repeat_interleave(lengths, output_size=sum(counts))
-    sums = losses.new_zeros(len(ids)).index_add(0, choice_of_token[targets], losses)
-    return (sums / (lengths - 1)).tolist()
+    return score_choices(model, [prompt], [choices])[0]
+
+
+def score_choices(
+    model: MiniGPTv2,
+    embeds: Sequence[Tensor],
+    choices: Sequence[Sequence[str]],
+    *,
+    prefixes: Sequence[SharedPrefix] | None = None,
+) -> list[list[float]]:
+    """Return the score of each prompt's choices; lower is likelier.
+
+    Prompts are computed once, and all choices in one packed forward, each after its prompt's keys and values.
+    """
+    encoder = model.chat_encoder
+    ids = [[encoder.tokenizer.encode(choice + encoder.end_sym) for choice in row] for row in choices]
+    if not any(ids):
+        return [[] for _ in ids]
+    flat = [(number, choice) for number, row in enumerate(ids) for choice in row]
+    longest = max(len(prompt) + sum(map(len, row)) for prompt, row in zip(embeds, ids, strict=True))
+    cache = model.decoder.new_cache(len(embeds), longest)
+    hidden = [model.decoder.prefill(cache, embeds, prefixes)]
+    segments, before, at = [], [], len(embeds)
+    ends = [len(prompt) for prompt in embeds]
+    for number, choice in flat:
+        # a prompt's last state predicts a choice's first token; each further token is predicted by the one before
+        before += [number, *range(at, at + len(choice) - 1)]
+        segments.append(Segment(number, len(choice) - 1, start=len(embeds[number]), write_at=ends[number]))
+        ends[number] += len(choice) - 1
+        at += len(choice) - 1
+    tokens = [token for _, choice in flat for token in choice[:-1]]
+    device = hidden[0].device
+    targets = [token for _, choice in flat for token in choice]
+    of_choice = [place for place, (_, choice) in enumerate(flat) for _ in choice]
+    divisors = [len(embeds[number]) + len(choice) - 1 for number, choice in flat]
+    inputs, rows, labels, where, counts = upload([tokens, before, targets, of_choice, divisors], device)
+    if tokens:
+        pieces = [model.embed(inputs, hidden[0].new_zeros(0, 1, hidden[0].shape[1]), places=inputs[:0])]
+        hidden.append(model.decoder.forward_packed(cache, pieces, [one for one in segments if one.size]))
+    losses = cross_entropy(model.decoder.head(torch.cat(hidden)[rows]), labels)
+    scores = iter((losses.new_zeros(len(flat)).index_add(0, where, losses) / counts).tolist())
+    return [[next(scores) for _ in row] for row in ids]
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def packed_attention(
     *,
     sizes: Sequence[int] | None = None,
     bounds: Tensor | None = None,
+    cached: Any = None,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -44,8 +45,10 @@ def packed_attention(
 
     query (1, heads, T, size), key and value with as many heads or a divisor of them; `sizes` are the tokens of the
     examples, sum T, and `bounds` (B + 1,) int32 where they begin and end. Without `sizes`, as when answering, it is
-    PyTorch's attention with the mask as given.
+    PyTorch's attention with the mask as given; with `cached` it reads and writes a KV cache.
     """
+    if cached is not None:
+        return cached.attend(module, query, key, value, scaling=scaling), None
     if sizes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     assert scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)

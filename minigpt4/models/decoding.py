@@ -1,17 +1,14 @@
-"""Writing answers token by token: prompts that begin alike are read once, and all stops at the last end."""
+"""Generating answers token by token: how a token is chosen, and when all answers have ended."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    DynamicCache,
     GenerationConfig,
-    LlamaForCausalLM,
     LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -21,11 +18,10 @@ from transformers import (
 )
 
 from minigpt4.conversation.tokenizer import Tokenizer
+from minigpt4.models.decoder import Decoder, SharedPrefix
 
 TOP_K = 50
 """Sampling chooses among so many tokens at most, as the published settings do without saying it."""
-Head = tuple[Hashable, int]
-"""What a prompt begins with, and for how many tokens: prompts with equal heads begin alike."""
 
 
 class RepetitionPenalty(LogitsProcessor):
@@ -103,85 +99,69 @@ def logits_processors(config: GenerationConfig, *, repetition_penalty: float = 1
     return processors
 
 
-def write(
-    llama: LlamaForCausalLM,
+def generate_tokens(
+    decoder: Decoder,
     embeds: Sequence[Tensor],
     config: GenerationConfig,
     *,
-    heads: Sequence[Head] | None = None,
+    prefixes: Sequence[SharedPrefix] | None = None,
     repetition_penalty: float = 1,
 ) -> Iterator[Tensor]:
     """Yield the next token of each prompt (tokens, hidden), as (B,) int64, until every answer has ended.
 
     The pad token follows an answer's end. The likeliest token is taken, or with `do_sample` torch's generator draws.
     """
+    limit = config.max_new_tokens
     processors = logits_processors(config, repetition_penalty=repetition_penalty)
-    reader = Reader(llama)
-    hidden = reader.read_prompts(embeds, heads)
+    cache = decoder.new_cache(len(embeds), max(map(len, embeds)) + limit)
+    hidden = decoder.prefill(cache, embeds, prefixes)
     new_ids: Any = torch.empty(len(embeds), 0, dtype=torch.int64, device=hidden.device)
-    has_ended = torch.zeros(len(embeds), dtype=torch.bool, device=hidden.device)
-    for number in range(1, config.max_new_tokens + 1):
-        scores = processors(new_ids, llama.lm_head(hidden).float())
+    ends = AnswerEnds(len(embeds), hidden.device)
+    for number in range(1, limit + 1):
+        scores = processors(new_ids, decoder.head(hidden).float())
         if config.do_sample:
             token = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
         else:
             token = scores.argmax(-1)
-        token = token.masked_fill(has_ended, config.pad_token_id)
+        token = token.masked_fill(ends.has_ended, config.pad_token_id)
         yield token
-        has_ended = has_ended | (token == config.eos_token_id)
-        if number == config.max_new_tokens or has_ended.all():
+        if number == limit:
+            return
+        ends.add(token == config.eos_token_id)
+        if ends.are_known and ends.all():
             return
         new_ids = torch.cat([new_ids, token[:, None]], dim=1)
-        hidden = reader.read(llama.get_input_embeddings()(token)[:, None])
+        hidden = decoder.decode_step(cache, token)
+        if ends.all():
+            return
 
 
-class Reader:
-    """Feeds a language model and keeps what it has read, so that nothing is read twice."""
+class AnswerEnds:
+    """Which answers have ended, told to the host a step late: it launches the next step before it looks.
 
-    def __init__(self, llama: LlamaForCausalLM) -> None:
-        self._llama = llama
-        self._cache = DynamicCache()
-        self._is_text: Tensor | None = None
-        self._has_padding = False
+    So a GPU always has work. A CPU computes as it is told, and knows at once.
+    """
 
-    def read_prompts(self, prompts: Sequence[Tensor], heads: Sequence[Head] | None = None) -> Tensor:
-        """Read prompts (tokens, hidden), each distinct head once; return what follows their ends, (B, hidden)."""
-        places = {head: place for place, head in enumerate(dict.fromkeys(heads or ()))}
-        if heads is None or len(places) == len(prompts) or not any(length for _, length in places):
-            return self.read_padded(prompts)
-        first = {places[head]: prompt[: head[1]] for head, prompt in zip(heads, prompts, strict=True)}
-        self.read_padded([first[place] for place in range(len(places))])
-        self._spread([places[head] for head in heads])
-        return self.read_padded([prompt[head[1] :] for head, prompt in zip(heads, prompts, strict=True)])
+    def __init__(self, num_answers: int, device: torch.device) -> None:
+        self._device = device
+        self._event = torch.cuda.Event() if device.type == "cuda" else None
+        self.has_ended = torch.zeros(num_answers, dtype=torch.bool, device=device)
+        self._copied = torch.zeros(num_answers, dtype=torch.bool, pin_memory=self._event is not None)
 
-    def read_padded(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Read one piece (tokens, hidden) for each row, padded on the left; return what follows, (B, hidden)."""
-        lengths = [len(piece) for piece in pieces]
-        padded = pad_sequence(list(pieces), batch_first=True, padding_side="left")
-        if min(lengths) == max(lengths):
-            return self.read(padded)
-        self._has_padding = True
-        starts = max(lengths) - torch.tensor(lengths, device=padded.device)
-        return self.read(padded, torch.arange(max(lengths), device=padded.device) >= starts[:, None])
+    @property
+    def are_known(self) -> bool:
+        """Whether the host may look before it launches the next step, as it waits for nothing."""
+        return self._event is None
 
-    def read(self, embeds: Tensor, is_text: Tensor | None = None) -> Tensor:
-        """Read (B, t, hidden), padding where `is_text` (B, t) is False; return the last hidden state (B, hidden)."""
-        shape = embeds.shape[:2]
-        new = torch.ones(shape, dtype=torch.bool, device=embeds.device) if is_text is None else is_text
-        self._is_text = new if self._is_text is None else torch.cat([self._is_text, new], dim=1)
-        positions = self._is_text.cumsum(1)[:, -shape[1] :] - 1
-        output = self._llama.model(
-            inputs_embeds=embeds,
-            attention_mask=self._is_text.long() if self._has_padding else None,
-            position_ids=positions.clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        return output.last_hidden_state[:, -1]
+    def add(self, ended: Tensor) -> None:
+        """Take in which answers (B,) bool end with the newest token, and begin to tell the host."""
+        self.has_ended = self.has_ended | ended
+        self._copied.copy_(self.has_ended, non_blocking=True)
+        if self._event is not None:
+            self._event.record(torch.cuda.current_stream(self._device))
 
-    def _spread(self, rows: Sequence[int]) -> None:
-        """Go on with these rows of what was read, in this order."""
-        assert self._is_text is not None
-        chosen = torch.tensor(rows, device=self._is_text.device)
-        self._cache.batch_select_indices(chosen)
-        self._is_text = self._is_text[chosen]
+    def all(self) -> bool:
+        """Return whether all have ended, as of the last `add`; a GPU more than a step behind is waited for."""
+        if self._event is not None and not self._event.query():
+            self._event.synchronize()
+        return bool(self._copied.all())

@@ -18,11 +18,13 @@ from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
 from minigpt4.models.attention import PACKED
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.decoder import Decoder
 from minigpt4.models.eva_vit import build_visual_encoder
 from minigpt4.models.lean_layers import join_weights
 from minigpt4.models.llama import build_llama, causal_lm
 from minigpt4.models.lora import LowPrecisionCopies
 from minigpt4.models.losses import cross_entropy
+from minigpt4.models.merged_lora import merge_for_good, merged
 
 PATCHES_PER_TOKEN = 4
 
@@ -53,6 +55,8 @@ class MiniGPTv2(BaseModel):
         self.chat_encoder = chat_encoder
         self.freeze_vit = freeze_vit
         self._copies: LowPrecisionCopies | None = None
+        self.cuda_graphs = False
+        self._decoder: Decoder | None = None
         self.visual_encoder.requires_grad_(not freeze_vit)
         self.ln_vision.requires_grad_(not freeze_vit)
         self.train()
@@ -209,6 +213,21 @@ class MiniGPTv2(BaseModel):
             ).last_hidden_state[0]
             logits = llama.lm_head(hidden[batch.target_places - 1])
         return cross_entropy(logits, batch.labels[batch.target_places]), batch.target_places
+
+    @property
+    def decoder(self) -> Decoder:
+        """What runs the language model when it answers."""
+        if self._decoder is None:
+            self._decoder = Decoder(causal_lm(self.llama_model), cuda_graphs=self.cuda_graphs)
+        return self._decoder
+
+    def merged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which LoRA is merged into the weights; see `merged_lora.merged`."""
+        return merged(self)
+
+    def merge_for_good(self) -> None:
+        """Merge LoRA into the weights, after which the model answers and is not trained."""
+        merge_for_good(self)
 
     def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
         """Return an answer for each prompt; see `answering.generate`."""

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ class RecordedModel:
     @property
     def prompts(self) -> list[str]:
         return [prompt for _, prompt in sorted(self.asked.items())]
+
+    def merged(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def encode_img(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == (3, 2, 2) and images.dtype == torch.float32

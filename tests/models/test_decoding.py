@@ -1,12 +1,15 @@
 """Decoding step by step: against transformers' own, with beginnings that are read once, and stopping in time."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, prompt_heads, stream
-from minigpt4.models.decoding import Reader, decoding_config, write
+from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, shared_prefixes, stream
+from minigpt4.models.cached_attention import PrefillAttention
+from minigpt4.models.decoding import AnswerEnds, decoding_config, generate_tokens
 from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import picture, tiny_model
 
@@ -49,45 +52,73 @@ def test_an_image_shown_by_several_prompts_gives_the_answers_of_asking_alone(mod
     assert model.generate(model.encode_img(images), PROMPTS, shown=SHOWN) == alone
 
 
-def test_a_shared_beginning_changes_what_follows_by_rounding_alone(model, images):
-    llama = causal_lm(model.llama_model)
-    with answering_mode(model):
+def prefixes_of(model, prompts, shown):
+    return shared_prefixes(prompts, [model.chat_encoder.prompt_ids(prompt) for prompt in prompts], shown)
+
+
+def prefilled(model, embeds, prefixes=None):
+    cache = model.decoder.new_cache(len(embeds), max(map(len, embeds)))
+    return model.decoder.prefill(cache, embeds, prefixes), cache
+
+
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_a_shared_prefix_changes_what_follows_by_rounding_alone(is_merged, model, images):
+    with answering_mode(model), model.merged() if is_merged else nullcontext():
         embeds = embed_prompts(model, images, PROMPTS, SHOWN)
-        shared = Reader(llama).read_prompts(embeds, prompt_heads(model, PROMPTS, SHOWN))
-        alone = torch.cat([Reader(llama).read_prompts([one]) for one in embeds])
-    torch.testing.assert_close(llama.lm_head(shared), llama.lm_head(alone), rtol=0, atol=1e-5)
+        shared, _ = prefilled(model, embeds, prefixes_of(model, PROMPTS, SHOWN))
+        alone = torch.cat([prefilled(model, [one])[0] for one in embeds])
+        torch.testing.assert_close(model.decoder.head(shared), model.decoder.head(alone), rtol=0, atol=1e-5)
 
 
-def test_a_shared_beginning_is_read_once(model, images, monkeypatch):
-    read = []
-    keep = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda self, x, m=None: (read.append(x.shape[:2]), keep(self, x, m))[1])
+def test_a_shared_prefix_is_computed_once(model, images, monkeypatch):
+    sizes = []
+    make = PrefillAttention.__init__
+    monkeypatch.setattr(
+        PrefillAttention, "__init__", lambda self, *given: (make(self, *given), sizes.append(self.sizes))[0]
+    )
     ids = [model.chat_encoder.prompt_ids(prompt) for prompt in PROMPTS]
     model.generate(images, PROMPTS, shown=SHOWN, max_new_tokens=2)
-    beginning = int((ids[0] < 0).nonzero().max()) + 1
-    longest = max(len(one) for one in ids)
-    assert read == [(2, beginning), (5, longest - beginning), (5, 1)]
+    prefix = int((ids[0] < 0).nonzero().max()) + 1
+    assert sizes == [(prefix, prefix), tuple(len(one) - prefix for one in ids)]
 
 
-def test_prompts_whose_beginnings_differ_in_text_or_image_are_not_taken_for_one(model, images):
+def test_prompts_whose_prefixes_differ_in_text_or_image_are_not_taken_for_one(model, images):
     prompts = [PROMPTS[0], "<s>[INST] Look: <Img><ImageHere></Img> what is this? [/INST]", PROMPTS[0]]
-    heads = prompt_heads(model, prompts, [0, 0, 0])
-    assert heads[0] == heads[2] != heads[1]
+    prefixes = prefixes_of(model, prompts, [0, 0, 0])
+    assert prefixes[0] == prefixes[2] != prefixes[1]
     alone = [model.generate(images[:1], [prompt])[0] for prompt in prompts]
     assert model.generate(images, prompts, shown=[0, 0, 0]) == alone
-    assert prompt_heads(model, PROMPTS[:2], [0, 1]) is None
+    assert prefixes_of(model, PROMPTS[:2], [0, 1]) is None
 
 
-def test_writing_stops_once_the_last_answer_has_ended(model, images):
+def test_equal_prompts_that_end_with_their_image_keep_a_token_each(model, images):
+    prompts = ["<s>[INST] <ImageHere>"] * 2
+    alone = model.generate(images[:1], prompts[:1], max_new_tokens=4)
+    assert model.generate(images[:1], prompts, shown=[0, 0], max_new_tokens=4) == alone * 2
+
+
+def test_generation_stops_once_the_last_answer_has_ended(model, images):
     config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
-    llama = causal_lm(model.llama_model)
     with answering_mode(model):
         embeds = embed_prompts(model, images, PROMPTS, SHOWN)
-        first = torch.stack(list(write(llama, embeds, config)), dim=1)
+        first = torch.stack(list(generate_tokens(model.decoder, embeds, config)), dim=1)
         # the token that comes third in the first answer ends answers now
         config.eos_token_id = int(first[0, 2])
-        steps = list(write(llama, embeds[:1], config))
+        steps = list(generate_tokens(model.decoder, embeds[:1], config))
         assert [int(step) for step in steps] == first[0, :3].tolist()
+
+
+@pytest.mark.parametrize("shown", [SHOWN, [0, 1, 1, 0, 1]])
+def test_ends_that_are_seen_a_step_late_change_no_answer(shown, model, images, monkeypatch):
+    config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, shown)
+        first = torch.stack(list(generate_tokens(model.decoder, embeds, config)), dim=1)
+        config.eos_token_id = int(first[0, 2])
+        at_once = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+        monkeypatch.setattr(AnswerEnds, "are_known", False)
+        late = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+    assert at_once == late and len(late) == 3
 
 
 def test_a_streamed_answer_grows_to_the_generated_one(model, images):

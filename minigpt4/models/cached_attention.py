@@ -1,0 +1,205 @@
+"""Attention that reads and writes the KV cache: of packed prompts (prefill) and of one new token a slot."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minigpt4.models.attention import PROBE_TOLERANCE, packed_attention
+from minigpt4.models.kv_cache import KVCache, upload
+
+logger = logging.getLogger(__name__)
+
+_NO_MODULE = nn.Module()
+"""Stands where the packed attention is given the module that calls it, which it does not use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`size` new tokens of a packed stream, which follow the first `start` positions of a slot.
+
+    Their keys and values are written into the slot from position `write_at` on, by default right after `start`.
+    """
+
+    slot: int
+    size: int
+    start: int = 0
+    write_at: int | None = None
+
+    @property
+    def written(self) -> range:
+        """The positions of the slot that the new tokens take."""
+        first = self.start if self.write_at is None else self.write_at
+        return range(first, first + self.size)
+
+
+class CachedAttention:
+    """What reads and writes a KV cache in each layer; `position_ids` (T,) int64 are those of the new tokens."""
+
+    position_ids: Tensor
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+
+    def run(self, layer: int, query: Tensor, keys_values: Tensor, scaling: float | None = None) -> Tensor:
+        """Write keys and values (T, 2, kv_heads, size); return the attention of `query` (T, heads, size)."""
+        raise NotImplementedError
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None = None
+    ) -> Tensor:
+        """Do the same as `transformers` calls it: (1, heads, T, size) in, (1, T, heads, size) out."""
+        layer: Any = module.layer_idx
+        dtype = self._cache.data.dtype
+        keys_values = torch.stack([key[0], value[0]]).permute(2, 0, 1, 3)
+        return self.run(layer, query[0].transpose(0, 1).to(dtype), keys_values.to(dtype), scaling)[None]
+
+
+class PrefillAttention(CachedAttention):
+    """Causal attention of the segments of a packed stream, each over the beginning of its slot and itself."""
+
+    def __init__(self, cache: KVCache, segments: Sequence[Segment]) -> None:
+        super().__init__(cache)
+        self.sizes = tuple(segment.size for segment in segments)
+        self._has_prefix = any(segment.start for segment in segments)
+        slots: list[int] = []
+        written: list[int] = []
+        positions: list[int] = []
+        seen_slots: list[int] = []  # where what is attended to lies, segment after segment
+        seen: list[int] = []
+        for one in segments:
+            slots += [one.slot] * one.size
+            written += one.written
+            positions += range(one.start, one.start + one.size)
+            if self._has_prefix:
+                seen_slots += [one.slot] * (one.start + one.size)
+                seen += [*range(one.start), *one.written]
+        self.seen_sizes = tuple(one.start + one.size for one in segments)
+        bounds = [[0, *itertools.accumulate(sizes)] for sizes in (self.sizes, self.seen_sizes)]
+        sent = upload([slots, written, positions, seen_slots, seen, *bounds], cache.data.device)
+        self._slots, self._written, self.position_ids, self._seen_slots, self._seen = sent[:5]
+        self._bounds, self._seen_bounds = (x.int() for x in sent[5:])
+        self._masks: list[Tensor | None] | None = None
+
+    def run(self, layer: int, query: Tensor, keys_values: Tensor, scaling: float | None = None) -> Tensor:
+        """Write keys and values (T, 2, kv_heads, size); return the attention of `query` (T, heads, size)."""
+        assert scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)
+        self._cache.write(layer, self._slots, self._written, keys_values)
+        if not self._has_prefix:
+            query, key, value = (x.transpose(0, 1)[None] for x in (query, *keys_values.unbind(1)))
+            output, _ = packed_attention(_NO_MODULE, query, key, value, None, sizes=self.sizes, bounds=self._bounds)
+            return output[0]
+        keys, values = self._cache.read(layer, self._seen_slots, self._seen).unbind(1)
+        if query.is_cuda and varlen_prefix_works(query.dtype, query.device):
+            longest = (max(self.sizes), max(self.seen_sizes))
+            return _varlen(query, keys, values, (self._bounds, self._seen_bounds), longest)
+        if self._masks is None:
+            self._masks = [causal_mask(*pair, query) for pair in zip(self.sizes, self.seen_sizes, strict=True)]
+        return _one_by_one(query, keys, values, (self.sizes, self.seen_sizes), self._masks)
+
+
+class DecodeAttention(CachedAttention):
+    """Attention of one new token in each of the first slots over the first `bucket` positions of its slot."""
+
+    def __init__(self, cache: KVCache, num_slots: int, bucket: int) -> None:
+        super().__init__(cache)
+        self._num_slots, self._bucket = num_slots, bucket
+        self._slots, self.position_ids = cache.slot_ids[:num_slots], cache.lengths[:num_slots]
+        places = torch.arange(bucket, device=cache.data.device)
+        unseen = places > self.position_ids[:, None, None, None]
+        self._mask = torch.zeros(unseen.shape, dtype=cache.data.dtype, device=unseen.device)
+        self._mask.masked_fill_(unseen, -torch.inf)
+
+    def run(self, layer: int, query: Tensor, keys_values: Tensor, scaling: float | None = None) -> Tensor:
+        """Write keys and values (slots, 2, kv_heads, size); return the attention of `query` (slots, heads, size).
+
+        The queries that share a key are taken as queries of one head, so that no key is repeated.
+        """
+        self._cache.write(layer, self._slots, self.position_ids, keys_values)
+        keys, values = self._cache.data[layer, :, : self._num_slots, :, : self._bucket]
+        grouped = query.unflatten(1, (keys.shape[1], -1))
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling).flatten(1, 2)
+
+
+def causal_mask(size: int, seen_size: int, like: Tensor) -> Tensor | None:
+    """Return what is added to the scores of the last `size` of `seen_size` tokens; None where no mask is needed."""
+    if size in (1, seen_size):
+        return None
+    mask = like.new_full((size, seen_size), -torch.inf)
+    return mask.triu_(seen_size - size + 1)
+
+
+@functools.cache
+def varlen_prefix_works(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether PyTorch's kernel for sequences of different length is right where queries follow a prefix."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return False
+    sizes, seen_sizes = (3, 130, 64, 1), (40, 150, 64, 300)
+    generator = torch.Generator(device).manual_seed(0)
+    query, keys, values = (
+        torch.randn(sum(lengths), 2, 128, dtype=dtype, device=device, generator=generator)
+        for lengths in (sizes, seen_sizes, seen_sizes)
+    )
+    offsets = [torch.tensor([0, *itertools.accumulate(x)]) for x in (sizes, seen_sizes)]
+    bounds = (offsets[0].int().to(device), offsets[1].int().to(device))
+    try:
+        found = _varlen(query, keys, values, bounds, (max(sizes), max(seen_sizes)))
+        masks = [causal_mask(*pair, query) for pair in zip(sizes, seen_sizes, strict=True)]
+        wanted = _one_by_one(query, keys, values, (sizes, seen_sizes), masks)
+        works = bool((found - wanted).abs().max() <= PROBE_TOLERANCE * wanted.abs().max())
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("prompts after a shared prefix take one kernel each, as PyTorch's one for all fails: %s", error)
+        return False
+    if not works:
+        logger.warning("prompts after a shared prefix take one kernel each, as PyTorch's one for all is wrong here")
+    return works
+
+
+@functools.cache
+def _causal_option() -> dict[str, Any]:
+    import inspect
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    return {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+
+
+def _varlen(
+    query: Tensor, keys: Tensor, values: Tensor, bounds: tuple[Tensor, Tensor], longest: tuple[int, int]
+) -> Tensor:
+    """Return attention (T, heads, size); keys and values (seen, kv_heads, size)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    attend: Any = varlen_attn
+    repeats = query.shape[1] // keys.shape[1]
+    if repeats > 1:
+        keys, values = (x.repeat_interleave(repeats, dim=1) for x in (keys, values))
+    output: Tensor = attend(query, keys, values, *bounds, *longest, **_causal_option())
+    return output
+
+
+def _one_by_one(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    sizes: tuple[Sequence[int], Sequence[int]],
+    masks: Sequence[Tensor | None],
+) -> Tensor:
+    grouped = query.shape[1] != keys.shape[1]
+    streams = (x.transpose(0, 1)[None] for x in (query, keys, values))
+    pieces = (x.split(list(n), dim=2) for x, n in zip(streams, (*sizes, sizes[1]), strict=True))
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=q.shape[2] == k.shape[2], enable_gqa=grouped)
+        for q, k, v, mask in zip(*pieces, masks, strict=True)
+    ]
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)

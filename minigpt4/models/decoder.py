@@ -1,0 +1,176 @@
+"""Runs a language model of Llama's shape with a KV cache: packed prompts first (prefill), then decode steps."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+from minigpt4.models.attention import PACKED
+from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
+from minigpt4.models.decode_graphs import DecodeGraphs
+from minigpt4.models.fused_layer import FusedLayer, can_fuse
+from minigpt4.models.kv_cache import KVCache, upload
+
+SharedPrefix = tuple[Hashable, int]
+"""What a prompt begins with, and for how many tokens: prompts with equal prefixes begin alike."""
+
+
+class Decoder:
+    """The forward passes of generation, on the weights of the model's own modules.
+
+    A decode step runs `FusedLayer`s where it knows the layers and their weights are plain, and else the modules of
+    `transformers`, to the same numbers up to rounding. With `cuda_graphs` it is captured once for each shape.
+    """
+
+    def __init__(self, llama: LlamaForCausalLM, *, cuda_graphs: bool = False) -> None:
+        self._llama: Any = llama
+        self._layers: list[FusedLayer] | None = None
+        self._graphs = DecodeGraphs() if cuda_graphs else None
+        everywhere = getattr(llama.config, "sliding_window", None)
+        windows = [getattr(layer.self_attn, "sliding_window", everywhere) for layer in self._llama.model.layers]
+        self._window = min((window for window in windows if window), default=math.inf)
+
+    def new_cache(self, num_slots: int, length: int) -> KVCache:
+        """Return an empty cache for prompts and answers of `length` tokens together.
+
+        With CUDA graphs this is the cache of the call before where it is large enough, as graphs hold its memory.
+        Raises: ValueError when the model attends to fewer tokens than that.
+        """
+        config, weight = self._llama.config, self._llama.get_input_embeddings().weight
+        self._check_window(length)
+        self._layers = None
+        if can_fuse(self._llama):
+            self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._llama.model.layers)]
+        make = {"num_slots": num_slots, "length": length, "dtype": weight.dtype, "device": weight.device}
+        if self._graphs is None:
+            return KVCache(config, **make)
+        addresses = [layer.addresses for layer in self._layers or ()]
+        return self._graphs.cache_for(config, addresses, **make)
+
+    def prefill(
+        self,
+        cache: KVCache,
+        prompts: Sequence[Tensor],
+        prefixes: Sequence[SharedPrefix] | None = None,
+        *,
+        slots: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Fill empty slots (default: the first) with prompts (tokens, hidden); return their last states (B, hidden).
+
+        A prefix that several prompts share is computed once, and its keys and values are copied to their slots.
+        """
+        slots = range(len(prompts)) if slots is None else slots
+        lengths = [len(prompt) for prompt in prompts]
+        starts = [0] * len(prompts)
+        groups = _sharing(prefixes, lengths)
+        if groups:  # each prefix goes into the slot of the first prompt that has it
+            first = [prompts[shared_by[0]][:length] for shared_by, length in groups]
+            self.forward_packed(cache, first, [Segment(slots[shared_by[0]], length) for shared_by, length in groups])
+        for shared_by, length in groups:
+            cache.copy_prefix(slots[shared_by[0]], [slots[number] for number in shared_by[1:]], length)
+            for number in shared_by:
+                starts[number] = length
+        rest = [prompt[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        places = zip(slots, rest, starts, strict=True)
+        hidden = self.forward_packed(cache, rest, [Segment(slot, len(one), start) for slot, one, start in places])
+        cache.fill(slots, lengths)
+        [ends] = upload([[end - 1 for end in itertools.accumulate(map(len, rest))]], hidden.device)
+        return hidden[ends]
+
+    def forward_packed(self, cache: KVCache, pieces: Sequence[Tensor], segments: Sequence[Segment]) -> Tensor:
+        """Return the hidden states (T, hidden) of pieces (tokens, hidden) laid end to end, one for each segment."""
+        return self._forward(torch.cat(list(pieces)), PrefillAttention(cache, segments))
+
+    def decode_step(self, cache: KVCache, ids: Tensor) -> Tensor:
+        """Append one token (B,) int64 to each of the first B slots; return the hidden states (B, hidden) after it.
+
+        A free slot takes part, to a state that means nothing. With CUDA graphs the states are those of the graph,
+        which its next replay overwrites.
+        Raises: RuntimeError when graphs are asked for but the step cannot be captured; ValueError as `new_cache`.
+        """
+        num_slots = len(ids)
+        self._check_window(max(cache.seq_lens[:num_slots]) + 1)
+        cache.reserve(max(cache.seq_lens[:num_slots]) + 1)
+        bucket = cache.bucket(num_slots)
+        step = functools.partial(self._step, cache, bucket)
+        if self._graphs is None:
+            hidden = step(ids)
+        elif self._layers is None:
+            raise RuntimeError(
+                "run.cuda_graphs: a decode step is captured over plain weights alone, not over LoRA that is not merged "
+                "or weights that are sharded or of 8 or 4 bits; --options run.cuda_graphs=False"
+            )
+        else:
+            hidden = self._graphs.run((num_slots, bucket), ids, cache, step)
+        cache.lengths[:num_slots].add_(cache.active[:num_slots])
+        cache.advance(num_slots)
+        return hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return the logits (N, vocabulary) of hidden states (N, hidden)."""
+        with self._autocast(hidden.device):
+            logits: Tensor = self._llama.lm_head(hidden)
+        return logits
+
+    def _check_window(self, length: int) -> None:
+        if length > self._window:
+            raise ValueError(f"prompt and answer have {length} tokens, but attention slides over {self._window:.0f}")
+
+    def _step(self, cache: KVCache, bucket: int, ids: Tensor) -> Tensor:
+        attention = DecodeAttention(cache, len(ids), bucket)
+        return self._forward(self._llama.get_input_embeddings()(ids), attention)
+
+    def _forward(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
+        """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
+        if self._layers is None:
+            return self._unfused(embeds, attention)
+        with torch.autocast(embeds.device.type, enabled=False):
+            cos, sin = (x[0][:, None] for x in self._llama.model.rotary_emb(embeds, attention.position_ids[None]))
+            half = sin.shape[-1] // 2
+            rotation = (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))
+            for layer in self._layers:
+                embeds = layer(embeds, rotation, attention)
+            norm = self._llama.model.norm
+            return F.rms_norm(embeds, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+    def _unfused(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
+        """Return the same by the modules of `transformers`."""
+        assert self._llama.config._attn_implementation == PACKED, "another attention would not see the cache"
+        with self._autocast(embeds.device):
+            output = self._llama.model(
+                inputs_embeds=embeds[None],
+                attention_mask=embeds.new_empty(1, 1, 1, 1),  # so that transformers makes none
+                position_ids=attention.position_ids[None],
+                use_cache=False,
+                cached=attention,
+            )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the modules: without autocast where all their weights have 16 bits."""
+        if self._llama.lm_head.weight.dtype == torch.float32 or getattr(self._llama, "is_quantized", False):
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, enabled=False)
+
+
+def _sharing(prefixes: Sequence[SharedPrefix] | None, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+    """Return who shares each prefix that several prompts have, and its length; a prompt keeps a token of its own."""
+    sharing: dict[SharedPrefix, list[int]] = {}
+    for number, prefix in enumerate(prefixes or ()):
+        sharing.setdefault(prefix, []).append(number)
+    groups = [
+        (shared_by, min(length, *(lengths[number] - 1 for number in shared_by)))
+        for (_, length), shared_by in sharing.items()
+        if len(shared_by) > 1
+    ]
+    return [group for group in groups if group[1] > 0]

@@ -1,0 +1,117 @@
+"""One decoder layer of Llama's shape as a decode step runs it, from the weights of the model's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+
+from minigpt4.models.cached_attention import CachedAttention
+from minigpt4.models.joint_weights import join
+
+_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+_UNKNOWN = ("q_norm", "k_norm", "sinks")
+"""Parts of an attention that a layer of Llama's shape does not have."""
+
+
+class FusedLayer:
+    """A layer with one product for queries, keys and values, and one for both inputs of the MLP's product.
+
+    The joint weights are the memory of the separate ones.
+    """
+
+    def __init__(self, layer: Any, index: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self._index = index
+        self._head_dim: int = attention.head_dim
+        self._scaling: float = attention.scaling
+        self._norms = [(norm.weight, norm.variance_epsilon) for norm in _norms(layer)]
+        self._qkv = join([plain_linear(getattr(attention, name)) for name in _ATTENTION[:3]])
+        self._gate_up = join([plain_linear(getattr(mlp, name)) for name in _MLP[:2]])
+        self._output, self._down = plain_linear(attention.o_proj), plain_linear(mlp.down_proj)
+        self._num_kv = 2 * plain_linear(attention.k_proj).out_features // self._head_dim
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where the joint weights lie: a captured graph reads them there."""
+        return self._qkv[0].data_ptr(), self._gate_up[0].data_ptr()
+
+    def __call__(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: CachedAttention) -> Tensor:
+        """Return the hidden states (T, hidden) after this layer, computed in place of those before it.
+
+        `rotation` holds cos and sin (T, 1, head_dim), sin negated in its first half.
+        """
+        cos, sin = rotation
+        qkv = F.linear(self._normed(hidden, 0), *self._qkv).unflatten(1, (-1, self._head_dim))
+        turned = qkv.roll(self._head_dim // 2, -1)
+        num_rotated = qkv.shape[1] - self._num_kv // 2
+        qkv[:, :num_rotated].mul_(cos).addcmul_(turned[:, :num_rotated], sin)
+        query, keys_values = qkv.split([qkv.shape[1] - self._num_kv, self._num_kv], dim=1)
+        attended = attention.run(self._index, query, keys_values.unflatten(1, (2, -1)), self._scaling)
+        _add_linear(hidden, attended.flatten(1), self._output)
+        gate, up = F.linear(self._normed(hidden, 1), *self._gate_up).chunk(2, dim=1)
+        _add_linear(hidden, F.silu(gate).mul_(up), self._down)
+        return hidden
+
+    def _normed(self, hidden: Tensor, number: int) -> Tensor:
+        weight, epsilon = self._norms[number]
+        return F.rms_norm(hidden, weight.shape, weight, epsilon)
+
+
+def can_fuse(llama: Any) -> bool:
+    """Return whether a decode step may take the weights of all layers as they lie, for it knows such layers.
+
+    LoRA that is not merged, weights of 8 or 4 bits and sharded ones keep their own modules.
+    """
+    config = llama.config
+    if getattr(config, "hidden_act", None) != "silu" or not hasattr(llama.model, "rotary_emb"):
+        return False
+    return all(_is_llama_like(layer) for layer in llama.model.layers)
+
+
+def plain_linear(module: nn.Module) -> nn.Linear:
+    """Return the linear layer inside, whether or not it carries LoRA."""
+    inner: Any = getattr(module, "base_layer", module)
+    assert isinstance(inner, nn.Linear)
+    return inner
+
+
+def _norms(layer: Any) -> tuple[Any, Any]:
+    return layer.input_layernorm, layer.post_attention_layernorm
+
+
+def _is_llama_like(layer: Any) -> bool:
+    if not all(hasattr(layer, name) for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")):
+        return False
+    attention, mlp = layer.self_attn, layer.mlp
+    named = [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
+    if not all(hasattr(*pair) for pair in named) or any(hasattr(attention, name) for name in _UNKNOWN):
+        return False
+    if not all(hasattr(norm, "variance_epsilon") for norm in _norms(layer)):
+        return False
+    linears = {name: getattr(module, name) for module, name in named}
+    joint = [[linears[name] for name in names] for names in (_ATTENTION[:3], _MLP[:2])]
+    return all(_is_plain(linear) for linear in linears.values()) and all(_have_equal_biases(some) for some in joint)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if hasattr(module, "base_layer") and not getattr(module, "merged", False):
+        return False
+    inner = getattr(module, "base_layer", module)
+    weight = getattr(inner, "weight", None)
+    return type(inner) is nn.Linear and not isinstance(weight, DTensor) and not inner.weight.is_meta
+
+
+def _have_equal_biases(modules: Sequence[nn.Module]) -> bool:
+    """Return whether all of them have a bias or none has."""
+    return len({plain_linear(module).bias is None for module in modules}) == 1
+
+
+def _add_linear(hidden: Tensor, x: Tensor, linear: nn.Linear) -> None:
+    """Add a linear layer's output to the hidden states in place, in the kernel of its product."""
+    hidden.addmm_(x, linear.weight.T)
+    if linear.bias is not None:
+        hidden.add_(linear.bias)

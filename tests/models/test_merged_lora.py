@@ -1,0 +1,85 @@
+"""LoRA merged for answering: the same answers, and the weights back bit for bit."""
+
+import pytest
+import torch
+
+from minigpt4.models.answering import answering_mode
+from minigpt4.models.fused_layer import can_fuse
+from minigpt4.models.llama import causal_lm
+from minigpt4.models.minigpt_v2 import MiniGPTv2
+from tests.models.golden_model import picture, tiny_config, tiny_model
+
+PROMPTS = ["<s>[INST] <Img><ImageHere></Img> [vqa] what is this? [/INST]"]
+
+
+def logits(model):
+    ids = torch.arange(3, 30)[None]
+    with answering_mode(model):
+        return causal_lm(model.llama_model)(input_ids=ids, attention_mask=torch.ones(1, 1, 27, 27).tril().bool()).logits
+
+
+def copies(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal(state, other):
+    assert state.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_come_back_bit_for_bit(dtype):
+    model = MiniGPTv2.from_config(tiny_config(), dtype=dtype)
+    before = copies(model)
+    with model.merged():
+        changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+        assert changed and all("q_proj.base_layer" in name or "v_proj.base_layer" in name for name in changed)
+        assert can_fuse(causal_lm(model.llama_model))
+    assert_equal(copies(model), before)
+    assert not can_fuse(causal_lm(model.llama_model))
+
+
+def test_merged_lora_gives_the_same_logits_and_is_not_added_twice():
+    model = tiny_model()
+    plain = logits(model)
+    with model.merged(), model.merged():
+        torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-5)
+    assert torch.equal(logits(model), plain)
+    model.merge_for_good()
+    with model.merged():
+        torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-5)
+
+
+def test_weights_come_back_after_an_error():
+    model = tiny_model()
+    before = copies(model)
+    with pytest.raises(KeyError), model.merged():
+        raise KeyError
+    assert_equal(copies(model), before)
+
+
+def test_a_model_that_answers_between_two_updates_trains_as_if_it_had_not():
+    model = tiny_model().train()
+    before = copies(model)
+    model.generate(picture(0)[None], PROMPTS, max_new_tokens=4)
+    model.rank(picture(0)[None], PROMPTS, [["a", "b"]])
+    assert_equal(copies(model), before)
+    assert model.training
+    assert [name for name, _ in model.trainable()] == [name for name, _ in tiny_model().trainable()]
+
+
+def test_answering_and_ranking_merge_for_a_call_of_their_own(monkeypatch):
+    model = tiny_model()
+    seen = []
+    prefill = type(model.decoder).prefill
+
+    def watched(self, *given, **options):
+        seen.append(can_fuse(causal_lm(model.llama_model)))
+        return prefill(self, *given, **options)
+
+    monkeypatch.setattr(type(model.decoder), "prefill", watched)
+    model.generate(picture(0)[None], PROMPTS, max_new_tokens=2)
+    model.rank(picture(0)[None], PROMPTS, [["a", "b"]])
+    assert seen == [True, True]
+    assert not can_fuse(causal_lm(model.llama_model))
