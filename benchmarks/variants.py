@@ -106,6 +106,31 @@ class TimedRunner(RunnerBase):
             super()._update(step)
 
 
+@contextlib.contextmanager
+def put_back(model: Any) -> Iterator[None]:
+    """Undo at the end what ideas taken out, recomputation and torch.compile have changed in a model and globally."""
+    kinds = {module: module.__class__ for module in model.modules()}
+    loss, inference = minigpt_v2.cross_entropy, torch.inference_mode
+    attend = AttentionInterface()[PACKED]
+    llama: Any = causal_lm(model.llama_model)
+    hooked: list[Any] = [llama.lm_head, llama.model]
+    hooks = [list(module._forward_hooks) for module in hooked]
+    try:
+        yield
+    finally:
+        for module, kind in kinds.items():
+            module.__class__ = kind
+            module._compiled_call_impl = None
+        for module, kept in zip(hooked, hooks, strict=True):
+            for number in set(module._forward_hooks).difference(kept):
+                del module._forward_hooks[number]
+        minigpt_v2.cross_entropy = loss
+        torch.inference_mode = inference  # type: ignore[misc]
+        AttentionInterface.register(PACKED, attend)
+        vars(model.chat_encoder).pop("pack", None)
+        llama.gradient_checkpointing_disable()
+
+
 def without_attention(model: Any) -> None:
     """Attend under a mask over all pairs of tokens of the stream."""
     AttentionInterface.register(PACKED, _masked)

@@ -1,0 +1,359 @@
+"""Training steps of a model that many cases share, measured by the trainer's own loop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from train_step import (  # type: ignore[import-not-found]
+    build,
+    make_config,
+    make_datasets,
+    parse_args,
+    published_trainer,
+)
+from variants import VARIANTS, PartTimer, put_back  # type: ignore[import-not-found]
+
+from minigpt4.common.config import Config
+from minigpt4.common.schema import RunConfig
+from minigpt4.conversation.conversation import Batch
+from minigpt4.models.llama import causal_lm
+from minigpt4.runners.checkpoints import Checkpoints
+from minigpt4.runners.flops import ModelFlops, utilisation
+from minigpt4.runners.guard import LossGuard
+from minigpt4.runners.loader import Loaded
+from minigpt4.runners.meter import Meter
+from minigpt4.runners.run_log import RunLog
+from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+
+STEPS = {"real": (30, 10), "small": (10, 5), "tiny": (2, 1)}
+"""Updates that are timed, and those before."""
+
+
+class NotAvailable(Exception):
+    """What a case needs is not here."""
+
+
+class Stopwatch:
+    """Adds up the host's seconds of waiting: for batches, and for the loss of the step before."""
+
+    def __init__(self) -> None:
+        self.data = self.loss = 0.0
+
+
+class WatchedGuard(LossGuard):
+    """The loss guard, its waiting timed."""
+
+    watch_: Stopwatch
+
+    def check(self) -> None:
+        """Check the loss that was taken last."""
+        began = time.perf_counter()
+        super().check()
+        self.watch_.loss += time.perf_counter() - began
+
+
+class CountingTask(ImageTextPretrainTask):
+    """Counts the samples, tokens and FLOPs of the batches that it is given."""
+
+    def __init__(self, model: Any) -> None:
+        self.flops_of = ModelFlops(model)
+        self.samples = self.tokens = 0
+        self.flops = 0.0
+
+    def train_step(self, model: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the model's output for one batch."""
+        self.samples += len(batch.sizes)
+        self.tokens += sum(batch.sizes)
+        self.flops += self.flops_of(batch) if len(batch.images) or len(batch.sizes) else 0.0
+        return super().train_step(model, batch)
+
+
+class KeepNothing(Checkpoints):
+    """Writes no checkpoint, which would be most of a short run's time."""
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Return the folder."""
+        return self.folder
+
+
+class MeasuredRunner(RunnerBase):
+    """The trainer, its clock read with the device waited for at the end of the warm-up and of the run alone."""
+
+    num_warmup = 0
+    profiler: Any = None
+
+    def begin(self, *, num_warmup: int, cudnn: bool, profiler: Any = None) -> None:
+        """Start to count; cuDNN's attention is switched here, as building a runner may switch it."""
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        self.num_warmup, self.profiler = num_warmup, profiler
+        self.watch = Stopwatch()
+        self.marks: list[tuple[float, int, int, float, float, float]] = []
+        self.checkpoints = KeepNothing(self.folder, iters_per_epoch=1, keep_last=None)
+        guard = WatchedGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
+        guard.watch_ = self.watch
+        self.guard = guard
+
+    def _begin(self) -> tuple[Iterator[list[Loaded]], Meter, RunLog]:
+        batches, meter, log = super()._begin()
+        return self._timed(batches), meter, log
+
+    def _timed(self, batches: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
+        while True:
+            began = time.perf_counter()
+            try:
+                loaded = next(batches)
+            except StopIteration:
+                return
+            self.watch.data += time.perf_counter() - began
+            yield loaded
+
+    def _update(self, step: int) -> None:
+        super()._update(step)
+        number = len(self.marks) + 1
+        if number in (self.num_warmup, self.num_updates):
+            synchronize(self.device)
+        task: Any = self.task
+        waited = (self.watch.data, self.watch.loss)
+        self.marks.append((time.perf_counter(), task.samples, task.tokens, task.flops, *waited))
+        if self.profiler is not None and number == self.num_warmup:
+            self.profiler.start()
+        elif self.profiler is not None and number == self.num_warmup + 1:
+            synchronize(self.device)
+            self.profiler.stop()
+
+    @property
+    def num_updates(self) -> int:
+        """Return how many updates the run takes."""
+        return self.num_steps // self.run.accum_grad_iters
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was measured behind the warm-up."""
+        first, last = self.marks[self.num_warmup - 1], self.marks[-1]
+        num = self.num_updates - self.num_warmup
+        seconds, samples, tokens, flops, data, loss = (b - a for a, b in zip(first, last, strict=True))
+        times = [mark[0] for mark in self.marks[self.num_warmup - 1 :]]
+        each = [1000 * (b - a) for a, b in pairwise(times)]
+        mfu = utilisation(flops, seconds=seconds, device=self.device)
+        return {
+            "samples_per_s": rounded(samples / seconds),
+            "tokens_per_s": rounded(tokens / seconds),
+            "mfu": None if mfu is None else rounded(mfu),
+            "step_ms": rounded(1000 * seconds / num),
+            "median_step_ms": rounded(statistics.median(each)),
+            "host_ms": rounded(1000 * (seconds - data - loss) / num),
+            "loss_wait_ms": rounded(1000 * loss / num),
+            "data_wait": rounded(data / seconds),
+            "samples_a_step": rounded(samples / num),
+            "tokens_a_step": rounded(tokens / num),
+        }
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rounded(value: float) -> float:
+    """Return four digits of a number."""
+    return float(f"{value:.4g}")
+
+
+def arguments(size: str, device: torch.device, workers: int, settings: dict[str, Any]) -> argparse.Namespace:
+    """Return a case's settings as the command line of train_step.py has them."""
+    steps, warmup = STEPS[size]
+    if "steps" in settings and size == "real":
+        steps, warmup = settings["steps"], settings["warmup"]
+    line = ["--size", size, "--device", str(device), "--steps", str(steps), "--warmup", str(warmup)]
+    line += ["--workers", str(workers), "--accum", str(settings.get("accum", 1))]
+    line += ["--max-tokens", str(settings.get("max_tokens", 0)), "--without", *settings.get("without", ())]
+    args: argparse.Namespace = parse_args([*line, "--with", *settings.get("with_", ())])
+    return args
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Raise NotAvailable where the trainer does not have an option of the run section."""
+    for option in options:
+        key = option.partition("=")[0].removeprefix("run.")
+        if key not in RunConfig.__dataclass_fields__:
+            raise NotAvailable(f"run.{key} is no option here")
+
+
+class Trainings:
+    """Trains one model of a size again and again, each time from the same weights."""
+
+    def __init__(self, size: str, device: torch.device, *, workers: int) -> None:
+        self.size, self.device, self.workers = size, device, workers
+        self.model: Any = None
+        self.initial: dict[str, torch.Tensor] = {}
+        self.dtype = torch.float32
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
+        self.num_runs = 0
+        self.datasets: dict[str, Any] = {}
+
+    def prepare(self, cfg: Config, dtype: torch.dtype) -> None:
+        """Have a model in a type, as it was in the beginning."""
+        if self.model is not None and self.dtype != dtype:
+            self.model = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if self.model is None:
+            self.model, self.dtype = build(cfg, self.device, dtype), dtype
+            self.initial = {name: value.cpu().clone() for name, value in self.model.trainable_state().items()}
+            self.datasets = make_datasets(cfg, self.folder)
+        self.model.load_trainable_state(self.initial)
+        self.model.zero_grad(set_to_none=True)
+
+    def train(self, settings: dict[str, Any], profiler: Any = None) -> tuple[dict[str, Any], Any]:
+        """Return the figures of one run with a case's settings, and the runner."""
+        check_options(settings.get("options", ()))
+        self.num_runs += 1
+        args = arguments(self.size, self.device, self.workers, settings)
+        cfg = make_config(args, self.folder, [*settings.get("options", ()), f"run.job_id=run{self.num_runs}"])
+        self.prepare(cfg, self._dtype(settings))
+        with put_back(self.model):
+            runner = self._runner(cfg, args)
+            runner.begin(num_warmup=args.warmup, cudnn=settings.get("cudnn", False), profiler=profiler)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            runner.train()
+        lines = [json.loads(line) for line in (runner.folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines[1:]]
+        return {**runner.figures(), **memory(self.device), "loss": rounded(sum(losses) / len(losses))}, runner
+
+    def _dtype(self, settings: dict[str, Any]) -> torch.dtype:
+        if self.device.type != "cuda":
+            return torch.float32
+        chosen: torch.dtype = getattr(torch, settings.get("dtype", "bfloat16"))
+        return chosen
+
+    def _runner(self, cfg: Config, args: argparse.Namespace) -> MeasuredRunner:
+        model = self.model
+        for name in args.without:
+            VARIANTS[name](model)
+        if "recompute" in args.with_:
+            how = {"use_reentrant": False}
+            causal_lm(model.llama_model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        splits = {name: {"train": dataset} for name, dataset in self.datasets.items()}
+        task = CountingTask(model)
+        runner = MeasuredRunner(cfg=cfg, task=task, model=model, datasets=splits, job_id=str(cfg.run_cfg.job_id))
+        if "fused" in args.without:
+            groups = model.optimizer_groups(cfg.run_cfg.weight_decay)
+            runner.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=self.device.type == "cuda")
+        return runner
+
+    def measure(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return a case's figures; with `twice` those of a second run, and speed and memory of the first, fresh one."""
+        if not settings.get("twice"):
+            return self.train(settings)[0]
+        with contextlib.suppress(AttributeError):
+            torch.cuda.empty_cache()
+        first = self.train(settings)[0]
+        keys = ("samples_per_s", "peak_allocated_gib", "peak_reserved_gib")
+        return {**self.train(settings)[0], **{f"first_{key}": first[key] for key in keys if key in first}}
+
+    def host_alone(self) -> dict[str, Any]:
+        """Return the milliseconds of a step of one short text: what the host takes to launch the language model."""
+        if self.model is None:
+            self.measure({})
+        ids = torch.arange(3, 35)
+        labels = ids.clone()
+        labels[:8] = -100
+        batch = Batch(
+            images=torch.empty(0, 3, 1, 1),
+            input_ids=ids,
+            labels=labels,
+            position_ids=torch.arange(len(ids)),
+            lengths=torch.tensor([len(ids)]),
+        ).to(self.device)
+        optimizer = torch.optim.AdamW(self.model.optimizer_groups(0.05), lr=0.0, fused=True)
+        enabled = self.device.type == "cuda"
+        steps, warmup = STEPS[self.size]
+        for number in range(warmup + steps):
+            if number == warmup:
+                synchronize(self.device)
+                began = time.perf_counter()
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+                loss = self.model(batch)["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        synchronize(self.device)
+        return {"step_ms": rounded(1000 * (time.perf_counter() - began) / steps)}
+
+    def same(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return whether six steps, or three and three after resuming, end with the weights of six."""
+        options = ["run.max_epoch=2", "run.iters_per_epoch=3", "run.init_lr=1e-3"]
+        deterministic = settings["deterministic"]
+        ends = [self._weights_after([*options, f"run.deterministic={deterministic}"])]
+        resumed = [f"run.resume_ckpt_path={ends[0][1] / 'checkpoint_0.pth'}"] if settings.get("resumed") else []
+        ends.append(self._weights_after([*options, f"run.deterministic={deterministic}", *resumed]))
+        torch.use_deterministic_algorithms(False)
+        one, other = (weights for weights, _ in ends)
+        largest = max(float((one[name] - other[name]).abs().max()) for name in one)
+        moved = max(float((one[name] - self.initial[name]).abs().max()) for name in one)
+        digests = [_digest(weights) for weights in (one, other)]
+        return {"bit_equal": digests[0] == digests[1], "largest_difference": largest, "largest_change": moved}
+
+    def _weights_after(self, options: Sequence[str]) -> tuple[dict[str, torch.Tensor], Path]:
+        self.num_runs += 1
+        size = "small" if self.size == "real" else self.size
+        args = arguments(size, self.device, self.workers, {})
+        cfg = make_config(args, self.folder, [*options, f"run.job_id=run{self.num_runs}"])
+        self.prepare(cfg, self._dtype({}))
+        splits = {name: {"train": dataset} for name, dataset in self.datasets.items()}
+        task = ImageTextPretrainTask()
+        runner = RunnerBase(cfg=cfg, task=task, model=self.model, datasets=splits, job_id=str(cfg.run_cfg.job_id))
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        runner.train()
+        return {name: value.cpu().clone() for name, value in self.model.trainable_state().items()}, runner.folder
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b()
+    for name in sorted(weights):
+        digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Return the peaks of allocated and reserved device memory."""
+    if device.type != "cuda":
+        return {}
+    peaks = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {f"peak_{name}_gib": rounded(value / 2**30) for name, value in peaks.items()}
+
+
+def published(size: str, device: torch.device, workers: int) -> dict[str, Any]:
+    """Return the figures of the published recipe, once all of its steps have been taken before."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    args = arguments(size, device, workers, {})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cfg = make_config(args, folder)
+        timer = PartTimer(device, enabled=False)
+        trainer, loader = published_trainer(cfg, make_datasets(cfg, folder), args, timer)
+        trainer.run(iter(loader), num_steps=args.warmup + args.steps)
+        first = memory(device)
+        batches = iter(loader)
+        trainer.run(batches, num_steps=args.warmup)
+        began = time.perf_counter()
+        figures = trainer.run(batches, num_steps=args.steps)
+        seconds = time.perf_counter() - began
+        dist.destroy_process_group()
+    values = {key: None if value is None else rounded(value) for key, value in figures.items()}
+    return {**values, "step_ms": rounded(1000 * seconds / args.steps), **first}
