@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 from gpu_training import NotAvailable, rounded, synchronize  # type: ignore[import-not-found]
 
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.models import answering, decoding
 
 AMOUNTS = {"real": (100, 64), "small": (6, 16), "tiny": (2, 4)}
 """Images, of three questions each, and tokens of an answer that is decoded."""
@@ -92,27 +92,19 @@ class Answers:
 
 
 @contextlib.contextmanager
-def _graphs(settings: dict[str, Any], model: Any) -> Any:
-    """Switch CUDA graphs off where a case asks for it, by whichever switch decoding has.
+def _graphs(settings: dict[str, Any], model: Any) -> Iterator[None]:
+    """Switch the CUDA graphs of the decode step on where a case asks for it.
 
-    Raises: NotAvailable when it has none.
+    Raises: NotAvailable when the model has none.
     """
-    if settings.get("graphs", True):
+    if not settings.get("graphs"):
         yield
         return
-    switches = [(module, name) for module in (model, decoding, answering) for name in vars(module) if _is_switch(name)]
-    switches = [(owner, name) for owner, name in switches if isinstance(getattr(owner, name), bool)]
-    if not switches:
-        raise NotAvailable("decoding has no switch for CUDA graphs")
-    before = [getattr(owner, name) for owner, name in switches]
-    for owner, name in switches:
-        setattr(owner, name, False)
+    if not hasattr(model, "cuda_graphs"):
+        raise NotAvailable("the model has no cuda_graphs")
+    before = model.cuda_graphs
+    model.cuda_graphs, model._decoder = True, None  # the decoder is made with what it finds there
     try:
         yield
     finally:
-        for (owner, name), was in zip(switches, before, strict=True):
-            setattr(owner, name, was)
-
-
-def _is_switch(name: str) -> bool:
-    return "graph" in name.lower()
+        model.cuda_graphs, model._decoder = before, None

@@ -29,7 +29,7 @@ NOTHING = 1e-9
 SIZES = {"real": (4096, 11008, 32000, 2500), "small": (512, 1376, 32000, 1100), "tiny": (64, 172, 320, 1100)}
 """Width, width of the MLP, vocabulary, and number of targets."""
 
-golden_folder = str(Path(__file__).resolve().parents[1] / "tests" / "models")
+GOLDEN_FOLDER = str(Path(__file__).resolve().parents[1] / "tests" / "models")
 
 
 def error(found: Tensor, wanted: Tensor) -> float | None:
@@ -232,8 +232,8 @@ def golden_answers(device: torch.device) -> dict[str, Any]:
 
 def _golden() -> Any:
     """Return the module that rebuilds the recorded model."""
-    if golden_folder not in sys.path:
-        sys.path.append(golden_folder)
+    if GOLDEN_FOLDER not in sys.path:
+        sys.path.append(GOLDEN_FOLDER)
     import golden_model  # type: ignore[import-not-found]
 
     return golden_model

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,12 +51,11 @@ def profiled(trainings: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return one step's kernels by device time, the device's busy time, and the host's operators by their own time."""
     device = trainings.device
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device.type == "cuda")]
-    # before, so that the profiled step has run
-    plain, _ = trainings.train(settings)
     profiler = profile(activities=activities)
     _, runner = trainings.train(settings, profiler)
-    marks = [mark[0] for mark in runner.marks]
     at = runner.num_warmup
+    before, after = runner.marks[at - 1 : at + 1]
+    warm = [1000 * (b[0] - a[0]) for a, b in pairwise(runner.marks[:at])]
     events = profiler.events()
     on_device = [
         event
@@ -64,8 +65,10 @@ def profiled(trainings: Any, settings: dict[str, Any]) -> dict[str, Any]:
     spans = sorted((event.time_range.start, event.time_range.end) for event in on_device)
     launches = sum("Launch" in event.name for event in events if event.device_type == DeviceType.CPU)
     return {
-        "step_ms": plain["step_ms"],
-        "profiled_step_ms": rounded(1000 * (marks[at] - marks[at - 1])),
+        "samples": after[1] - before[1],
+        "tokens": after[2] - before[2],
+        "profiled_step_ms": rounded(1000 * (after[0] - before[0])),
+        "median_step_ms_before": rounded(statistics.median(warm)) if warm else None,
         "device_busy_ms": rounded(_covered(spans) / 1000),
         "device_span_ms": rounded((spans[-1][1] - spans[0][0]) / 1000) if spans else None,
         "num_kernels": len(on_device),

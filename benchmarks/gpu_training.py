@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import statistics
@@ -123,15 +122,15 @@ class MeasuredRunner(RunnerBase):
     def _update(self, step: int) -> None:
         super()._update(step)
         number = len(self.marks) + 1
-        if number in (self.num_warmup, self.num_updates):
+        is_profiled = self.profiler is not None and number == self.num_warmup + 1
+        if is_profiled or number in (self.num_warmup, self.num_updates):
             synchronize(self.device)
+        if self.profiler is not None and number == self.num_warmup:
+            self.profiler.start()
         task: Any = self.task
         waited = (self.watch.data, self.watch.loss)
         self.marks.append((time.perf_counter(), task.samples, task.tokens, task.flops, *waited))
-        if self.profiler is not None and number == self.num_warmup:
-            self.profiler.start()
-        elif self.profiler is not None and number == self.num_warmup + 1:
-            synchronize(self.device)
+        if is_profiled:
             self.profiler.stop()
 
     @property
@@ -175,8 +174,8 @@ def rounded(value: float) -> float:
 def arguments(size: str, device: torch.device, workers: int, settings: dict[str, Any]) -> argparse.Namespace:
     """Return a case's settings as the command line of train_step.py has them."""
     steps, warmup = STEPS[size]
-    if "steps" in settings and size == "real":
-        steps, warmup = settings["steps"], settings["warmup"]
+    if size == "real":
+        steps, warmup = settings.get("steps", steps), settings.get("warmup", warmup)
     line = ["--size", size, "--device", str(device), "--steps", str(steps), "--warmup", str(warmup)]
     line += ["--workers", str(workers), "--accum", str(settings.get("accum", 1))]
     line += ["--max-tokens", str(settings.get("max_tokens", 0)), "--without", *settings.get("without", ())]
@@ -260,8 +259,7 @@ class Trainings:
         """Return a case's figures; with `twice` those of a second run, and speed and memory of the first, fresh one."""
         if not settings.get("twice"):
             return self.train(settings)[0]
-        with contextlib.suppress(AttributeError):
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         first = self.train(settings)[0]
         keys = ("samples_per_s", "peak_allocated_gib", "peak_reserved_gib")
         return {**self.train(settings)[0], **{f"first_{key}": first[key] for key in keys if key in first}}

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 import traceback
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_cases import CASES, Case, write_result  # type: ignore[import-not-found]
+from gpu_cases import CASES, GROUPS, SCALE, Case, write_result  # type: ignore[import-not-found]
 from gpu_training import NotAvailable, Trainings, published  # type: ignore[import-not-found]
 
 PACKAGES = ("torch", "transformers", "timm", "peft")
-ROOT = Path(__file__).resolve().parents[1]
 POISONED = 3
 """The exit status after an error that leaves CUDA unusable for this process."""
 
@@ -32,8 +30,9 @@ POISONED = 3
 class Worker:
     """Takes cases on one device, keeping the models that they share."""
 
-    def __init__(self, *, size: str, device: str, out: Path, workers: int) -> None:
+    def __init__(self, *, size: str, device: str, out: Path, workers: int, commit: str = "") -> None:
         self.size, self.device, self.out, self.workers = size, torch.device(device), out, workers
+        self.commit = commit or None
         self._trainings: Trainings | None = None
         self._answers: Any = None
 
@@ -53,7 +52,7 @@ class Worker:
             traceback.print_exc()
         gc.collect()
         result |= {"seconds": round(time.perf_counter() - began, 1), "size": self.size}
-        result |= {"settings": {"kind": case.kind, **case.settings}, **about(self.device)}
+        result |= {"settings": {"kind": case.kind, **case.settings}, "commit": self.commit, **about(self.device)}
         write_result(self.out, result)
         return result
 
@@ -102,36 +101,35 @@ def about(device: torch.device) -> dict[str, Any]:
     versions: dict[str, Any] = {package: metadata.version(package) for package in PACKAGES}
     versions |= {"python": platform.python_version(), "cuda": torch.version.cuda}
     cudnn = torch.backends.cudnn.version() if device.type == "cuda" and torch.backends.cudnn.enabled else None
-    asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    try:
-        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
-        commit = None
     return {
         "device": name,
         "versions": {**versions, "cudnn": cudnn},
-        "commit": os.environ.get("ON_GPU_COMMIT") or commit,
         "time": round(time.time()),
     }
 
 
 def main() -> None:
     """Take the orders and carry them out."""
-    size, device, out, workers, cudnn = sys.argv[1:]
+    size, device, out, workers, cudnn, commit = sys.argv[1:]
     faulthandler.enable()
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no event
     torch.backends.cudnn.enabled = cudnn == "cudnn"
     orders = json.loads(sys.stdin.readline() or '{"cases": []}')
-    worker = Worker(size=size, device=device, out=Path(out), workers=int(workers))
+    worker = Worker(size=size, device=device, out=Path(out), workers=int(workers), commit=commit)
     by_name = {case.name: case for case in CASES}
+    print(json.dumps({"about": about(worker.device)}), file=events)
+    build = next(
+        (group.build for group in GROUPS for name in orders["cases"][:1] if by_name[name].group == group.name), 0
+    )
     for name in orders["cases"]:
         case = by_name[name]
         left = orders["deadline"] - time.time()
-        if case.estimate(size) > left:
+        if case.estimate(size) + build * SCALE[size] > left:
             print(json.dumps({"leaves": name}), file=events)
             continue
-        print(json.dumps({"begins": name, "limit": min(case.limit(size), max(left, 1))}), file=events)
+        print(json.dumps({"begins": name, "limit": case.limit(size) + 3 * build}), file=events)
+        build = 0
         result = worker.run(case)
         print(json.dumps({"ends": name, "status": result["status"]}), file=events)
         if "CUDA error" in result.get("error", "") or "AcceleratorError" in result.get("error", ""):

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import CASES, GROUPS, SCALE, Case, Group, due, read_results, write_result  # type: ignore[import-not-found]
+from gpu_cases import CASES, GROUPS, IMPORT, SCALE, Case, Group, due, read_results, write_result  # type: ignore[import-not-found]
 from gpu_report import report  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS_TO_START = 120
 LATE = 5
 """Seconds at the end of the budget in which nothing is started."""
 
@@ -44,7 +45,7 @@ class Process:
         line = [sys.executable, str(Path(__file__).with_name("gpu_worker.py")), args.size, args.device, str(args.out)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*line, str(args.workers), "no-cudnn" if args.no_cudnn else "cudnn"],
+                [*line, str(args.workers), "no-cudnn" if args.no_cudnn else "cudnn", args.commit],
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path, **group.env},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -52,6 +53,7 @@ class Process:
                 text=True,
                 start_new_session=True,
             )
+        self.about: dict[str, Any] = {}
         self.events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -88,24 +90,29 @@ class Process:
 def run_group(process: Process, cases: Sequence[Case], args: argparse.Namespace, *, deadline: float) -> list[Case]:
     """Have a worker take cases; return those that remain because it died, which the one it died of does not."""
     process.give(cases, deadline=deadline - LATE)
-    left, running, limit = list(cases), None, process.group.setup * 3
+    left, running, limit = list(cases), None, SECONDS_TO_START
     began = time.time()
     while True:
         try:
             event = process.next_event(seconds=min(began + limit, deadline) - time.time())
         except queue.Empty:
             process.end()
-            why = "the budget ended" if time.time() >= deadline - 1 else f"took longer than {limit:.0f} s"
-            _write_failure(running or left[0], why, args)
-            return [] if time.time() >= deadline - 1 else _without(left, running or left[0])
+            if time.time() >= deadline - 1:
+                _write_failure(process, running or left[0], "the budget ended", args, status="cut")
+                return []
+            _write_failure(process, running or left[0], f"took longer than {limit:.0f} s", args)
+            return _without(left, running or left[0])
         if event is None:
             status = process.end()
             if running is None and not left:
                 return []
             if running is None and status == 3:  # CUDA was unusable after a case that is written down
                 return left
-            _write_failure(running or left[0], f"the process ended ({status}): {process.last_words()}", args)
+            _write_failure(process, running or left[0], f"the process ended ({status}): {process.last_words()}", args)
             return _without(left, running or left[0])
+        if "about" in event:
+            process.about = event["about"]
+            continue
         name = next(iter(event.values()))
         case = next(one for one in cases if one.name == name)
         if "begins" in event:
@@ -114,18 +121,18 @@ def run_group(process: Process, cases: Sequence[Case], args: argparse.Namespace,
         took = f"{time.time() - began:6.1f} s" if "ends" in event else "        "
         print(f"{took}  {event.get('status', 'left for the next call'):6}  {name}", flush=True)
         running, left = None, _without(left, case)
-        limit, began = process.group.setup * 3, time.time()
+        limit, began = SECONDS_TO_START, time.time()
 
 
 def _without(cases: Sequence[Case], case: Case) -> list[Case]:
     return [one for one in cases if one.name != case.name]
 
 
-def _write_failure(case: Case, why: str, args: argparse.Namespace) -> None:
-    print(f"          error  {case.name}: {why}", flush=True)
-    settings = {"kind": case.kind, **case.settings}
-    result = {"case": case.name, "group": case.group, "status": "error", "error": why, "size": args.size}
-    write_result(args.out, {**result, "settings": settings, "time": round(time.time())})
+def _write_failure(process: Process, case: Case, why: str, args: argparse.Namespace, *, status: str = "error") -> None:
+    print(f"          {status:6}  {case.name}: {why}", flush=True)
+    result = {"case": case.name, "group": case.group, "status": status, "error": why, "size": args.size}
+    result |= {"settings": {"kind": case.kind, **case.settings}, "commit": args.commit or None, **process.about}
+    write_result(args.out, {**result, "time": round(time.time())})
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -139,7 +146,7 @@ def measure(args: argparse.Namespace) -> None:
         while plan:
             group, own = plan.pop(0)
             scale = SCALE[args.size]
-            least = scale * group.setup + min(case.estimate(args.size) for case in own)
+            least = scale * (IMPORT * (waiting is None) + group.build) + min(case.estimate(args.size) for case in own)
             if time.time() + least > deadline - LATE:
                 print(f"                 {group.name}: {len(own)} cases left for the next call", flush=True)
                 continue
@@ -170,7 +177,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="that load data; 8 at real size, else none")
     parser.add_argument("--no-cudnn", action="store_true", help="where cuDNN cannot run")
     parser.add_argument("--no-standby", dest="standby", action="store_false", help="import a group when it begins")
+    parser.add_argument("--commit", help="of the code, where git does not tell it")
     args = parser.parse_args(argv)
+    if args.commit is None:
+        asked = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        with contextlib.suppress(OSError):
+            args.commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    args.commit = args.commit or ""
     args.out = args.out.resolve()
     if args.workers is None:
         args.workers = 8 if args.size == "real" else 0
