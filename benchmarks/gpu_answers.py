@@ -66,7 +66,7 @@ class Answers:
         shown = [number % len(pictures) for number in range(num)]
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.device.type == "cuda"), torch.no_grad():
             seen = self.model.encode_img(pictures)
-            with _graphs(settings, self.model):
+            with _graphs(settings, self.model), _merged(self.model):
                 self._seconds(seen, prompts, shown, self.num_tokens)
                 reading = min(self._seconds(seen, prompts, shown, 1) for _ in range(3))
                 whole = min(self._seconds(seen, prompts, shown, self.num_tokens) for _ in range(2))
@@ -89,6 +89,11 @@ class Answers:
         self.model.generate(seen, prompts, shown=shown, max_new_tokens=num_tokens, min_length=num_tokens + 2)
         synchronize(self.device)
         return time.perf_counter() - began
+
+
+def _merged(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a model as it is asked: LoRA in its weights, where it can be."""
+    return model.merged() if hasattr(model, "merged") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
