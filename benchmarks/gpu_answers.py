@@ -12,7 +12,8 @@ from typing import Any
 
 import evaluate  # type: ignore[import-not-found]
 import torch
-from gpu_training import NotAvailable, rounded, synchronize  # type: ignore[import-not-found]
+from gpu_runner import rounded, synchronize  # type: ignore[import-not-found]
+from gpu_training import NotAvailable  # type: ignore[import-not-found]
 
 from minigpt4.conversation.prompts import generation_prompt
 

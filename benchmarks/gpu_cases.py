@@ -60,7 +60,7 @@ GROUPS: Sequence[Group] = (
 IDEAS = ("packing", "attention", "logits", "loss", "lora", "norm", "mlp", "inference", "fused")
 GRAPHS = ("run.cuda_graphs=True",)
 PROFILED: Mapping[str, Any] = {"steps": 10, "warmup": 10}
-TOGETHER: Mapping[str, Any] = {"accum": 8, "max_tokens": 8192, "steps": 6, "warmup": 3}
+TOGETHER: Mapping[str, Any] = {"accum": 8, "max_tokens": 8192, "steps": 6, "warmup": 3, "fresh": True}
 
 
 def _train(name: str, seconds: float = 14, group: str = "train", **settings: Any) -> Case:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from gpu_runner import CountingTask, MeasuredRunner, rounded, synchronize  # type: ignore[import-not-found]
 from train_step import (  # type: ignore[import-not-found]
     build,
     make_config,
@@ -28,12 +27,6 @@ from minigpt4.common.config import Config
 from minigpt4.common.schema import RunConfig
 from minigpt4.conversation.conversation import Batch
 from minigpt4.models.llama import causal_lm
-from minigpt4.runners.checkpoints import Checkpoints
-from minigpt4.runners.flops import ModelFlops, utilisation
-from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import Loaded
-from minigpt4.runners.meter import Meter
-from minigpt4.runners.run_log import RunLog
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 
@@ -43,132 +36,6 @@ STEPS = {"real": (30, 10), "small": (10, 5), "tiny": (2, 1)}
 
 class NotAvailable(Exception):
     """What a case needs is not here."""
-
-
-class Stopwatch:
-    """Adds up the host's seconds of waiting: for batches, and for the loss of the step before."""
-
-    def __init__(self) -> None:
-        self.data = self.loss = 0.0
-
-
-class WatchedGuard(LossGuard):
-    """The loss guard, its waiting timed."""
-
-    watch_: Stopwatch
-
-    def check(self) -> None:
-        """Check the loss that was taken last."""
-        began = time.perf_counter()
-        super().check()
-        self.watch_.loss += time.perf_counter() - began
-
-
-class CountingTask(ImageTextPretrainTask):
-    """Counts the samples, tokens and FLOPs of the batches that it is given."""
-
-    def __init__(self, model: Any) -> None:
-        self.flops_of = ModelFlops(model)
-        self.samples = self.tokens = 0
-        self.flops = 0.0
-
-    def train_step(self, model: Any, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the model's output for one batch."""
-        self.samples += len(batch.sizes)
-        self.tokens += sum(batch.sizes)
-        self.flops += self.flops_of(batch) if len(batch.images) or len(batch.sizes) else 0.0
-        return super().train_step(model, batch)
-
-
-class KeepNothing(Checkpoints):
-    """Writes no checkpoint, which would be most of a short run's time."""
-
-    def save(self, state: dict[str, Any]) -> Path:
-        """Return the folder."""
-        return self.folder
-
-
-class MeasuredRunner(RunnerBase):
-    """The trainer, its clock read with the device waited for at the end of the warm-up and of the run alone."""
-
-    num_warmup = 0
-    profiler: Any = None
-
-    def begin(self, *, num_warmup: int, cudnn: bool, profiler: Any = None) -> None:
-        """Start to count; cuDNN's attention is switched here, as building a runner may switch it."""
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
-        self.num_warmup, self.profiler = num_warmup, profiler
-        self.watch = Stopwatch()
-        self.marks: list[tuple[float, int, int, float, float, float]] = []
-        self.checkpoints = KeepNothing(self.folder, iters_per_epoch=1, keep_last=None)
-        guard = WatchedGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
-        guard.watch_ = self.watch
-        self.guard = guard
-
-    def _begin(self) -> tuple[Iterator[list[Loaded]], Meter, RunLog]:
-        batches, meter, log = super()._begin()
-        return self._timed(batches), meter, log
-
-    def _timed(self, batches: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
-        while True:
-            began = time.perf_counter()
-            try:
-                loaded = next(batches)
-            except StopIteration:
-                return
-            self.watch.data += time.perf_counter() - began
-            yield loaded
-
-    def _update(self, step: int) -> None:
-        super()._update(step)
-        number = len(self.marks) + 1
-        is_profiled = self.profiler is not None and number == self.num_warmup + 1
-        if is_profiled or number in (self.num_warmup, self.num_updates):
-            synchronize(self.device)
-        if self.profiler is not None and number == self.num_warmup:
-            self.profiler.start()
-        task: Any = self.task
-        waited = (self.watch.data, self.watch.loss)
-        self.marks.append((time.perf_counter(), task.samples, task.tokens, task.flops, *waited))
-        if is_profiled:
-            self.profiler.stop()
-
-    @property
-    def num_updates(self) -> int:
-        """Return how many updates the run takes."""
-        return self.num_steps // self.run.accum_grad_iters
-
-    def figures(self) -> dict[str, Any]:
-        """Return what was measured behind the warm-up."""
-        first, last = self.marks[self.num_warmup - 1], self.marks[-1]
-        num = self.num_updates - self.num_warmup
-        seconds, samples, tokens, flops, data, loss = (b - a for a, b in zip(first, last, strict=True))
-        times = [mark[0] for mark in self.marks[self.num_warmup - 1 :]]
-        each = [1000 * (b - a) for a, b in pairwise(times)]
-        mfu = utilisation(flops, seconds=seconds, device=self.device)
-        return {
-            "samples_per_s": rounded(samples / seconds),
-            "tokens_per_s": rounded(tokens / seconds),
-            "mfu": None if mfu is None else rounded(mfu),
-            "step_ms": rounded(1000 * seconds / num),
-            "median_step_ms": rounded(statistics.median(each)),
-            "host_ms": rounded(1000 * (seconds - data - loss) / num),
-            "loss_wait_ms": rounded(1000 * loss / num),
-            "data_wait": rounded(data / seconds),
-            "samples_a_step": rounded(samples / num),
-            "tokens_a_step": rounded(tokens / num),
-        }
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def rounded(value: float) -> float:
-    """Return four digits of a number."""
-    return float(f"{value:.4g}")
 
 
 def arguments(size: str, device: torch.device, workers: int, settings: dict[str, Any]) -> argparse.Namespace:
@@ -256,10 +123,17 @@ class Trainings:
         return runner
 
     def measure(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return a case's figures; with `twice` those of a second run, and speed and memory of the first, fresh one."""
+        """Return a case's figures; with `twice` those of a second run, and speed and memory of the first, fresh one.
+
+        Reserved memory says something only of a run that began with none: with `twice` or `fresh`.
+        """
+        if settings.get("twice") or settings.get("fresh"):
+            torch.cuda.empty_cache()
         if not settings.get("twice"):
-            return self.train(settings)[0]
-        torch.cuda.empty_cache()
+            figures = self.train(settings)[0]
+            if not settings.get("fresh"):
+                figures.pop("peak_reserved_gib", None)
+            return figures
         first = self.train(settings)[0]
         keys = ("samples_per_s", "peak_allocated_gib", "peak_reserved_gib")
         return {**self.train(settings)[0], **{f"first_{key}": first[key] for key in keys if key in first}}

@@ -83,8 +83,8 @@ class Process:
     def last_words(self) -> str:
         """Return the last line of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        faults = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
-        return " ".join(lines[faults[-1] :][:6] if faults else lines[-1:])[:600]
+        stacks = [number for number, line in enumerate(lines) if line.startswith("Current thread")]
+        return " ".join(lines[stacks[-1] :][:6] if stacks else lines[-1:])[:600]
 
 
 def run_group(process: Process, cases: Sequence[Case], args: argparse.Namespace, *, deadline: float) -> list[Case]:
