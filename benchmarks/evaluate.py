@@ -29,6 +29,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.common.dist_utils import prepare_device
+from minigpt4.common.late_weights import materialise
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
@@ -118,9 +119,10 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a model of a size with random weights."""
     made: Any = {"random_weights": True, "vit_ckpt": None, "vit_precision": "fp16", "end_sym": "</s>", **SIZES[size]}
     cfg: Any = OmegaConf.merge(OmegaConf.structured(ModelConfig), made)
-    torch.manual_seed(0)
-    with device:
+    with torch.device("meta"):
         model = registry.get_model_class("minigpt_v2").from_config(cfg, dtype=dtype)
+    torch.manual_seed(0)
+    materialise(model, device)
     with torch.no_grad():  # a token that is no byte would say nothing
         causal_lm(model.llama_model).lm_head.weight[model.chat_encoder.tokenizer.vocab_size :] = 0
     return model.to(device).eval()

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.datasets.draws import Fetched
+from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
@@ -35,7 +36,12 @@ def examples_of(fetched: Sequence[Fetched]) -> list[Example]:
     return [item.sample for item in fetched if isinstance(item.sample, Example)]
 
 
-PLAIN: dict[type, type] = {LeanLinear: Linear, FusedRMSNorm: LlamaRMSNorm, FrugalMLP: LlamaMLP}
+PLAIN: dict[type, type] = {
+    LeanLinear: Linear,
+    FusedRMSNorm: LlamaRMSNorm,
+    FrugalMLP: LlamaMLP,
+    FusedAttention: LlamaAttention,
+}
 """Our parts of a model and what the libraries have in their place."""
 
 

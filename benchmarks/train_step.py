@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from torch.utils.data import DataLoader
 from variants import VARIANTS, PartTimer, TimedRunner, TimedTask  # type: ignore[import-not-found]
 
 from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.late_weights import materialise
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
@@ -57,8 +59,8 @@ NUM_PICTURES = 64
 OPTIONS = ("look_ahead", "compile_vit", "compile_llm", "recompute")
 
 
-def make_config(args: argparse.Namespace, folder: Path) -> Config:
-    """Return the shipped training file at a size, without any weight file."""
+def make_config(args: argparse.Namespace, folder: Path, options: Sequence[str] = ()) -> Config:
+    """Return the shipped training file at a size, without any weight file, with further options over it."""
     run = {
         **{"device": args.device, "num_workers": args.workers, "output_dir": folder, "job_id": "bench"},
         **{"max_epoch": 1, "iters_per_epoch": (args.warmup + args.steps) * args.accum, "wandb_log": False},
@@ -68,14 +70,23 @@ def make_config(args: argparse.Namespace, folder: Path) -> Config:
     }
     model = ["model.random_weights=True", "model.vit_ckpt=null", "model.ckpt=null"]
     model.append(f"model.use_grad_checkpoint_llm={'recompute' in args.with_}")
-    return Config.load(MIXTURE, [*model, *(f"run.{key}={value}" for key, value in run.items()), *SIZES[args.size]])
+    given = [f"run.{key}={value}" for key, value in run.items()]
+    return Config.load(MIXTURE, [*model, *given, *SIZES[args.size], *options])
+
+
+def make_datasets(cfg: Config, folder: Path) -> dict[str, Any]:
+    """Return the made-up datasets of a config, and write their pictures."""
+    pictures = write_pictures(folder, count=NUM_PICTURES)
+    size = cfg.model_cfg.image_size
+    return {name: MadeUpDataset(name, pictures, image_size=size) for name in map(str, cfg.datasets_cfg)}
 
 
 def build(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the model with random weights, the same for every recipe."""
-    seed_torch("bench", 0)
-    with device:
+    with torch.device("meta"):
         model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
+    seed_torch("bench", 0)
+    materialise(model, device)
     return model.to(device).train()
 
 
@@ -102,18 +113,26 @@ def train_ours(cfg: Config, datasets: Any, args: argparse.Namespace, timer: Part
     return figures
 
 
-def train_published(cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer) -> dict[str, Any]:
-    """Train the published way; return what was measured behind the warm-up."""
+def published_trainer(
+    cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer
+) -> tuple[PublishedTrainer, Any]:
+    """Return the published trainer, in a process group of its own, and the loader of all its steps."""
     device = torch.device(args.device)
     model = build(cfg, device, torch.float16 if device.type == "cuda" else torch.float32)
     ingredients = ingredients_of(datasets, cfg.datasets_cfg, model.chat_encoder)
-    num_warmup, num_steps = args.warmup * args.accum, args.steps * args.accum
-    sampler = MixtureSampler(ingredients, num_steps=num_warmup + num_steps, seed=cfg.run_cfg.seed)
+    num_steps = (args.warmup + args.steps) * args.accum
+    sampler = MixtureSampler(ingredients, num_steps=num_steps, seed=cfg.run_cfg.seed)
     mixture = MixtureDataset(datasets, seed=cfg.run_cfg.seed)
     loader: Any = DataLoader(mixture, batch_sampler=sampler, collate_fn=examples_of, num_workers=args.workers)
-    trainer, batches = PublishedTrainer(model, device, timer), iter(loader)
-    trainer.run(batches, num_steps=num_warmup)
-    figures = trainer.run(batches, num_steps=num_steps)
+    return PublishedTrainer(model, device, timer), loader
+
+
+def train_published(cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer) -> dict[str, Any]:
+    """Train the published way; return what was measured behind the warm-up."""
+    trainer, loader = published_trainer(cfg, datasets, args, timer)
+    batches = iter(loader)
+    trainer.run(batches, num_steps=args.warmup * args.accum)
+    figures: dict[str, Any] = trainer.run(batches, num_steps=args.steps * args.accum)
     dist.destroy_process_group()
     return figures
 
@@ -127,10 +146,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cfg = make_config(args, Path(folder))
-        pictures = write_pictures(Path(folder), count=NUM_PICTURES)
-        size = cfg.model_cfg.image_size
-        datasets = {name: MadeUpDataset(name, pictures, image_size=size) for name in map(str, cfg.datasets_cfg)}
-        figures = train(cfg, datasets, args, timer)
+        figures = train(cfg, make_datasets(cfg, Path(folder)), args, timer)
     if args.timed_parts:
         num_timed = (args.warmup + args.steps) * args.accum - 3
         return {"parts_ms": timer.milliseconds(num_steps=num_timed)}
@@ -154,8 +170,8 @@ def in_a_process(args: argparse.Namespace, recipe: str, *options: str) -> dict[s
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the command line."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return a command line, this process's own unless one is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
@@ -171,7 +187,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--parts", action="store_true", help="time the parts too, in further runs")
     parser.add_argument("--timed-parts", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.steps % args.warmup:
         parser.error("--steps should be a multiple of --warmup")
     return args

@@ -17,8 +17,9 @@ from transformers import AttentionInterface
 
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
-from minigpt4.models import minigpt_v2
+from minigpt4.models import kernels, minigpt_v2
 from minigpt4.models.attention import PACKED
+from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
@@ -106,6 +107,32 @@ class TimedRunner(RunnerBase):
             super()._update(step)
 
 
+@contextlib.contextmanager
+def put_back(model: Any) -> Iterator[None]:
+    """Undo at the end what ideas taken out, recomputation and torch.compile have changed in a model and globally."""
+    kinds = {module: module.__class__ for module in model.modules()}
+    loss, inference, triton_works = minigpt_v2.cross_entropy, torch.inference_mode, kernels.triton_works
+    attend = AttentionInterface()[PACKED]
+    llama: Any = causal_lm(model.llama_model)
+    hooked: list[Any] = [llama.lm_head, llama.model]
+    hooks = [list(module._forward_hooks) for module in hooked]
+    try:
+        yield
+    finally:
+        for module, kind in kinds.items():
+            module.__class__ = kind
+            module._compiled_call_impl = None
+        for module, kept in zip(hooked, hooks, strict=True):
+            for number in set(module._forward_hooks).difference(kept):
+                del module._forward_hooks[number]
+        minigpt_v2.cross_entropy = loss
+        torch.inference_mode = inference  # type: ignore[misc]
+        kernels.triton_works = triton_works
+        AttentionInterface.register(PACKED, attend)
+        vars(model.chat_encoder).pop("pack", None)
+        llama.gradient_checkpointing_disable()
+
+
 def without_attention(model: Any) -> None:
     """Attend under a mask over all pairs of tokens of the stream."""
     AttentionInterface.register(PACKED, _masked)
@@ -141,6 +168,11 @@ def without_inference(model: Any) -> None:
     torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]
 
 
+def without_triton(model: Any) -> None:
+    """Take PyTorch's operators where a Triton kernel does the same in one launch."""
+    kernels.triton_works = lambda device: False  # type: ignore[assignment]
+
+
 def without_packing(model: Any) -> None:
     """Fill every example of a batch up to the longest one."""
     pack = type(model.chat_encoder).pack
@@ -166,6 +198,8 @@ VARIANTS: Mapping[str, Callable[[Any], None]] = {
     "lora": lambda model: make_plain(model, LeanLinear),
     "norm": lambda model: make_plain(model, FusedRMSNorm),
     "mlp": lambda model: make_plain(model, FrugalMLP),  # which is another on CUDA alone
+    "joint": lambda model: make_plain(model, FusedAttention),
+    "triton": without_triton,
     "inference": without_inference,
     "fused": lambda model: None,  # the runner's optimizer, not the model
 }

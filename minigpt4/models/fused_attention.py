@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from minigpt4.models.attention import packed_attention
 from minigpt4.models.joint_weights import join, joined
 from minigpt4.models.kernels import rotate
 from minigpt4.models.lora import Adapter, LeanLinear, adapter_of
@@ -64,7 +64,8 @@ class FusedAttention(LlamaAttention):
         layout, adapted = _layout(modules, self.head_dim, rows)
         query, key, value = _QueryKeyValue.apply(rows, *joint, cos, sin, layout, *adapted)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
-        attended, _ = packed_attention(self, query, key, value, attention_mask, scaling=self.scaling, **options)
+        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, **options)
         return self.o_proj(attended.flatten(2)), None
 
     def join_weights(self) -> None:
