@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -19,6 +18,7 @@ from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, P
 from minigpt4.models.decode_graphs import DecodeGraphs
 from minigpt4.models.fused_layer import FusedLayer, can_fuse
 from minigpt4.models.kv_cache import KVCache, upload
+from minigpt4.models.llama import language_autocast, without_autocast
 
 SharedPrefix = tuple[Hashable, int]
 """What a prompt begins with, and for how many tokens: prompts with equal prefixes begin alike."""
@@ -117,7 +117,7 @@ class Decoder:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, vocabulary) of hidden states (N, hidden)."""
-        with self._autocast(hidden.device):
+        with language_autocast(self._llama, hidden.device):
             logits: Tensor = self._llama.lm_head(hidden)
         return logits
 
@@ -133,7 +133,7 @@ class Decoder:
         """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
         if self._layers is None:
             return self._unfused(embeds, attention)
-        with torch.autocast(embeds.device.type, enabled=False):
+        with without_autocast(embeds.device):
             cos, sin = (x[0][:, None] for x in self._llama.model.rotary_emb(embeds, attention.position_ids[None]))
             half = sin.shape[-1] // 2
             rotation = (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))
@@ -145,7 +145,7 @@ class Decoder:
     def _unfused(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the same by the modules of `transformers`."""
         assert self._llama.config._attn_implementation == PACKED, "another attention would not see the cache"
-        with self._autocast(embeds.device):
+        with language_autocast(self._llama, embeds.device):
             output = self._llama.model(
                 inputs_embeds=embeds[None],
                 attention_mask=embeds.new_empty(1, 1, 1, 1),  # so that transformers makes none
@@ -155,12 +155,6 @@ class Decoder:
             )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
-
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the modules: without autocast where all their weights have 16 bits."""
-        if self._llama.lm_head.weight.dtype == torch.float32 or getattr(self._llama, "is_quantized", False):
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, enabled=False)
 
 
 def _sharing(prefixes: Sequence[SharedPrefix] | None, lengths: Sequence[int]) -> list[tuple[list[int], int]]:

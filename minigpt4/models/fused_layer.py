@@ -102,7 +102,7 @@ def _is_plain(module: nn.Module) -> bool:
         return False
     inner = getattr(module, "base_layer", module)
     weight = getattr(inner, "weight", None)
-    return type(inner) is nn.Linear and not isinstance(weight, DTensor) and not inner.weight.is_meta
+    return type(inner) is nn.Linear and not isinstance(weight, DTensor)
 
 
 def _have_equal_biases(modules: Sequence[nn.Module]) -> bool:

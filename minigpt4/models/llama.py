@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,18 @@ def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
 def causal_lm(model: nn.Module) -> LlamaForCausalLM:
     """Return the causal language model inside, whether or not it carries LoRA."""
     return cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def language_autocast(llama: Any, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a language model: without autocast where all its weights have 16 bits."""
+    if llama.lm_head.weight.dtype == torch.float32 or getattr(llama, "is_quantized", False):
+        return contextlib.nullcontext()
+    return without_autocast(device)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without autocast."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:

@@ -21,7 +21,7 @@ from minigpt4.models.base_model import BaseModel
 from minigpt4.models.decoder import Decoder
 from minigpt4.models.eva_vit import build_visual_encoder
 from minigpt4.models.lean_layers import join_weights
-from minigpt4.models.llama import build_llama, causal_lm
+from minigpt4.models.llama import build_llama, causal_lm, language_autocast, without_autocast
 from minigpt4.models.lora import LowPrecisionCopies
 from minigpt4.models.losses import cross_entropy
 from minigpt4.models.merged_lora import merge_for_good, merged
@@ -201,7 +201,7 @@ class MiniGPTv2(BaseModel):
         llama = causal_lm(self.llama_model)
         assert llama.config._attn_implementation == PACKED, "another attention would mix the examples"
         self.refresh()
-        with self._language_autocast(embeds.device):
+        with language_autocast(llama, embeds.device):
             hidden = llama.model(
                 inputs_embeds=embeds[None],
                 # of four dimensions, so that transformers makes none of its own; the packed attention needs none
@@ -249,16 +249,5 @@ class MiniGPTv2(BaseModel):
         dtype = self.visual_encoder.patch_embed.proj.weight.dtype
         if dtype == torch.float32:
             return self.visual_encoder(images)
-        with _without_autocast(images.device):
+        with without_autocast(images.device):
             return self.visual_encoder(images.to(dtype))
-
-    def _language_autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of the language model: without autocast where all its weights have 16 bits."""
-        llama: Any = causal_lm(self.llama_model)
-        if llama.lm_head.weight.dtype == torch.float32 or getattr(llama, "is_quantized", False):
-            return contextlib.nullcontext()
-        return _without_autocast(device)
-
-
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from minigpt4.models.attention import PACKED, register_packed_attention
+from minigpt4.models.cached_attention import varlen_prefix_works
 from minigpt4.models.decode_graphs import DecodeGraphs
 from minigpt4.models.decoder import Decoder
 from minigpt4.models.decoding import generate_tokens
@@ -58,7 +59,8 @@ def decoder_of(model):
 
 def prompts_of(model, *lengths):
     torch.manual_seed(sum(lengths))
-    return [model.get_input_embeddings()(torch.randint(3, 97, (length,))) for length in lengths]
+    embed = model.get_input_embeddings()
+    return [embed(torch.randint(3, 97, (length,)).to(embed.weight.device)) for length in lengths]
 
 
 def generated(decoder, prompts, config=GREEDY):
@@ -211,3 +213,66 @@ def test_graphs_keep_one_cache_which_the_last_answer_has_for_itself():
     larger = graphs.cache_for(config, [1], num_slots=2, length=70, **where)
     assert (larger.num_slots, larger.length) == (3, 3 * CPU_BUCKET)
     assert graphs.cache_for(config, [2], num_slots=1, length=1, **where).data is not larger.data
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_no_step_reads_a_number_back_from_the_device(is_known):
+    """On meta, where there are no numbers, whatever asks for one fails."""
+    model = language_model("qwen2").to("meta")
+    if not is_known:
+        model.model.layers[0].mlp.up_proj.__class__ = OtherLinear
+    decoder = decoder_of(model)
+    prompts = [torch.empty(length, 32, device="meta") for length in (9, 12, 5)]
+    cache = decoder.new_cache(3, 20)
+    hidden = decoder.prefill(cache, prompts, [("a", 4), ("a", 4), ("b", 4)])
+    for _ in range(3):
+        hidden = decoder.decode_step(cache, decoder.head(hidden).argmax(-1))
+    assert hidden.is_meta and cache.seq_lens == [12, 15, 8]
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        hidden.sum().item()
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_for_prompts_after_a_prefix_is_right(dtype):
+    assert varlen_prefix_works(dtype, torch.device("cuda", torch.cuda.current_device()))
+
+
+@needs_cuda
+def test_a_gpu_generates_the_tokens_of_a_cpu():
+    model = language_model("qwen2")
+    prompts = prompts_of(model, 7, 3, 40, 40)
+    prompts[3] = torch.cat([prompts[2][:30], prompts[3][:2]])
+    wanted = generated(decoder_of(model), prompts)
+    gpu_prompts = [prompt.cuda() for prompt in prompts]
+    decoder = decoder_of(model.cuda())
+    assert generated(decoder, gpu_prompts) == wanted
+    prefixes = [("a", 1), ("b", 1), ("c", 30), ("c", 30)]
+    with torch.no_grad():
+        shared = list(generate_tokens(decoder, gpu_prompts, GREEDY, prefixes=prefixes))
+    assert torch.stack(shared, dim=1).tolist() == wanted
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_captured_steps_give_the_tokens_of_steps_that_are_not(dtype):
+    model = language_model("llama").to("cuda", dtype)
+    register_packed_attention()
+    model.set_attn_implementation(PACKED)
+    captured, plain = Decoder(model, cuda_graphs=True), Decoder(model)
+    for lengths in ((7, 3, 40), (9,), (250, 3), (5, 6, 7, 8), (7, 3, 40)):
+        prompts = prompts_of(model, *lengths)
+        assert generated(captured, prompts) == generated(plain, prompts)
+
+
+def test_prompts_without_a_prefix_of_their_own_are_computed_whole():
+    model = language_model("llama")
+    prompts = prompts_of(model, 7, 9, 8)
+    prompts[2] = torch.cat([prompts[1][:5], prompts[2][:3]])
+    decoder = decoder_of(model)
+    wanted = torch.cat([decoder.prefill(decoder.new_cache(1, 9), [prompt]) for prompt in prompts])
+    found = decoder.prefill(decoder.new_cache(3, 9), prompts, [("a", 0), ("b", 5), ("b", 5)])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
