@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 
 BACKWARD = "backward"
-"""The name of a wait without a Python frame: autograd's thread has none."""
 
 _library = ctypes.CDLL(os.environ["LD_PRELOAD"])
 _waits: Counter[str] = Counter()
@@ -25,7 +24,7 @@ def waits() -> Counter[str]:
     return Counter(_waits)
 
 
-def _function() -> str:
+def function() -> str:
     """Return the innermost function of minigpt4 that is under way, or the innermost of all where none is."""
     frame = sys._getframe(2)
     innermost = None
@@ -36,12 +35,12 @@ def _function() -> str:
                 return f"{module.removeprefix('minigpt4.')}.{name}"
             innermost = innermost or f"{module}.{name}"
         frame = frame.f_back
-    return innermost or BACKWARD
+    return innermost or BACKWARD  # autograd's thread has no frame
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 def _on_wait(call: bytes) -> None:
-    _waits[f"{_function()}: {call.decode()}"] += 1
+    _waits[f"{function()}: {call.decode()}"] += 1
 
 
 _library.null_on_wait(_on_wait)

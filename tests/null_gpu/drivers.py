@@ -10,9 +10,16 @@ import os
 import sys
 from pathlib import Path
 
-from tests.null_gpu import answers, commands, ranks, training
+from tests.null_gpu import answers, commands, machines, ranks, training
 
-DRIVERS = {"training": training.main, "ranks": ranks.main, "commands": commands.main, "answers": answers.main}
+DRIVERS = {
+    "training": training.main,
+    "ranks": ranks.main,
+    "commands": commands.main,
+    "answers": answers.main,
+    "old_gpu": machines.old_gpu,
+    "second_gpu": machines.second_gpu,
+}
 
 
 def main() -> None:

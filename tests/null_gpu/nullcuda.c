@@ -14,19 +14,22 @@
 
 #include <cuda_runtime_api.h>
 
+#define DRIVER_OUT_OF_MEMORY 2
 #define DEVICE_BYTES (79ull << 30)
 #define PAGE (2ull << 20)
 
 /* Counting: launches by number, waits by a callback into Python. */
 
 static long num_launches;
+static int is_capturing;
 static void (*on_wait)(const char *call);
 
 long null_launches(void) { return __atomic_load_n(&num_launches, __ATOMIC_RELAXED); }
 void null_on_wait(void (*callback)(const char *call)) { on_wait = callback; }
 
+/* What a graph captures runs when the graph is launched, and counts there as one. */
 static int launch(void) {
-  __atomic_add_fetch(&num_launches, 1, __ATOMIC_RELAXED);
+  if (!is_capturing) __atomic_add_fetch(&num_launches, 1, __ATOMIC_RELAXED);
   return 0;
 }
 
@@ -35,7 +38,7 @@ static cudaError_t wait_for_device(const char *call) {
   static void *(*thread_state)(void);
   if (!thread_state) thread_state = (void *(*)(void))dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
   if (on_wait && thread_state && thread_state()) on_wait(call);
-  return cudaSuccess;
+  return is_capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
 /* Memory: a device's is address space that nothing touches, so that a model of any size fits; the host's is real. */
@@ -83,15 +86,20 @@ static int kind_of(const void *pointer) {
   return kind;
 }
 
+static int reserve(void **pointer, size_t num_bytes) {
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void *start = mmap(NULL, num_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (start == MAP_FAILED) return 0;
+  remember(start, num_bytes, DEVICE);
+  *pointer = start;
+  return 1;
+}
+
 cudaError_t cudaMalloc(void **pointer, size_t num_bytes) {
   num_bytes = (num_bytes + PAGE - 1) & ~(PAGE - 1);
   if (device_bytes_used + num_bytes > DEVICE_BYTES) return cudaErrorMemoryAllocation;
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  void *start = mmap(NULL, num_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (start == MAP_FAILED) return cudaErrorMemoryAllocation;
-  remember(start, num_bytes, DEVICE);
+  if (!reserve(pointer, num_bytes)) return cudaErrorMemoryAllocation;
   device_bytes_used += num_bytes;
-  *pointer = start;
   return cudaSuccess;
 }
 
@@ -143,6 +151,56 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, c
   return cudaSuccess;
 }
 
+/* Memory that grows in place (expandable segments): address space first, then as much of it as is created. */
+
+static int address_reserve(void **pointer, size_t num_bytes, size_t alignment, void *address, unsigned long long flags) {
+  return reserve(pointer, num_bytes) ? 0 : DRIVER_OUT_OF_MEMORY;
+}
+
+static int address_free(void *pointer, size_t num_bytes) {
+  munmap(pointer, forget(pointer));
+  return 0;
+}
+
+static int memory_create(size_t **handle, size_t num_bytes, const void *properties, unsigned long long flags) {
+  if (device_bytes_used + num_bytes > DEVICE_BYTES) return DRIVER_OUT_OF_MEMORY;
+  device_bytes_used += num_bytes;
+  *handle = malloc(sizeof **handle);
+  **handle = num_bytes;
+  return 0;
+}
+
+static int memory_release(size_t *handle) {
+  device_bytes_used -= *handle;
+  free(handle);
+  return 0;
+}
+
+static int granularity(size_t *num_bytes, const void *properties, int option) {
+  *num_bytes = PAGE;
+  return 0;
+}
+
+static int succeed() { return 0; }
+
+static const struct {
+  const char *symbol;
+  void *function;
+} driver[] = {
+    {"cuMemAddressReserve", address_reserve}, {"cuMemAddressFree", address_free},
+    {"cuMemCreate", memory_create},           {"cuMemRelease", memory_release},
+    {"cuMemGetAllocationGranularity", granularity},
+};
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
+                                             unsigned long long flags, enum cudaDriverEntryPointQueryResult *result) {
+  *function = (void *)succeed;
+  for (size_t place = 0; place < sizeof driver / sizeof *driver; place++)
+    if (!strcmp(symbol, driver[place].symbol)) *function = driver[place].function;
+  if (result) *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
+
 /* Copies: what comes from the device is zero; a copy to or from memory that is not page-locked waits. */
 
 static void copy(void *to, const void *from, size_t num_bytes) {
@@ -167,12 +225,19 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t num_bytes, enum cudaMe
 cudaError_t cudaMemsetAsync(void *pointer, int value, size_t num_bytes, cudaStream_t stream) { return launch(); }
 cudaError_t cudaMemset(void *pointer, int value, size_t num_bytes) { return launch(); }
 
-/* The device: the properties of an H100 by which PyTorch chooses kernels and their sizes. */
+/* The device: the properties of an H100 by which PyTorch chooses kernels and their sizes.
+ *
+ * NULL_DEVICES is how many there are, NULL_SM their compute capability as "75". */
+
+static int variable(const char *name, int otherwise) {
+  const char *value = getenv(name);
+  return value ? atoi(value) : otherwise;
+}
 
 static __thread int current_device;
 
 cudaError_t cudaGetDeviceCount(int *count) {
-  *count = 1;
+  *count = variable("NULL_DEVICES", 1);
   return cudaSuccess;
 }
 
@@ -197,8 +262,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   *properties = (struct cudaDeviceProp){
       .name = "NVIDIA H100 80GB HBM3",
       .totalGlobalMem = DEVICE_BYTES,
-      .major = 9,
-      .minor = 0,
+      .major = variable("NULL_SM", 90) / 10,
+      .minor = variable("NULL_SM", 90) % 10,
       .multiProcessorCount = 132,
       .warpSize = 32,
       .maxThreadsPerBlock = 1024,
@@ -271,15 +336,6 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 const char *cudaGetErrorString(cudaError_t error) { return "an error of the GPU that is not there"; }
 const char *cudaGetErrorName(cudaError_t error) { return "nullError"; }
 
-static int succeed() { return 0; }
-
-cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
-                                             unsigned long long flags, enum cudaDriverEntryPointQueryResult *result) {
-  *function = (void *)succeed;
-  if (result) *result = cudaDriverEntryPointSuccess;
-  return cudaSuccess;
-}
-
 /* Streams and events: names without anything behind them, of which only the waiting counts. */
 
 static cudaError_t new_name(void *handle) {
@@ -303,19 +359,46 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait_for_device("cu
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for_device("cudaStreamSynchronize"); }
 cudaError_t cudaDeviceSynchronize(void) { return wait_for_device("cudaDeviceSynchronize"); }
 
+/* Graphs: while one is captured nothing is launched, and what waits for the device is an error. */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
+  is_capturing = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+  is_capturing = 0;
+  return new_name(graph);
+}
+
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-  *status = cudaStreamCaptureStatusNone;
+  *status = is_capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status, unsigned long long *id,
                                      cudaGraph_t *graph, const cudaGraphNode_t **dependencies,
                                      const cudaGraphEdgeData **edges, size_t *num_dependencies) {
-  *status = cudaStreamCaptureStatusNone;
-  if (id) *id = 0;
+  cudaStreamIsCapturing(stream, status);
+  if (id) *id = is_capturing;
   if (num_dependencies) *num_dependencies = 0;
   return cudaSuccess;
 }
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *num_nodes) {
+  *num_nodes = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags) {
+  return new_name(executable);
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags) {
+  return new_name(executable);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) { return launch(); }
 
 /* Launches: the calls that nvcc writes for `kernel<<<grid, block>>>`, and those that libraries make themselves. */
 

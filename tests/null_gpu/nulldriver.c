@@ -1,4 +1,6 @@
-/* The driver library by whose name, libcuda.so.1, PyTorch loads it: one device, one context, every call succeeds. */
+/* The driver, which PyTorch loads by the name of libcuda.so.1: one device, one context, every call succeeds.
+ *
+ * By the name of libnvidia-ml.so.1 it is NVML too. */
 #define SUCCEEDS(function) \
   int function() { return 0; }
 SUCCEEDS(cuInit)
@@ -47,5 +49,19 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *is_active) {
 
 int cuGetErrorString(int error, const char **text) {
   *text = "an error of the driver that is not there";
+  return 0;
+}
+
+/* NVML: what PyTorch asks before memory grows in place, and when it runs out. */
+
+SUCCEEDS(nvmlInit_v2)
+SUCCEEDS(nvmlDeviceGetHandleByPciBusId_v2)
+SUCCEEDS(nvmlDeviceGetNvLinkRemoteDeviceType)
+SUCCEEDS(nvmlDeviceGetNvLinkRemotePciInfo_v2)
+SUCCEEDS(nvmlDeviceGetGpuFabricInfoV)
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { return cuDriverGetVersion(version); }
+int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned *count, void *processes) {
+  *count = 0;
   return 0;
 }

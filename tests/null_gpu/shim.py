@@ -50,7 +50,7 @@ def headers() -> list[Path]:
 
 
 def build(folder: Path) -> None:
-    """Compile libnullcuda.so and libcuda.so.1 into a folder. Raises: CalledProcessError when gcc cannot."""
+    """Compile the library, the driver and NVML into a folder. Raises: CalledProcessError when gcc cannot."""
     folder.mkdir(parents=True, exist_ok=True)
     run(*COMPILE, "-c", *[f"-I{place}" for place in headers()], "-o", folder / "nullcuda.o", HERE / "nullcuda.c")
     defined = {line.split()[-1] for line in run("nm", folder / "nullcuda.o").splitlines() if " T " in line}
@@ -60,7 +60,8 @@ def build(folder: Path) -> None:
     (folder / "stubs.c").write_text(stubs)
     sources = (folder / "nullcuda.o", folder / "stubs.c")
     run(*COMPILE, "-shared", "-o", folder / "libnullcuda.so", *sources, "-lpthread", "-ldl")
-    run(*COMPILE, "-shared", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", HERE / "nulldriver.c")
+    for name in ("libnvidia-ml.so.1", "libcuda.so.1"):
+        run(*COMPILE, "-shared", f"-Wl,-soname,{name}", "-o", folder / name, HERE / "nulldriver.c")
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -42,10 +42,10 @@ UPDATE = {
 UPDATE_OF_RANKS = {"FSDP2": Cost(111, 11, 117), "DDP": Cost(109, 11, 92)}
 MEAN_UPDATE = 3883
 """Launches of the plain update at real size, 32 layers and 39 blocks."""
-TOKEN = {"generate": Cost(54, 0, 40), "sample": Cost(54, 0, 116)}
+TOKEN = {"generate": Cost(50, 0, 46), "sample": Cost(50, 0, 122)}
 """Launches of each further token of six answers."""
 WAITS_A_TOKEN = 2
-WAITS = {"generate": 48, "sample": 48, "beams": 37, "rank": 136, "chat": 26}
+WAITS = {"generate": 48, "sample": 48, "beams": 37, "rank": 134, "chat": 26}
 """Waits of a whole call: six prompts about three images; the chat has one image and two questions.
 
 A copy from or to pageable memory counts, and so does what waits for it.
@@ -60,6 +60,9 @@ IN_STEPS_OF = {
 IN_RUNS = ("models.attention.", "runners.meter.", "runners.resuming.")
 """The probe of the attention kernel, once a process; log lines; checkpoints."""
 
+IN_FLOAT32: set[str] = set()
+"""Functions that multiply matrices in 32 bits on purpose."""
+
 UNPROBED = "the probe of the attention kernel runs inside a recomputed layer: its saved tensors count as the layer's"
 STEPS = [
     pytest.param(
@@ -71,11 +74,17 @@ RANKS = [pytest.param("ranks", name) for name in UPDATE_OF_RANKS]
 ANSWERS = [pytest.param("answers", name) for name in WAITS]
 
 
-def functions(waits):
-    return {name.split(":")[0] for name in waits}
+def functions(names):
+    return {name.split(":")[0] for name in names}
 
 
-@pytest.mark.parametrize("driver", ["training", "ranks", "commands", "answers"])
+def test_what_no_case_may_do_is_seen(found):
+    facts = found("training", "self check")
+    assert facts["on_cpu"] == {"index": 1} and len(facts["wide"]) == 1
+    assert facts["launches"] == 3 and sum(facts["waits"].values()) == 3  # product, index, sum; copy, its wait, float
+
+
+@pytest.mark.parametrize("driver", ["training", "ranks", "commands", "answers", "old_gpu", "second_gpu"])
 def test_a_process_with_a_gpu_ends_without_an_error(ended, driver):
     assert ended[driver]["returncode"] == 0, ended[driver]["stderr"]
 
@@ -99,7 +108,7 @@ def test_no_operator_mixes_the_device_with_the_cpu(found, driver, case):
 @pytest.mark.parametrize(("driver", "case"), STEPS + RANKS + ANSWERS)
 def test_matrix_products_and_attention_have_16_bits(found, driver, case):
     facts = found(driver, case)
-    assert facts["num_products"] > 50 and facts["wide"] == {}
+    assert facts["num_products"] > 50 and functions(facts["wide"]) <= IN_FLOAT32, facts["wide"]
 
 
 @pytest.mark.parametrize(("driver", "case"), STEPS + RANKS)
@@ -160,3 +169,13 @@ def test_an_answer_waits_no_more_than_it_did(found, case):
 
 def test_what_is_exported_is_read_back_and_compared_on_the_device(found):
     assert found("answers", "export")["differences"] == {"adapter": 0.0, "llama": 0.0}
+
+
+@pytest.mark.xfail(reason="torch.cuda.is_bf16_supported counts emulation unless it is told not to", strict=False)
+def test_a_gpu_without_bfloat16_computes_in_float16(found):
+    assert found("old_gpu", "bfloat16")["dtype"] == "torch.float16"
+
+
+@pytest.mark.xfail(reason="without torch.cuda.set_device an event is recorded on the first GPU", strict=False)
+def test_on_the_second_gpu_the_loss_is_awaited_there(found):
+    assert found("second_gpu", "cuda:1")["events"] == ["cuda:1"]

@@ -17,7 +17,7 @@ from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks import setup_task
 from tests.null_gpu import counters, stand_ins
-from tests.null_gpu.driver import Facts, run_cases
+from tests.null_gpu.driver import Facts, counted, run_cases
 from tests.null_gpu.watch import Watch
 
 CONFIG = Path(__file__).parents[2] / "train_configs/minigptv2_finetune_dataengine.yaml"
@@ -102,7 +102,17 @@ def deterministic() -> Facts:
         torch.use_deterministic_algorithms(False)
 
 
+def self_check() -> Facts:
+    """Do on purpose what no case may do, so that it is known to be seen."""
+    on_device, on_host = torch.zeros(4, 4, device="cuda"), torch.tensor([0, 1])
+    watch, facts = Watch(), Facts()
+    with watch, counted(facts):
+        float((on_device @ on_device)[on_host].sum())
+    return {**facts, "on_cpu": dict(watch.on_cpu), "wide": dict(watch.wide)}
+
+
 CASES: dict[str, Callable[[], Facts]] = {
+    "self check": self_check,
     "plain": train,
     "one layer more": lambda: train(layers=3),
     "one block more": lambda: train(blocks=3),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.null_gpu.counters import launches
+from tests.null_gpu.counters import function, launches
 
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "matmul"}
 PRODUCTS |= {"conv2d", "convolution", "_slow_conv2d_forward"}
@@ -21,7 +21,7 @@ class Watch(TorchDispatchMode):
     """Records the operators of its context; backward's too, as autograd takes the mode along.
 
     on_cpu: operators that were given a device's tensor and a CPU's of one dimension or more; wide: matrix products and
-    attention in more than 16 bits; by_operator: launches.
+    attention in more than 16 bits, by function; by_operator: launches.
     """
 
     def __init__(self) -> None:
@@ -46,5 +46,5 @@ class Watch(TorchDispatchMode):
             self.num_products += 1
             dtype = next(tensor.dtype for tensor in given if tensor.is_floating_point())
             if dtype not in (torch.float16, torch.bfloat16):
-                self.wide[f"{name} of {dtype}"] += 1
+                self.wide[f"{function()}: {name} of {dtype}"] += 1
         return output
