@@ -22,23 +22,26 @@
 
 static long num_launches;
 static int is_capturing;
+static cudaStream_t capturing; /* the stream whose work a graph takes */
 static void (*on_wait)(const char *call);
 
 long null_launches(void) { return __atomic_load_n(&num_launches, __ATOMIC_RELAXED); }
 void null_on_wait(void (*callback)(const char *call)) { on_wait = callback; }
 
+static int captures(cudaStream_t stream) { return is_capturing && stream == capturing; }
+
 /* What a graph captures runs when the graph is launched, and counts there as one. */
-static int launch(void) {
-  if (!is_capturing) __atomic_add_fetch(&num_launches, 1, __ATOMIC_RELAXED);
+static int launch(cudaStream_t stream) {
+  if (!captures(stream)) __atomic_add_fetch(&num_launches, 1, __ATOMIC_RELAXED);
   return 0;
 }
 
 /* A thread that Python does not know, such as one of gloo's, cannot call into Python. */
-static cudaError_t wait_for_device(const char *call) {
+static cudaError_t wait_for_device(const char *call, int is_captured) {
   static void *(*thread_state)(void);
   if (!thread_state) thread_state = (void *(*)(void))dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
   if (on_wait && thread_state && thread_state()) on_wait(call);
-  return is_capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+  return is_captured ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
 /* Memory: a device's is address space that nothing touches, so that a model of any size fits; the host's is real. */
@@ -212,18 +215,18 @@ static void copy(void *to, const void *from, size_t num_bytes) {
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t num_bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
   copy(to, from, num_bytes);
   int to_device = kind_of(to) == DEVICE, from_device = kind_of(from) == DEVICE;
-  if (from_device && kind_of(to) == PAGEABLE) return wait_for_device("copy to pageable memory");
-  if (to_device && kind_of(from) == PAGEABLE) return wait_for_device("copy from pageable memory");
+  if (from_device && kind_of(to) == PAGEABLE) return wait_for_device("copy to pageable memory", captures(stream));
+  if (to_device && kind_of(from) == PAGEABLE) return wait_for_device("copy from pageable memory", captures(stream));
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t num_bytes, enum cudaMemcpyKind kind) {
   copy(to, from, num_bytes);
-  return wait_for_device("cudaMemcpy");
+  return wait_for_device("cudaMemcpy", is_capturing);
 }
 
-cudaError_t cudaMemsetAsync(void *pointer, int value, size_t num_bytes, cudaStream_t stream) { return launch(); }
-cudaError_t cudaMemset(void *pointer, int value, size_t num_bytes) { return launch(); }
+cudaError_t cudaMemsetAsync(void *pointer, int value, size_t num_bytes, cudaStream_t stream) { return launch(stream); }
+cudaError_t cudaMemset(void *pointer, int value, size_t num_bytes) { return launch(NULL); }
 
 /* The device: the properties of an H100 by which PyTorch chooses kernels and their sizes.
  *
@@ -355,13 +358,17 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
   return cudaSuccess;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait_for_device("cudaEventSynchronize"); }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for_device("cudaStreamSynchronize"); }
-cudaError_t cudaDeviceSynchronize(void) { return wait_for_device("cudaDeviceSynchronize"); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait_for_device("cudaEventSynchronize", 0); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return wait_for_device("cudaStreamSynchronize", captures(stream));
+}
 
-/* Graphs: while one is captured nothing is launched, and what waits for the device is an error. */
+cudaError_t cudaDeviceSynchronize(void) { return wait_for_device("cudaDeviceSynchronize", is_capturing); }
+
+/* Graphs: what goes to a stream while it is captured is not launched, and waiting for it is an error. */
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
+  capturing = stream;
   is_capturing = 1;
   return cudaSuccess;
 }
@@ -372,7 +379,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-  *status = is_capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *status = captures(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 
@@ -380,7 +387,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
                                      cudaGraph_t *graph, const cudaGraphNode_t **dependencies,
                                      const cudaGraphEdgeData **edges, size_t *num_dependencies) {
   cudaStreamIsCapturing(stream, status);
-  if (id) *id = is_capturing;
+  if (id) *id = captures(stream);
   if (num_dependencies) *num_dependencies = 0;
   return cudaSuccess;
 }
@@ -398,7 +405,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph
   return new_name(executable);
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) { return launch(); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) { return launch(stream); }
 
 /* Launches: the calls that nvcc writes for `kernel<<<grid, block>>>`, and those that libraries make themselves. */
 
@@ -439,9 +446,19 @@ cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *function) {
   return cudaSuccess;
 }
 
-cudaError_t __cudaLaunchKernel() { return launch(); }
-cudaError_t cudaLaunchKernel(const void *f, dim3 g, dim3 b, void **a, size_t m, cudaStream_t s) { return launch(); }
-cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *f, void **a) { return launch(); }
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                             cudaStream_t stream) {
+  return launch(stream);
+}
+
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments, size_t shared,
+                               cudaStream_t stream) {
+  return launch(stream);
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *kernel, void **arguments) {
+  return launch(config->stream);
+}
 
 cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
   static char memory[65536];
@@ -449,10 +466,10 @@ cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
   return cudaSuccess;
 }
 
-/* cuBLAS: each product counts as one launch, each algorithm asked for is found. */
+/* cuBLAS: each product counts as one launch, on the captured stream if there is one; each algorithm is found. */
 
 #define PRODUCT(function) \
-  int function() { return launch(); }
+  int function() { return launch(capturing); }
 PRODUCT(cublasLtMatmul)
 PRODUCT(cublasGemmEx)
 PRODUCT(cublasGemmStridedBatchedEx)
