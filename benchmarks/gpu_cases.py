@@ -76,7 +76,7 @@ CASES: Sequence[Case] = (
     Case("golden training bfloat16", "numerics", "golden", 10, {"dtype": "bfloat16"}),
     Case("golden training float16", "numerics", "golden", 10, {"dtype": "float16"}),
     Case("golden answers", "numerics", "golden_answers", 10),
-    Case("published", "published", "published", 45),
+    Case("published", "published", "published", 35),
     _train("ours", 25, fresh=True),
     _train("ours, no graphs", 20, options=NO_GRAPHS),
     Case("profile", "train", "profile", 20, PROFILED),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import tempfile
 import time
@@ -44,10 +45,11 @@ def arguments(size: str, device: torch.device, workers: int, settings: dict[str,
     steps, warmup = STEPS[size]
     if size == "real":
         steps, warmup = settings.get("steps", steps), settings.get("warmup", warmup)
-    line = ["--size", size, "--device", str(device), "--steps", str(steps), "--warmup", str(warmup)]
+    line = ["--size", size, "--device", str(device)]
     line += ["--workers", str(workers), "--accum", str(settings.get("accum", 1))]
     line += ["--max-tokens", str(settings.get("max_tokens", 0)), "--without", *settings.get("without", ())]
     args: argparse.Namespace = parse_args([*line, "--with", *settings.get("with_", ())])
+    args.steps, args.warmup = steps, warmup
     return args
 
 
@@ -216,7 +218,7 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 def published(size: str, device: torch.device, workers: int) -> dict[str, Any]:
-    """Return the figures of the published recipe, once all of its steps have been taken before."""
+    """Return the figures of the published recipe on the batches of `ours`, once it has taken all of them before."""
     torch.backends.cuda.enable_cudnn_sdp(True)
     args = arguments(size, device, workers, {})
     with tempfile.TemporaryDirectory() as name:
@@ -224,12 +226,11 @@ def published(size: str, device: torch.device, workers: int) -> dict[str, Any]:
         cfg = make_config(args, folder)
         timer = PartTimer(device, enabled=False)
         trainer, loader = published_trainer(cfg, make_datasets(cfg, folder), args, timer)
-        trainer.run(iter(loader), num_steps=args.warmup + args.steps)
+        batches = list(itertools.islice(iter(loader), args.steps))
+        trainer.run(iter(batches), num_steps=args.steps)
         first = memory(device)
-        batches = iter(loader)
-        trainer.run(batches, num_steps=args.warmup)
         began = time.perf_counter()
-        figures = trainer.run(batches, num_steps=args.steps)
+        figures = trainer.run(iter(batches), num_steps=args.steps)
         seconds = time.perf_counter() - began
         dist.destroy_process_group()
     values = {key: None if value is None else rounded(value) for key, value in figures.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -14,10 +15,18 @@ from filelock import FileLock
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt4.common.checkpoint import read_tensors
 
 logger = logging.getLogger(__name__)
+VISION_BACKENDS = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
+"""In the order in which they are taken."""
 
 
 class VitSize(Protocol):
@@ -48,6 +57,19 @@ def build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
         raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
     vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
     return vit
+
+
+def vision_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of the encoder's attention: with cuDNN's kernels on GPUs that have them.
+
+    cuDNN plans for every shape, and here the number of images alone changes. On an H100 the whole encoder is 6 to 8 %
+    faster so (docs/benchmarks.md).
+    """
+    if device.type != "cuda" or not torch.backends.cudnn.enabled:
+        return contextlib.nullcontext()
+    if torch.cuda.get_device_capability(device)[0] not in (9, 10):
+        return contextlib.nullcontext()
+    return sdpa_kernel(list(VISION_BACKENDS), set_priority=True)
 
 
 def build_vit(size: VitSize, *, image_size: int, drop_path_rate: float = 0.0) -> Eva:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -61,6 +62,14 @@ def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tenso
 @functools.cache
 def triton_works(device: torch.device) -> bool:
     """Return whether the Triton kernels compile and compute rightly on a device; tried once a process."""
+    # autocast and the hooks of a layer that recomputes belong to a thread: in another one the probe meets neither
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_probe, device).result()
+
+
+def _probe(device: torch.device) -> bool:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a new thread begins on GPU 0
     try:
         works = _agree(device)
     except Exception as error:  # whatever a compiler may raise: the operators of PyTorch are there

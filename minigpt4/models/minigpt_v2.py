@@ -19,7 +19,7 @@ from minigpt4.models import answering
 from minigpt4.models.attention import PACKED
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.decoder import Decoder
-from minigpt4.models.eva_vit import build_visual_encoder
+from minigpt4.models.eva_vit import build_visual_encoder, vision_attention
 from minigpt4.models.lean_layers import join_weights
 from minigpt4.models.llama import build_llama, causal_lm, language_autocast, without_autocast
 from minigpt4.models.lora import LowPrecisionCopies
@@ -247,7 +247,8 @@ class MiniGPTv2(BaseModel):
     def _run_vit(self, images: Tensor) -> Tensor:
         """Run the vision encoder. 16-bit weights run without autocast, which would widen its norms for nothing."""
         dtype = self.visual_encoder.patch_embed.proj.weight.dtype
-        if dtype == torch.float32:
-            return self.visual_encoder(images)
-        with without_autocast(images.device):
-            return self.visual_encoder(images.to(dtype))
+        with vision_attention(images.device):
+            if dtype == torch.float32:
+                return self.visual_encoder(images)
+            with without_autocast(images.device):
+                return self.visual_encoder(images.to(dtype))

@@ -29,23 +29,24 @@ class Cost(NamedTuple):
 
 NUM_LAYERS, NUM_BLOCKS = 2, 2
 UPDATE = {
-    "plain": Cost(105, 11, 90),
-    "float16": Cost(105, 11, 101),
-    "look ahead": Cost(105, 11, 90),
-    "deterministic": Cost(148, 21, 189),
-    "together": Cost(214, 22, 224),  # two forwards
-    "skipping": Cost(105, 11, 98),
-    "trained ViT": Cost(105, 81, 114),
-    "recomputing": Cost(138, 11, 91),
+    "plain": Cost(61, 11, 90),
+    "float16": Cost(61, 11, 101),
+    "look ahead": Cost(61, 11, 90),
+    "deterministic": Cost(62, 11, 122),
+    "together": Cost(126, 22, 224),  # two forwards
+    "graphs": Cost(0, 0, 21),
+    "skipping": Cost(61, 11, 98),
+    "trained ViT": Cost(61, 81, 114),
+    "recomputing": Cost(82, 11, 91),
 }
 """Launches of an update of 4 examples with 4 images, 1,480 tokens and 128 targets; of four such draws in `together`."""
-UPDATE_OF_RANKS = {"FSDP2": Cost(111, 11, 117), "DDP": Cost(109, 11, 92)}
-MEAN_UPDATE = 3883
+UPDATE_OF_RANKS = {"FSDP2": Cost(92, 11, 117), "DDP": Cost(65, 11, 92)}
+MEAN_UPDATE = 2475
 """Launches of the plain update at real size, 32 layers and 39 blocks."""
-TOKEN = {"generate": Cost(50, 0, 46), "sample": Cost(50, 0, 122)}
+TOKEN = {"generate": Cost(15, 0, 25), "sample": Cost(15, 0, 101)}
 """Launches of each further token of six answers."""
-WAITS_A_TOKEN = 2
-WAITS = {"generate": 48, "sample": 48, "beams": 37, "rank": 134, "chat": 26}
+WAITS_A_TOKEN = 0
+WAITS = {"generate": 2, "sample": 2, "beams": 24, "rank": 2, "chat": 10}
 """Waits of a whole call: six prompts about three images; the chat has one image and two questions.
 
 A copy from or to pageable memory counts, and so does what waits for it.
@@ -54,22 +55,18 @@ A copy from or to pageable memory counts, and so does what waits for it.
 IN_STEPS = {"runners.guard.check", "runners.balance.target_counts"}
 """The loss of the forward before, and a few floats from pageable memory, which the driver stages."""
 IN_STEPS_OF = {
+    # dropout in a graph seeds its numbers on another stream, and waits for that one
+    "graphs": IN_STEPS | {"runners.graphs._capture", "models.fused_attention._layout"},
     "skipping": {"runners.guard.skips"},  # whether to leave an update out is known once its loss is
     "DDP": IN_STEPS | {"tasks.base_task.train_step"},  # DDP times its first ten iterations, and then every hundredth
 }
 IN_RUNS = ("models.attention.", "runners.meter.", "runners.resuming.")
 """The probe of the attention kernel, once a process; log lines; checkpoints."""
 
-IN_FLOAT32: set[str] = set()
+IN_FLOAT32 = {"models.merged_lora._add_lora"}
 """Functions that multiply matrices in 32 bits on purpose."""
 
-UNPROBED = "the probe of the attention kernel runs inside a recomputed layer: its saved tensors count as the layer's"
-STEPS = [
-    pytest.param(
-        "training", name, marks=[pytest.mark.xfail(reason=UNPROBED, strict=False)] if name == "recomputing" else []
-    )
-    for name in UPDATE
-]
+STEPS = [pytest.param("training", name) for name in UPDATE]
 RANKS = [pytest.param("ranks", name) for name in UPDATE_OF_RANKS]
 ANSWERS = [pytest.param("answers", name) for name in WAITS]
 
@@ -137,7 +134,7 @@ def test_train_with_data_workers_logs_and_saves(found):
 
 def test_train_waits_besides_only_to_load_and_save(found):
     loading_and_saving = ("runners.strategy.", "common.checkpoint.")
-    besides = functions(found("commands", "train.py")["waits"]) - IN_STEPS
+    besides = functions(found("commands", "train.py")["waits"]) - IN_STEPS_OF["graphs"]
     assert all(name.startswith(IN_RUNS + loading_and_saving) for name in besides), besides
 
 
@@ -171,11 +168,9 @@ def test_what_is_exported_is_read_back_and_compared_on_the_device(found):
     assert found("answers", "export")["differences"] == {"adapter": 0.0, "llama": 0.0}
 
 
-@pytest.mark.xfail(reason="torch.cuda.is_bf16_supported counts emulation unless it is told not to", strict=False)
 def test_a_gpu_without_bfloat16_computes_in_float16(found):
     assert found("old_gpu", "bfloat16")["dtype"] == "torch.float16"
 
 
-@pytest.mark.xfail(reason="without torch.cuda.set_device an event is recorded on the first GPU", strict=False)
 def test_on_the_second_gpu_the_loss_is_awaited_there(found):
     assert found("second_gpu", "cuda:1")["events"] == ["cuda:1"]

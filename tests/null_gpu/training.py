@@ -50,7 +50,7 @@ def train(*options: str, layers: int = 2, blocks: int = 2, prepare: Callable[[Ru
     num_steps = NUM_UPDATES * accum
     sizes = [f"model.llama_config.num_hidden_layers={layers}", f"model.vit.depth={blocks}"]
     model_options = ["model.random_weights=True", "model.vit_ckpt=null", "model.ckpt=null", *sizes]
-    run_options = ["run.max_epoch=1", "run.num_workers=0", "run.wandb_log=False"]
+    run_options = ["run.max_epoch=1", "run.num_workers=0", "run.wandb_log=False", "run.cuda_graphs=False"]
     run_options += [f"run.iters_per_epoch={num_steps}", f"run.log_freq={num_steps}"]
     stand_ins.forget_the_probe()
     with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +120,7 @@ CASES: dict[str, Callable[[], Facts]] = {
     "look ahead": lambda: train("run.look_ahead=True"),
     "deterministic": deterministic,
     "together": lambda: train("run.accum_grad_iters=4", "run.max_tokens_per_forward=4096"),
+    "graphs": lambda: train("run.cuda_graphs=True"),
     "skipping": lambda: train("run.max_skipped_steps=2"),
     "trained ViT": lambda: train("model.freeze_vit=False"),
     "recomputing": lambda: train("model.use_grad_checkpoint_llm=True"),
