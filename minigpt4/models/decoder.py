@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from minigpt4.models.attention import PACKED
 from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
 from minigpt4.models.decode_graphs import DecodeGraphs
-from minigpt4.models.fused_layer import FusedLayer, can_fuse
+from minigpt4.models.fused_layer import FusedLayer, has_known_layers, lora_is_merged, lora_layers
 from minigpt4.models.kv_cache import KVCache, upload
 from minigpt4.models.llama import language_autocast, without_autocast
 
@@ -34,10 +34,16 @@ class Decoder:
     def __init__(self, llama: LlamaForCausalLM, *, cuda_graphs: bool = False) -> None:
         self._llama: Any = llama
         self._layers: list[FusedLayer] | None = None
+        self._lora_layers: list[Any] = []
         self._graphs = DecodeGraphs() if cuda_graphs else None
         everywhere = getattr(llama.config, "sliding_window", None)
         windows = [getattr(layer.self_attn, "sliding_window", everywhere) for layer in self._llama.model.layers]
         self._window = min((window for window in windows if window), default=math.inf)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether forward passes take the weights as they lie: it knows the layers, and LoRA is merged just now."""
+        return self._layers is not None and lora_is_merged(self._lora_layers)
 
     def new_cache(self, num_slots: int, length: int) -> KVCache:
         """Return an empty cache for prompts and answers of `length` tokens together.
@@ -47,8 +53,8 @@ class Decoder:
         """
         config, weight = self._llama.config, self._llama.get_input_embeddings().weight
         self._check_window(length)
-        self._layers = None
-        if can_fuse(self._llama):
+        self._layers, self._lora_layers = None, lora_layers(self._llama)
+        if has_known_layers(self._llama):
             self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._llama.model.layers)]
         make = {"num_slots": num_slots, "length": length, "dtype": weight.dtype, "device": weight.device}
         if self._graphs is None:
@@ -104,7 +110,7 @@ class Decoder:
         step = functools.partial(self._step, cache, bucket)
         if self._graphs is None:
             hidden = step(ids)
-        elif self._layers is None:
+        elif not self.is_fused:
             raise RuntimeError(
                 "run.cuda_graphs: a decode step is captured over plain weights alone, not over LoRA that is not merged "
                 "or weights that are sharded or of 8 or 4 bits; --options run.cuda_graphs=False"
@@ -131,7 +137,7 @@ class Decoder:
 
     def _forward(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
-        if self._layers is None:
+        if self._layers is None or not self.is_fused:
             return self._unfused(embeds, attention)
         with without_autocast(embeds.device):
             cos, sin = (x[0][:, None] for x in self._llama.model.rotary_emb(embeds, attention.position_ids[None]))

@@ -61,15 +61,22 @@ class FusedLayer:
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
 
-def can_fuse(llama: Any) -> bool:
-    """Return whether a decode step may take the weights of all layers as they lie, for it knows such layers.
-
-    LoRA that is not merged, weights of 8 or 4 bits and sharded ones keep their own modules.
-    """
+def has_known_layers(llama: Any) -> bool:
+    """Return whether all layers have Llama's shape and plain weights, not of 8 or 4 bits and not sharded."""
     config = llama.config
     if getattr(config, "hidden_act", None) != "silu" or not hasattr(llama.model, "rotary_emb"):
         return False
     return all(_is_llama_like(layer) for layer in llama.model.layers)
+
+
+def lora_is_merged(lora_layers: Sequence[Any]) -> bool:
+    """Return whether the weights of these layers hold their LoRA, so that they may be taken as they lie."""
+    return all(layer.merged for layer in lora_layers)
+
+
+def lora_layers(llama: Any) -> list[Any]:
+    """Return the layers that carry LoRA."""
+    return [module for module in llama.modules() if hasattr(module, "base_layer")]
 
 
 def plain_linear(module: nn.Module) -> nn.Linear:
@@ -98,8 +105,6 @@ def _is_llama_like(layer: Any) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    if hasattr(module, "base_layer") and not getattr(module, "merged", False):
-        return False
     inner = getattr(module, "base_layer", module)
     weight = getattr(inner, "weight", None)
     return type(inner) is nn.Linear and not isinstance(weight, DTensor)

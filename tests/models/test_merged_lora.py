@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minigpt4.models.answering import answering_mode
-from minigpt4.models.fused_layer import can_fuse
+from minigpt4.models.answering import answering_mode, stream
+from minigpt4.models.fused_layer import lora_is_merged, lora_layers
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import picture, tiny_config, tiny_model
@@ -22,6 +22,12 @@ def copies(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def is_merged(model):
+    layers = lora_layers(causal_lm(model.llama_model))
+    assert layers
+    return lora_is_merged(layers)
+
+
 def assert_equal(state, other):
     assert state.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in state.items())
@@ -34,9 +40,9 @@ def test_weights_come_back_bit_for_bit(dtype):
     with model.merged():
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
         assert changed and all("q_proj.base_layer" in name or "v_proj.base_layer" in name for name in changed)
-        assert can_fuse(causal_lm(model.llama_model))
+        assert is_merged(model)
     assert_equal(copies(model), before)
-    assert not can_fuse(causal_lm(model.llama_model))
+    assert not is_merged(model)
 
 
 def test_merged_lora_gives_the_same_logits_and_is_not_added_twice():
@@ -75,11 +81,26 @@ def test_answering_and_ranking_merge_for_a_call_of_their_own(monkeypatch):
     prefill = type(model.decoder).prefill
 
     def watched(self, *given, **options):
-        seen.append(can_fuse(causal_lm(model.llama_model)))
+        seen.append(is_merged(model))
         return prefill(self, *given, **options)
 
     monkeypatch.setattr(type(model.decoder), "prefill", watched)
     model.generate(picture(0)[None], PROMPTS, max_new_tokens=2)
     model.rank(picture(0)[None], PROMPTS, [["a", "b"]])
     assert seen == [True, True]
-    assert not can_fuse(causal_lm(model.llama_model))
+    assert not is_merged(model)
+
+
+def test_an_answer_that_streams_is_not_changed_by_calls_that_merge_between_its_tokens():
+    model = tiny_model()
+    with torch.no_grad():  # LoRA that speaks louder, so that its lack would be heard
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(30)
+    wanted = list(stream(model, picture(0)[None], PROMPTS[0], max_new_tokens=8))
+    found = []
+    for text in stream(model, picture(0)[None], PROMPTS[0], max_new_tokens=8):
+        found.append(text)
+        model.generate(picture(1)[None], PROMPTS, max_new_tokens=2)
+    assert found == wanted
+    assert not model.decoder.is_fused
