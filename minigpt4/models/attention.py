@@ -104,7 +104,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, *, longes
     from torch.nn.attention.varlen import varlen_attn
 
     attend: Any = varlen_attn
-    causal = _causal_option(attend)
+    causal = causal_option(attend)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -114,7 +114,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, *, longes
 
 
 @functools.cache
-def _causal_option(attend: Any) -> dict[str, Any]:
+def causal_option(attend: Any) -> dict[str, Any]:
     """Return how this version of PyTorch is asked for causal attention."""
     return {"window_size": (-1, 0)} if "window_size" in inspect.signature(attend).parameters else {"is_causal": True}
 

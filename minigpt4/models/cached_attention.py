@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt4.models.attention import PROBE_TOLERANCE, packed_attention
+from minigpt4.models.attention import PROBE_TOLERANCE, causal_option, packed_attention
 from minigpt4.models.kv_cache import KVCache, upload
 
 logger = logging.getLogger(__name__)
@@ -164,16 +164,6 @@ def varlen_prefix_works(dtype: torch.dtype, device: torch.device) -> bool:
     return works
 
 
-@functools.cache
-def _causal_option() -> dict[str, Any]:
-    import inspect
-
-    from torch.nn.attention.varlen import varlen_attn
-
-    known = inspect.signature(varlen_attn).parameters
-    return {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-
-
 def _varlen(
     query: Tensor, keys: Tensor, values: Tensor, bounds: tuple[Tensor, Tensor], longest: tuple[int, int]
 ) -> Tensor:
@@ -184,7 +174,7 @@ def _varlen(
     repeats = query.shape[1] // keys.shape[1]
     if repeats > 1:
         keys, values = (x.repeat_interleave(repeats, dim=1) for x in (keys, values))
-    output: Tensor = attend(query, keys, values, *bounds, *longest, **_causal_option())
+    output: Tensor = attend(query, keys, values, *bounds, *longest, **causal_option(attend))
     return output
 
 
