@@ -106,6 +106,7 @@ class ModelConfig:
     low_resource: bool = False  # frozen weights of the language model in 8 bits
     device_8bit: int = 0  # the GPU of low_resource in a process alone; of several processes each takes its own GPU
     load_in_4bit: bool = False  # frozen weights of the language model in 4 bits (NF4), on each process's own GPU
+    frozen_dtype: str = "auto"  # or float8, an experiment: training multiplies frozen weights in 8 bits (GPUs from 8.9)
     random_weights: bool = False  # no weight file is read: for benchmarks and tests
 
     ckpt: str | None = None

@@ -32,6 +32,9 @@ class BaseModel(nn.Module):
     def join_weights(self) -> None:
         """Lay frozen weights end to end where one product can take them; called once they are where they stay."""
 
+    def quantise_frozen(self) -> None:
+        """Keep frozen weights in 8 bits where the config says so; called once they are where they stay."""
+
     def refresh(self) -> None:
         """Bring up to date what a forward derives from trained weights; a replayed CUDA graph needs it before."""
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from minigpt4.models.joint_weights import join, joined
+from minigpt4.models.float8 import Float8Weight, quantise_joint
+from minigpt4.models.joint_weights import FrozenWeight, join, joined
 from minigpt4.models.kernels import rotate
 from minigpt4.models.lora import Adapter, LeanLinear, adapter_of
 
@@ -45,6 +45,8 @@ class FusedAttention(LlamaAttention):
     Where the weights lie apart (sharded, of 8 or 4 bits), or when answering, it is the attention of `transformers`.
     """
 
+    float8: Float8Weight | None = None
+
     def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
@@ -62,7 +64,7 @@ class FusedAttention(LlamaAttention):
         half = self.head_dim // 2
         cos, sin = (x[0, :, :half] for x in position_embeddings)
         layout, adapted = _layout(modules, self.head_dim, rows)
-        query, key, value = _QueryKeyValue.apply(rows, *joint, cos, sin, layout, *adapted)
+        query, key, value = _QueryKeyValue.apply(rows, joint, cos, sin, layout, *adapted)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
         attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, **options)
@@ -74,9 +76,15 @@ class FusedAttention(LlamaAttention):
         if linears is not None:
             join(linears)
 
-    def _joint(self) -> tuple[Tensor, Tensor | None] | None:
+    def quantise(self) -> None:
+        """Quantise the joint weight of the three projections to 8 bits, if they are plain linear layers."""
         linears = self._linears()
-        return None if linears is None else joined(linears)
+        if linears is not None:
+            self.float8 = quantise_joint(linears)
+
+    def _joint(self) -> FrozenWeight | Float8Weight | None:
+        linears = self._linears()
+        return None if linears is None else self.float8 or joined(linears)
 
     def _linears(self) -> list[nn.Linear] | None:
         modules: list[Any] = [getattr(self, name) for name in PROJECTIONS]
@@ -113,15 +121,14 @@ class _QueryKeyValue(torch.autograd.Function):
     def forward(
         ctx: Any,
         rows: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        frozen: FrozenWeight | Float8Weight,
         cos: Tensor,
         sin: Tensor,
         layout: _Layout,
         *adapted: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values (T, heads, size) of rows (T, hidden)."""
-        out = F.linear(rows, weight, bias)
+        out = frozen.product(rows)
         saved: list[Tensor | None] = []
         for number, part in enumerate(layout.slices):
             inputs = adapted[3 * number]
@@ -134,8 +141,8 @@ class _QueryKeyValue(torch.autograd.Function):
         heads = out.unflatten(1, (-1, layout.head_dim))
         turning = heads[:, : layout.num_rotated]
         rotate(turning, turning, cos, sin)
-        ctx.layout = layout
-        ctx.save_for_backward(weight, cos, sin, *saved)
+        ctx.layout, ctx.frozen = layout, frozen
+        ctx.save_for_backward(cos, sin, *saved)
         num_queries = layout.slices[0].stop // layout.head_dim
         return heads[:, :num_queries], heads[:, num_queries : layout.num_rotated], heads[:, layout.num_rotated :]
 
@@ -143,18 +150,18 @@ class _QueryKeyValue(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the rows and of LoRA."""
         layout: _Layout = ctx.layout
-        weight, cos, sin, *saved = ctx.saved_tensors
-        out = weight.new_empty(len(grads[0]), len(weight))
+        cos, sin, *saved = ctx.saved_tensors
+        out = grads[0].new_empty(len(grads[0]), layout.slices[-1].stop)
         heads = out.unflatten(1, (-1, layout.head_dim))
         num_queries = layout.slices[0].stop // layout.head_dim
         rotate(grads[0], heads[:, :num_queries], cos, sin, back=True)
         rotate(grads[1], heads[:, num_queries : layout.num_rotated], cos, sin, back=True)
         heads[:, layout.num_rotated :].copy_(grads[2])
-        to_rows = out @ weight if ctx.needs_input_grad[0] else None
+        to_rows = ctx.frozen.input_gradient(out) if ctx.needs_input_grad[0] else None
         to_adapted: list[Tensor | None] = []
         for part, inputs, low in zip(layout.slices, saved[::2], saved[1::2], strict=True):
             if part.adapter is None:
                 to_adapted += [None] * 3
                 continue
             to_adapted += part.adapter.gradients(out[:, part.start : part.stop], inputs, low)
-        return to_rows, None, None, None, None, None, *to_adapted
+        return to_rows, None, None, None, None, *to_adapted

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-def join(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+class FrozenWeight(NamedTuple):
+    """A weight (out, in) and a bias (out,) or None that are not trained."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def product(self, rows: Tensor) -> Tensor:
+        """Return rows (T, in) times the weight, plus the bias: (T, out)."""
+        return F.linear(rows, self.weight, self.bias)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the rows (T, in) for that of the product (T, out)."""
+        return grad @ self.weight
+
+
+def join(linears: Sequence[nn.Linear]) -> FrozenWeight:
     """Return the weights of linear layers of one input as one (out, in), and their biases (out,) or None.
 
     Where they do not lie end to end in memory they are moved there; no second copy stays.
@@ -23,12 +40,12 @@ def join(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     return found
 
 
-def joined(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None] | None:
+def joined(linears: Sequence[nn.Linear]) -> FrozenWeight | None:
     """Return the same without moving anything: None where the weights do not lie end to end."""
     weights, biases = _kinds(linears)
     if not _lie_end_to_end(weights) or (biases and not _lie_end_to_end(biases)):
         return None
-    return _as_one(weights), _as_one(biases) if biases else None
+    return FrozenWeight(_as_one(weights), _as_one(biases) if biases else None)
 
 
 def _kinds(linears: Sequence[nn.Linear]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,9 +1,10 @@
-"""Rotary embeddings and the MLP's product in one launch each where Triton is there, else by PyTorch's operators."""
+"""Rotary embeddings, the MLP's product and quantisation: one launch each with Triton, else PyTorch's operators."""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -13,6 +14,12 @@ from torch.nn import functional as F
 logger = logging.getLogger(__name__)
 TOLERANCE = 0.02
 """Of the largest value: a few roundings of bfloat16."""
+FLOAT8 = torch.float8_e4m3fn
+LARGEST_FLOAT8 = 448.0
+MAX_QUANTISED_COLUMNS = 2**16
+"""A row stays in the registers of one program: as much as 1024 threads hold."""
+SMALLEST_ROW = 1e-30
+"""Taken for the largest value of a row of zeros, whose scale must not be zero."""
 
 
 def rotate(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
@@ -59,19 +66,47 @@ def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tenso
     torch.mul(F.silu(gate), grad, out=grad_up)
 
 
+def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows (T, columns) in 8 bits, e4m3, and the scales (T, 1) float32 by which these are to be multiplied.
+
+    The largest value of a row becomes LARGEST_FLOAT8.
+    """
+    if rows.is_cuda and _fits_a_program(rows) and triton_quantises(rows.device):
+        from minigpt4.models import triton_kernels
+
+        return triton_kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
+    return quantise_by_operators(rows)
+
+
+def quantise_by_operators(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what `quantise_rows` says by PyTorch's operators."""
+    scales = rows.abs().amax(1, keepdim=True).float().clamp_(min=SMALLEST_ROW).div_(LARGEST_FLOAT8)
+    return (rows * scales.reciprocal()).to(FLOAT8), scales
+
+
 @functools.cache
 def triton_works(device: torch.device) -> bool:
     """Return whether the Triton kernels compile and compute rightly on a device; tried once a process."""
+    return _passes(_agree, device)
+
+
+@functools.cache
+def triton_quantises(device: torch.device) -> bool:
+    """Return the same of the kernel for 8 bits, which older GPUs lack."""
+    return triton_works(device) and _passes(_quantises_closely, device)
+
+
+def _passes(check: Callable[[torch.device], bool], device: torch.device) -> bool:
     # autocast and the hooks of a layer that recomputes belong to a thread: in another one the probe meets neither
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_probe, device).result()
+        return pool.submit(_probe, check, device).result()
 
 
-def _probe(device: torch.device) -> bool:
+def _probe(check: Callable[[torch.device], bool], device: torch.device) -> bool:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # a new thread begins on GPU 0
     try:
-        works = _agree(device)
+        works = check(device)
     except Exception as error:  # whatever a compiler may raise: the operators of PyTorch are there
         logger.warning("PyTorch's operators stand in for the Triton kernels, which fail here: %s", error)
         return False
@@ -111,3 +146,19 @@ def _agree(device: torch.device) -> bool:
 def _fits_triton(heads: Tensor) -> bool:
     half = heads.shape[-1] // 2
     return half & (half - 1) == 0
+
+
+def _quantises_closely(device: torch.device) -> bool:
+    """Return whether the kernel rounds random numbers to e4m3: by a sixteenth at most, or a fraction of a scale."""
+    from minigpt4.models import triton_kernels
+
+    generator = torch.Generator(device).manual_seed(0)
+    rows = torch.randn(5, 1030, device=device, generator=generator).bfloat16()
+    rows[3] = 0
+    values, scales = triton_kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
+    errors = (values.float() * scales - rows.float()).abs()
+    return bool((errors <= rows.float().abs() / 15 + scales / 500).all())
+
+
+def _fits_a_program(rows: Tensor) -> bool:
+    return len(rows) > 0 and 0 < rows.shape[1] <= MAX_QUANTISED_COLUMNS

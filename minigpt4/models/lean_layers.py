@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
+from minigpt4.models.float8 import Float8Weight, quantise_joint, quantise_linears
 from minigpt4.models.fused_attention import FusedAttention
-from minigpt4.models.joint_weights import join, joined
+from minigpt4.models.joint_weights import FrozenWeight, join, joined
 from minigpt4.models.kernels import gated_silu, gated_silu_backward
 
 
@@ -42,19 +43,20 @@ class _JointGatedSilu(torch.autograd.Function):
     """silu(gate(x)) * up(x) of rows x, gate and up being one frozen product; the gradient computes silu again."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        both = F.linear(rows, weight, bias)
-        ctx.save_for_backward(weight, both)
+    def forward(ctx: Any, rows: Tensor, frozen: FrozenWeight | Float8Weight) -> Tensor:
+        both = frozen.product(rows)
+        ctx.frozen = frozen
+        ctx.save_for_backward(both)
         return gated_silu(*both.chunk(2, 1))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        weight, both = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
         if not ctx.needs_input_grad[0]:
-            return None, None, None
+            return None, None
+        (both,) = ctx.saved_tensors
         to_both = torch.empty_like(both)
         gated_silu_backward(grads[0], *both.chunk(2, 1), *to_both.chunk(2, 1))
-        return to_both @ weight, None, None
+        return ctx.frozen.input_gradient(to_both), None
 
 
 class FrugalMLP(LlamaMLP):
@@ -63,16 +65,18 @@ class FrugalMLP(LlamaMLP):
     On a CPU, where memory is not what runs out, computing it again costs a twentieth of a step (docs/benchmarks.md).
     """
 
+    float8: Float8Weight | None = None
+
     def forward(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), (.., hidden) -> (.., hidden)."""
-        return self.frugal(x) if x.is_cuda else super().forward(x)
+        return self.frugal(x) if x.is_cuda or self.float8 else super().forward(x)
 
     def frugal(self, x: Tensor) -> Tensor:
         """Return the same, silu(gate(x)) being computed again for the gradient."""
         linears = self._linears()
-        joint = None if linears is None else joined(linears)
+        joint = None if linears is None else self.float8 or joined(linears)
         if joint is not None:
-            gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), *joint)
+            gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), joint)
             return self.down_proj(gated).view(x.shape)
         return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
 
@@ -81,6 +85,12 @@ class FrugalMLP(LlamaMLP):
         linears = self._linears()
         if linears is not None:
             join(linears)
+
+    def quantise(self) -> None:
+        """Quantise the joint weight of gate and up to 8 bits, if they are plain linear layers."""
+        linears = self._linears()
+        if linears is not None:
+            self.float8 = quantise_joint(linears)
 
     def _linears(self) -> list[nn.Linear] | None:
         linears = [self.gate_proj, self.up_proj]
@@ -103,3 +113,12 @@ def join_weights(llama: nn.Module) -> None:
     for module in llama.modules():
         if isinstance(module, FusedAttention | FrugalMLP):
             module.join_weights()
+
+
+def quantise_layers(llama: LlamaForCausalLM) -> None:
+    """Have the layers of a Llama compute with frozen weights of 8 bits; embeddings and head keep theirs."""
+    layers = llama.model.layers
+    for module in layers.modules():
+        if isinstance(module, FusedAttention | FrugalMLP):
+            module.quantise()
+    quantise_linears(layers.modules(), gradient=True)

@@ -19,6 +19,7 @@ from minigpt4.models.attention import PACKED, register_packed_attention
 from minigpt4.models.lean_layers import make_lean
 from minigpt4.models.lora import make_lora_lean
 
+FROZEN_DTYPES = ("auto", "float8")
 LLAMA_2_7B: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -126,10 +127,14 @@ def _quantised(cfg: Any, dtype: torch.dtype) -> dict[str, Any]:
 
 def _check_quantised(cfg: Any) -> None:
     """Refuse 8-bit and 4-bit weights where they cannot be. Raises: ValueError saying what is missing."""
+    if cfg.frozen_dtype not in FROZEN_DTYPES:
+        raise ValueError(f"model.frozen_dtype: {' or '.join(FROZEN_DTYPES)}, not {cfg.frozen_dtype}")
     options = {"low_resource": 8, "load_in_4bit": 4}
     asked = {f"model.{name}": bits for name, bits in options.items() if getattr(cfg, name)}
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)}: weights have 8 bits or 4, not both")
+    if asked and cfg.frozen_dtype == "float8":
+        raise ValueError(f"model.frozen_dtype: float8 quantises 16-bit weights, and {next(iter(asked))} leaves none")
     for name, bits in asked.items():
         if cfg.random_weights:
             raise ValueError(f"{name}: there is nothing to load in {bits} bits with model.random_weights")

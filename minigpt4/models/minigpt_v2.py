@@ -20,7 +20,8 @@ from minigpt4.models.attention import PACKED
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.decoder import Decoder
 from minigpt4.models.eva_vit import build_visual_encoder, vision_attention
-from minigpt4.models.lean_layers import join_weights
+from minigpt4.models.float8 import quantise_vit
+from minigpt4.models.lean_layers import join_weights, quantise_layers
 from minigpt4.models.llama import build_llama, causal_lm, language_autocast, without_autocast
 from minigpt4.models.lora import LowPrecisionCopies
 from minigpt4.models.losses import cross_entropy
@@ -42,7 +43,13 @@ class MiniGPTv2(BaseModel):
     """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
 
     def __init__(
-        self, *, llama_model: nn.Module, visual_encoder: Eva, chat_encoder: ChatEncoder, freeze_vit: bool = True
+        self,
+        *,
+        llama_model: nn.Module,
+        visual_encoder: Eva,
+        chat_encoder: ChatEncoder,
+        freeze_vit: bool = True,
+        frozen_dtype: str = "auto",
     ) -> None:
         super().__init__()
         width = visual_encoder.embed_dim
@@ -54,6 +61,8 @@ class MiniGPTv2(BaseModel):
         self.llama_proj = nn.Linear(width * PATCHES_PER_TOKEN, hidden_size)
         self.chat_encoder = chat_encoder
         self.freeze_vit = freeze_vit
+        self.frozen_dtype = frozen_dtype
+        self._is_quantised = False
         self._copies: LowPrecisionCopies | None = None
         self.cuda_graphs = False
         self._decoder: Decoder | None = None
@@ -95,6 +104,7 @@ class MiniGPTv2(BaseModel):
                 max_context_len=cfg.max_context_len,
             ),
             freeze_vit=cfg.freeze_vit,
+            frozen_dtype=cfg.frozen_dtype,
         )
         if cfg.ckpt:
             model.load_trainable_state(read_checkpoint(cfg.ckpt)["model"], source=cfg.ckpt)
@@ -120,6 +130,18 @@ class MiniGPTv2(BaseModel):
     def join_weights(self) -> None:
         """Lay end to end the frozen weights of the language model that one product can take."""
         join_weights(self.llama_model)
+
+    def quantise_frozen(self) -> None:
+        """Keep the frozen weights of the layers in 8 bits with `model.frozen_dtype: float8`, for training alone.
+
+        Those of a vision encoder in float32 stay, as do embeddings, head and projection.
+        """
+        if self.frozen_dtype != "float8":
+            return
+        quantise_layers(causal_lm(self.llama_model))
+        if self.freeze_vit and self.visual_encoder.patch_embed.proj.weight.dtype != torch.float32:
+            quantise_vit(self.visual_encoder.blocks)
+        self._is_quantised = True
 
     def refresh(self) -> None:
         """Bring the 16-bit copies of LoRA weights up to date, in few launches; a forward does it by itself."""
@@ -231,13 +253,19 @@ class MiniGPTv2(BaseModel):
 
     def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
         """Return an answer for each prompt; see `answering.generate`."""
+        self._check_answers()
         return answering.generate(self, images, prompts, **options)
 
     def rank(
         self, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]], **options: Any
     ) -> list[list[int]]:
         """Return the order of each prompt's choices, best first; see `answering.rank`."""
+        self._check_answers()
         return answering.rank(self, images, prompts, choices, **options)
+
+    def _check_answers(self) -> None:
+        if self._is_quantised:
+            raise ValueError("model.frozen_dtype: float8 is for training; a model answers that was not quantised")
 
     def _zero(self, prefix: str) -> Tensor:
         """Return zero as a function of all trained parameters whose name begins with `prefix`."""

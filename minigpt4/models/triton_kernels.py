@@ -1,4 +1,4 @@
-"""Triton kernels for what PyTorch takes several launches for: rotary embeddings, and the product of Llama's MLP.
+"""Triton kernels for what PyTorch takes several launches for: rotary embeddings, the MLP's product, quantisation.
 
 Imported on CUDA alone; `minigpt4.models.kernels` chooses between these and PyTorch's operators. Triton reads the
 annotations of kernels itself: no `from __future__ import annotations` here.
@@ -58,6 +58,17 @@ def _gated_silu_backward(grad, gate, up, grad_gate, grad_up, gate_row, up_row, g
     tl.store(grad_up + row * grad_row + column, (d * silu).to(grad_up.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _quantise_rows(source, target, scales, source_row, num_columns, largest, smallest, columns: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, columns)
+    inside = column < num_columns
+    x = tl.load(source + row * source_row + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(x), 0), smallest) / largest
+    tl.store(scales + row, scale)
+    tl.store(target + row * num_columns + column, (x * (1.0 / scale)).to(target.dtype.element_ty), mask=inside)
+
+
 def rotate(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bool) -> None:
     """Write the rotated heads of `source` (T, heads, size) to `target` (T, heads, size), which may be the same.
 
@@ -87,6 +98,21 @@ def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tenso
     strides = (gate.stride(0), up.stride(0), grad_gate.stride(0))
     _launch(_gated_silu_backward, _tiles(gate), grad, gate, up, grad_gate, grad_up, *strides, gate.shape[1],
             columns=COLUMNS_A_PROGRAM)  # fmt: skip
+
+
+def quantise_rows(rows: Tensor, *, dtype: torch.dtype, largest: float, smallest: float) -> tuple[Tensor, Tensor]:
+    """Return rows (T, columns), T > 0, so scaled that the largest value of each becomes `largest`, and (T, 1) scales.
+
+    Multiplying by the scales, float32, gives the rows back. `smallest` is taken where a row has no larger value.
+    """
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    num_rows, num_columns = rows.shape
+    values = torch.empty(num_rows, num_columns, dtype=dtype, device=rows.device)
+    scales = torch.empty(num_rows, 1, dtype=torch.float32, device=rows.device)
+    columns = triton.next_power_of_2(num_columns)
+    _launch(_quantise_rows, (num_rows, 1), rows, values, scales, rows.stride(0), num_columns, largest, smallest,
+            columns=columns, num_warps=min(max(columns // 1024, 4), 32))  # fmt: skip
+    return values, scales
 
 
 def _tiles(rows: Tensor) -> tuple[int, int]:

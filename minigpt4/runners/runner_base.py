@@ -29,6 +29,7 @@ from minigpt4.datasets.mixture import ENDLESS, Draw, MixtureDataset, MixtureSamp
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.flops import model_flops, utilisation
+from minigpt4.runners.frozen_dtype import check_frozen_dtype
 from minigpt4.runners.gradients import add_gradients
 from minigpt4.runners.graphs import GraphedSteps, takes_graphs
 from minigpt4.runners.guard import LossGuard
@@ -60,10 +61,11 @@ class RunnerBase:
         self.device = pick_device(self.run)
         if self.run.deterministic:
             make_deterministic()
-        self.base_model = fingerprint(model)  # before its weights are sharded: no rank can read the others' alone
+        self.base_model = fingerprint(model)  # before its weights are sharded, or quantised
         for module in (module for part in self.run.compile for module in model.compilable(part)):
             module.compile(dynamic=True)
         self.amp_dtype = autocast_dtype(self.run, self.device)
+        check_frozen_dtype(self.run, cfg.model_cfg, self.device, self.amp_dtype)
         graphed = takes_graphs(self.run, cfg.model_cfg, self.device, self.amp_dtype)
         self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not graphed)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)

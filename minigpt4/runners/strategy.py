@@ -182,6 +182,15 @@ def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool
     join_weights = getattr(model, "join_weights", None)
     if join_weights is not None:
         join_weights()
+    parallel = _whole(model, overlap=overlap)
+    quantise_frozen = getattr(model, "quantise_frozen", None)
+    if quantise_frozen is not None:  # after ranks have told each other their weights, which they do in 16 bits
+        quantise_frozen()
+    return parallel
+
+
+def _whole(model: nn.Module, *, overlap: bool) -> Parallel:
+    """Return a model that this process has a whole copy of, ready to train with the other ranks, if there are any."""
     if not is_distributed():
         return Parallel(model)
     return Replicated(model) if overlap else Averaged(model)
