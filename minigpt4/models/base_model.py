@@ -35,9 +35,6 @@ class BaseModel(nn.Module):
     def quantise_frozen(self) -> None:
         """Keep frozen weights in 8 bits where the config says so; called once they are where they stay."""
 
-    def refresh(self) -> None:
-        """Bring up to date what a forward derives from trained weights; a replayed CUDA graph needs it before."""
-
     def num_trainable(self) -> int:
         """Return the number of trained scalars."""
         return sum(parameter.numel() for _, parameter in self.trainable())

@@ -140,9 +140,9 @@ class Decoder:
         if self._layers is None or not self.is_fused:
             return self._unfused(embeds, attention)
         with without_autocast(embeds.device):
-            cos, sin = (x[0][:, None] for x in self._llama.model.rotary_emb(embeds, attention.position_ids[None]))
+            cos, sin = self._llama.model.rotary_emb(embeds, attention.position_ids[None])
             half = sin.shape[-1] // 2
-            rotation = (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))
+            rotation = (cos[0, :, :half], sin[0, :, :half])
             for layer in self._layers:
                 embeds = layer(embeds, rotation, attention)
             norm = self._llama.model.norm

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from minigpt4.models.cached_attention import CachedAttention
 from minigpt4.models.joint_weights import join
+from minigpt4.models.kernels import gated_silu, rotate
 
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 _UNKNOWN = ("q_norm", "k_norm", "sinks")
@@ -42,18 +43,16 @@ class FusedLayer:
     def __call__(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], attention: CachedAttention) -> Tensor:
         """Return the hidden states (T, hidden) after this layer, computed in place of those before it.
 
-        `rotation` holds cos and sin (T, 1, head_dim), sin negated in its first half.
+        `rotation` holds cos and sin (T, head_dim / 2).
         """
-        cos, sin = rotation
         qkv = F.linear(self._normed(hidden, 0), *self._qkv).unflatten(1, (-1, self._head_dim))
-        turned = qkv.roll(self._head_dim // 2, -1)
-        num_rotated = qkv.shape[1] - self._num_kv // 2
-        qkv[:, :num_rotated].mul_(cos).addcmul_(turned[:, :num_rotated], sin)
+        turning = qkv[:, : qkv.shape[1] - self._num_kv // 2]
+        rotate(turning, turning, *rotation)
         query, keys_values = qkv.split([qkv.shape[1] - self._num_kv, self._num_kv], dim=1)
         attended = attention.run(self._index, query, keys_values.unflatten(1, (2, -1)), self._scaling)
         _add_linear(hidden, attended.flatten(1), self._output)
         gate, up = F.linear(self._normed(hidden, 1), *self._gate_up).chunk(2, dim=1)
-        _add_linear(hidden, F.silu(gate).mul_(up), self._down)
+        _add_linear(hidden, gated_silu(gate, up), self._down)
         return hidden
 
     def _normed(self, hidden: Tensor, number: int) -> Tensor:

@@ -40,10 +40,11 @@ def rotate_by_operators(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor
     """Do what `rotate` says by PyTorch's operators."""
     source = source.clone() if source.data_ptr() == target.data_ptr() else source
     (first, second), (to_first, to_second) = source.chunk(2, -1), target.chunk(2, -1)
-    cos, sin = cos[:, None], sin[:, None]
+    cos, sin = cos[:, None, None], sin[:, None]
     sign = -1 if back else 1
-    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-sign)
-    torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=sign)
+    torch.mul(source.unflatten(-1, (2, -1)), cos, out=target.unflatten(-1, (2, -1)))
+    to_first.addcmul_(second, sin, value=-sign)
+    to_second.addcmul_(first, sin, value=sign)
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:

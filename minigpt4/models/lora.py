@@ -82,9 +82,9 @@ class LeanLinear(Linear):
 
 
 class LowPrecisionCopies:
-    """16-bit copies of all LoRA weights of a model, made again in few launches once an update has changed these.
+    """16-bit copies of all LoRA weights of a model, made in few launches by each forward that enters this context.
 
-    A layer whose weights were written to since takes a fresh copy of its own.
+    Outside of it no layer takes them: an update by a fused optimizer leaves no trace that would tell an old copy.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -92,37 +92,25 @@ class LowPrecisionCopies:
         layers = [module for module in model.modules() if isinstance(module, LeanLinear)]
         parts = [part[ADAPTER] for one in layers for part in (one.lora_A, one.lora_B)]
         self._weights = [cast(Tensor, part.weight) for part in parts]
-        self._copies = [weight.detach().to(dtype, copy=True) for weight in self._weights]
-        self._remember()
+        self._copies = [torch.empty_like(weight, dtype=dtype) for weight in self._weights]
 
     @property
     def device(self) -> torch.device | None:
         """Return where the weights are; None where there are none."""
         return self._weights[0].device if self._weights else None
 
-    def refresh(self) -> None:
-        """Copy the weights if one of them was written to; they must still be on the device where they were."""
-        if any(weight._version != _copy_of(weight).version for weight in self._weights):
+    def __enter__(self) -> None:
+        if self._weights:
             torch._foreach_copy_(self._copies, [weight.detach() for weight in self._weights])
-            self._remember()
-
-    def _remember(self) -> None:
         for weight, copy in zip(self._weights, self._copies, strict=True):
-            setattr(weight, _COPY, _Copy(copy, weight._version))
+            setattr(weight, _COPY, copy)
+
+    def __exit__(self, *_: object) -> None:
+        for weight in self._weights:
+            delattr(weight, _COPY)
 
 
 _COPY = "low_precision_copy"
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    tensor: Tensor
-    version: int  # of the weight when it was copied
-
-
-def _copy_of(weight: Tensor) -> _Copy:
-    found: _Copy = getattr(weight, _COPY)
-    return found
 
 
 def adapter_of(layer: LeanLinear, dtype: torch.dtype) -> Adapter:
@@ -133,10 +121,8 @@ def adapter_of(layer: LeanLinear, dtype: torch.dtype) -> Adapter:
 
 
 def _in_type(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    copy = getattr(weight, _COPY, None)
-    if copy is not None and copy.version == weight._version and copy.tensor.dtype == dtype:
-        return _copy_of(weight).tensor.to(weight.device)
-    return weight.detach().to(dtype)
+    copy: Tensor | None = getattr(weight, _COPY, None)
+    return copy if copy is not None and copy.dtype == dtype else weight.detach().to(dtype)
 
 
 def make_lora_lean(model: nn.Module) -> None:

@@ -143,15 +143,6 @@ class MiniGPTv2(BaseModel):
             quantise_vit(self.visual_encoder.blocks)
         self._is_quantised = True
 
-    def refresh(self) -> None:
-        """Bring the 16-bit copies of LoRA weights up to date, in few launches; a forward does it by itself."""
-        dtype = causal_lm(self.llama_model).lm_head.weight.dtype
-        if dtype not in (torch.float16, torch.bfloat16):
-            return
-        if self._copies is None or self._copies.device != self.llama_proj.weight.device:
-            self._copies = LowPrecisionCopies(self.llama_model, dtype)
-        self._copies.refresh()
-
     def train(self, mode: bool = True) -> MiniGPTv2:
         """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
         super().train(mode)
@@ -222,8 +213,7 @@ class MiniGPTv2(BaseModel):
         """
         llama = causal_lm(self.llama_model)
         assert llama.config._attn_implementation == PACKED, "another attention would mix the examples"
-        self.refresh()
-        with language_autocast(llama, embeds.device):
+        with language_autocast(llama, embeds.device), self._low_precision_copies():
             hidden = llama.model(
                 inputs_embeds=embeds[None],
                 # of four dimensions, so that transformers makes none of its own; the packed attention needs none
@@ -271,6 +261,15 @@ class MiniGPTv2(BaseModel):
         """Return zero as a function of all trained parameters whose name begins with `prefix`."""
         parts = [(parameter * 0).sum() for name, parameter in self.trainable() if name.startswith(prefix)]
         return torch.stack(parts).sum()
+
+    def _low_precision_copies(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which LoRA is computed from 16-bit copies, where the language model has 16 bits."""
+        dtype = causal_lm(self.llama_model).lm_head.weight.dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            return contextlib.nullcontext()
+        if self._copies is None or self._copies.device != self.llama_proj.weight.device:
+            self._copies = LowPrecisionCopies(self.llama_model, dtype)
+        return self._copies
 
     def _run_vit(self, images: Tensor) -> Tensor:
         """Run the vision encoder. 16-bit weights run without autocast, which would widen its norms for nothing."""

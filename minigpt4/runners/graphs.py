@@ -103,8 +103,8 @@ class GraphedSteps:
     """Takes forward and backward of micro-batches, each shape from its CUDA graph from the second time on.
 
     `step(batch, num_accumulated)` computes the output and adds the gradients; `parameters` are what is trained. Their
-    gradients stay where they are in memory: whoever zeroes them keeps them. `refresh` is called before every step, for
-    what a step would derive from trained weights. All graphs share one memory pool, as no two run at once.
+    gradients stay where they are in memory: whoever zeroes them keeps them. All graphs share one memory pool, as no
+    two run at once.
     """
 
     def __init__(
@@ -112,10 +112,8 @@ class GraphedSteps:
         step: Callable[[Batch, int], Output],
         parameters: list[Tensor],
         device: torch.device,
-        *,
-        refresh: Callable[[], None],
     ) -> None:
-        self._step, self._device, self._refresh = step, device, refresh
+        self._step, self._device = step, device
         self._stream = torch.cuda.Stream(device)
         self._pool: Any = None
         self._seen: set[Shape] = set()
@@ -130,7 +128,6 @@ class GraphedSteps:
 
     def __call__(self, batch: Batch, *, num_accumulated: int) -> Output:
         """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
-        self._refresh()
         shape = shape_of(batch, num_accumulated)
         if shape not in self._seen:
             self._seen.add(shape)  # kernels load and cuBLAS picks its algorithms in this step, outside of a graph

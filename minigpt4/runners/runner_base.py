@@ -211,7 +211,7 @@ class RunnerBase:
             return output
 
         trained = [parameter for _, parameter in self.model.trainable()]
-        return GraphedSteps(step, trained, self.device, refresh=self.model.refresh)
+        return GraphedSteps(step, trained, self.device)
 
     def _feeder(self) -> Feeder:
         """Return what brings batches to the device, with `run.look_ahead` their images already seen."""

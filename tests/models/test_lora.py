@@ -9,6 +9,7 @@ from peft.tuners.lora import Linear
 from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import ADAPTER, LeanLinear, LowPrecisionCopies, adapter_of
 from tests.models.golden_model import tiny_model
+from tests.runners.test_graphs import batch_of
 
 
 def lean_and_peft():
@@ -65,17 +66,38 @@ def test_a_disabled_or_merged_adapter_is_left_to_peft(how):
     assert torch.equal(lean(x), peft(x))
 
 
-def test_copies_in_16_bits_follow_an_update():
+def test_copies_in_16_bits_follow_an_update_by_a_fused_optimizer():
     model = tiny_model()
     copies = LowPrecisionCopies(model.llama_model, torch.bfloat16)
     layer = causal_lm(model.llama_model).model.layers[0].self_attn.q_proj
     weight = layer.lora_B[ADAPTER].weight
-    first = adapter_of(layer, torch.bfloat16).second_16
-    assert adapter_of(layer, torch.bfloat16).second_16 is first
-    with torch.no_grad():
-        weight.add_(1)
-    stale_free = adapter_of(layer, torch.bfloat16).second_16
-    assert torch.equal(stale_free, weight.bfloat16()) and stale_free is not first
-    copies.refresh()
-    again = adapter_of(layer, torch.bfloat16).second_16
-    assert again is first and torch.equal(again, weight.bfloat16())
+    with copies:
+        first = adapter_of(layer, torch.bfloat16).second_16
+        assert adapter_of(layer, torch.bfloat16).second_16 is first
+        assert torch.equal(first, weight.bfloat16())
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    outside = adapter_of(layer, torch.bfloat16).second_16
+    assert torch.equal(outside, weight.bfloat16()) and outside is not first
+    with copies:
+        again = adapter_of(layer, torch.bfloat16).second_16
+        assert again is first and torch.equal(again, weight.bfloat16())
+
+
+def test_a_model_of_16_bits_computes_with_the_weights_of_the_last_update():
+    model = tiny_model()
+    model.llama_model.to(torch.bfloat16)
+    for _, parameter in model.trainable():
+        parameter.data = parameter.data.float()
+    batch = batch_of(model, "is it red", "what is to the left of the man")
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.0), lr=1e-2, fused=True)
+    losses = []
+    for _ in range(3):
+        loss = model(batch)["loss"]
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert model(batch)["loss"].item() == copy.deepcopy(model)(batch)["loss"].item()
+    assert losses[2] < losses[1] < losses[0]
