@@ -1,6 +1,6 @@
 """What a step of the published mixture computes and sends, and what follows for 8, 64 and 512 GPUs.
 
-    python benchmarks/scaling.py --device H200 --mfu 0.5
+    python benchmarks/scaling.py --device H200 --mfu 0.41 0.5           # the best published MFU of LoRA, and half
     python benchmarks/scaling.py --device H200 --samples-per-s 27.5     # as benchmarks/train_step.py measured it
 
 First the work of a mean draw, by part, and how long each part takes at the device's peak and at its memory's bandwidth
@@ -116,7 +116,7 @@ def main() -> None:
     """Print one JSON object a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=BANDWIDTH, default="H200")
-    parser.add_argument("--mfu", type=float, default=0.5, help="assumed, where no measured rate is given")
+    parser.add_argument("--mfu", type=float, nargs="+", default=[0.41, 0.5], help="assumed without a measured rate")
     parser.add_argument("--samples-per-s", type=float, help="of one GPU, measured")
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--together", type=int, nargs="+", default=[1, 8], help="draws an update")
@@ -131,19 +131,18 @@ def main() -> None:
     for line in roofline(model, draw, args.device):
         print(json.dumps(line))
     flops = sum(draw[part] for part in ("vit", "projection", "llm", "head"))
-    seconds = flops / PEAK_FLOPS[args.device] / args.mfu
-    if args.samples_per_s:
-        seconds = draw["samples"] / args.samples_per_s
-    rate = {
-        "samples_per_s": round(draw["samples"] / seconds, 1),
-        "mfu": round(flops / seconds / PEAK_FLOPS[args.device], 3),
-    }
-    print(json.dumps({"one_gpu": args.device, "measured": bool(args.samples_per_s), **rate}))
     num_bytes = 4.0 * model.num_trainable()
-    for num_gpus in args.gpus:
-        for together in args.together:
-            at = {"draw_seconds": seconds, "num_bytes": num_bytes, "together": together}
-            print(json.dumps(at_scale(num_gpus, draw, **at)), flush=True)
+    possible = [flops / PEAK_FLOPS[args.device] / mfu for mfu in args.mfu]
+    for seconds in [draw["samples"] / args.samples_per_s] if args.samples_per_s else possible:
+        rate = {
+            "samples_per_s": round(draw["samples"] / seconds, 1),
+            "mfu": round(flops / seconds / PEAK_FLOPS[args.device], 3),
+        }
+        print(json.dumps({"one_gpu": args.device, "measured": bool(args.samples_per_s), **rate}))
+        for num_gpus in args.gpus:
+            for together in args.together:
+                at = {"draw_seconds": seconds, "num_bytes": num_bytes, "together": together}
+                print(json.dumps(at_scale(num_gpus, draw, **at)), flush=True)
 
 
 if __name__ == "__main__":
