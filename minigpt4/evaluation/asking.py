@@ -126,52 +126,34 @@ class Asker:
         logger.info("%s: %d questions, %d answered before", name, len(questions), len(done))
         logged, num_answered = time.monotonic(), 0
         with PartWriter(save_path, name, run_name, rank=rank) as part:
-            for unit, images in self._with_images(questions, units):
-                for answers in self._ask(unit, images, questions, done):
+            for unit, pictures in self._with_pictures(questions, units):
+                for answers in self._ask(unit, pictures, questions, done):
                     part.write(answers)
                     num_answered += len(answers)
                 if time.monotonic() - logged > LOG_SECONDS:
                     logger.info("%s: %d of %d answered by this process", name, num_answered, num_rows)
                     logged = time.monotonic()
 
-    def _with_images(self, questions: Sequence[Question], units: Sequence[Unit]) -> Iterator[tuple[Unit, Tensor]]:
-        """Yield units with what the model sees of their images, that of the next unit under way on the device.
-
-        So a GPU has work while this unit's answers are read.
-        """
-        waiting: tuple[Unit, Tensor] | None = None
-        for unit, pictures in self._with_pictures(questions, units):
-            with torch.no_grad():
-                batch = torch.stack([picture.to(self.device, non_blocking=True) for picture in pictures])
-                encoded = unit, self.model.encode_img(batch)
-            if waiting is not None:
-                yield waiting
-            waiting = encoded
-        if waiting is not None:
-            yield waiting
-
-    def _with_pictures(
-        self, questions: Sequence[Question], units: Sequence[Unit]
-    ) -> Iterator[tuple[Unit, list[Tensor]]]:
-        """Yield units with their pictures (3, H, W); those of the next one are read while this one is asked."""
+    def _with_pictures(self, questions: Sequence[Question], units: Sequence[Unit]) -> Iterator[tuple[Unit, Tensor]]:
+        """Yield units with their pictures (N, 3, H, W); those of the next one are read while this one is asked."""
         asked_by = {question.image: question for question in questions}
-        pins = torch.device(self.device).type == "cuda"  # from other memory a copy waits for the device
 
         def load(image: Any) -> Tensor:
-            picture = self.image_processor(self.benchmark.open_image(asked_by[image]))
-            return picture.pin_memory() if pins else picture
+            return self.image_processor(self.benchmark.open_image(asked_by[image]))
 
         with ThreadPoolExecutor(NUM_READERS) as pool:
             reading = [pool.submit(load, image) for unit in units[:1] for image in unit.images]
             for number, unit in enumerate(units):
                 pictures = [picture.result() for picture in reading]
                 reading = [pool.submit(load, image) for unit in units[number + 1 : number + 2] for image in unit.images]
-                yield unit, pictures
+                yield unit, torch.stack(pictures)
 
     def _ask(
-        self, unit: Unit, images: Tensor, questions: Sequence[Question], done: frozenset[int]
+        self, unit: Unit, pictures: Tensor, questions: Sequence[Question], done: frozenset[int]
     ) -> Iterator[dict[int, Any]]:
         """Yield the answers of each batch by row; the unit's images are encoded once."""
+        with torch.no_grad():
+            images = self.model.encode_img(pictures.to(self.device))
         place = {image: number for number, image in enumerate(unit.images)}
         for batch in unit.batches:
             if not done.issuperset(batch):
