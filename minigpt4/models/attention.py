@@ -44,7 +44,8 @@ def packed_attention(
     """Return causal attention inside each example of a stream, (1, T, heads, size).
 
     query (1, heads, T, size), key and value with as many heads or a divisor of them; `sizes` are the tokens of the
-    examples, sum T, and `bounds` (B + 1,) int32 where they begin and end. Without `sizes`, as when answering, it is
+    examples, sum T, or with PyTorch's kernel for all a bound of them, and `bounds` (B + 1,) int32 where they begin and
+    end. Without `sizes`, as when answering, it is
     PyTorch's attention with the mask as given; with `cached` it reads and writes a KV cache.
     """
     if cached is not None:
@@ -54,6 +55,8 @@ def packed_attention(
     assert scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)
     if bounds is not None and query.is_cuda and varlen_works(query.dtype, query.device):
         return _varlen(query, key, value, bounds, longest=max(sizes)), None
+    if bounds is not None and len(sizes) + 1 != len(bounds):
+        raise RuntimeError("one kernel an example needs the size of each: a padded batch has a bound of them alone")
     return _one_by_one(query, key, value, sizes), None
 
 

@@ -35,6 +35,10 @@ class BaseModel(nn.Module):
     def quantise_frozen(self) -> None:
         """Keep frozen weights in 8 bits where the config says so; called once they are where they stay."""
 
+    def graph_problems(self, dtype: torch.dtype, device: torch.device) -> list[str]:
+        """Return what keeps the model's step from being captured in a CUDA graph when it computes in a 16-bit type."""
+        return []
+
     def num_trainable(self) -> int:
         """Return the number of trained scalars."""
         return sum(parameter.numel() for _, parameter in self.trainable())

@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from minigpt4.models.float8 import Float8Weight, quantise_joint
-from minigpt4.models.joint_weights import FrozenWeight, join, joined
+from minigpt4.models.joint_weights import FrozenWeight, join_plain, joined
 from minigpt4.models.kernels import rotate
 from minigpt4.models.lora import Adapter, LeanLinear, adapter_of
 
@@ -56,7 +56,7 @@ class FusedAttention(LlamaAttention):
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the attention output (1, T, hidden) and no weights."""
-        joint = self._joint() if options.get("sizes") is not None else None
+        joint = self._joint() if options.get("sizes") is not None and not _is_cast(hidden_states) else None
         if joint is None or position_embeddings is None:
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
         modules = [getattr(self, name) for name in PROJECTIONS]
@@ -71,10 +71,8 @@ class FusedAttention(LlamaAttention):
         return self.o_proj(attended.flatten(2)), None
 
     def join_weights(self) -> None:
-        """Lay the weights of the three projections end to end, if they are plain linear layers."""
-        linears = self._linears()
-        if linears is not None:
-            join(linears)
+        """Lay the weights of the three projections end to end, LoRA or not, if they are plain linear layers."""
+        join_plain([getattr(self, name) for name in PROJECTIONS])
 
     def quantise(self) -> None:
         """Quantise the joint weight of the three projections to 8 bits, if they are plain linear layers."""
@@ -92,6 +90,12 @@ class FusedAttention(LlamaAttention):
             return None
         linears: list[Any] = [one.base_layer if isinstance(one, LeanLinear) else one for one in modules]
         return linears if len({linear.bias is None for linear in linears}) == 1 else None
+
+
+def _is_cast(hidden_states: Tensor) -> bool:
+    """Return whether autocast would give products of these states another type."""
+    device = hidden_states.device.type
+    return device != "meta" and hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(device)
 
 
 def _is_lora(module: nn.Module) -> bool:

@@ -40,6 +40,17 @@ def join(linears: Sequence[nn.Linear]) -> FrozenWeight:
     return found
 
 
+def join_plain(modules: Sequence[nn.Module]) -> None:
+    """Lay the weights of linear layers, or of those that LoRA wraps, end to end; other modules are left alone.
+
+    Whoever answers joins them too: once they lie so, no captured graph is left with their old addresses.
+    """
+    inner = [getattr(module, "base_layer", module) for module in modules]
+    linears = [one for one in inner if type(one) is nn.Linear]
+    if len(linears) == len(modules) and len({linear.bias is None for linear in linears}) == 1:
+        join(linears)
+
+
 def joined(linears: Sequence[nn.Linear]) -> FrozenWeight | None:
     """Return the same without moving anything: None where the weights do not lie end to end."""
     weights, biases = _kinds(linears)

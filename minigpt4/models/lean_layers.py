@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, L
 
 from minigpt4.models.float8 import Float8Weight, quantise_joint, quantise_linears
 from minigpt4.models.fused_attention import FusedAttention
-from minigpt4.models.joint_weights import FrozenWeight, join, joined
+from minigpt4.models.joint_weights import FrozenWeight, join_plain, joined
 from minigpt4.models.kernels import gated_silu, gated_silu_backward
 
 
@@ -81,10 +81,8 @@ class FrugalMLP(LlamaMLP):
         return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
 
     def join_weights(self) -> None:
-        """Lay the weights of gate and up end to end, if they are plain linear layers."""
-        linears = self._linears()
-        if linears is not None:
-            join(linears)
+        """Lay the weights of gate and up end to end, LoRA or not, if they are plain linear layers."""
+        join_plain([self.gate_proj, self.up_proj])
 
     def quantise(self) -> None:
         """Quantise the joint weight of gate and up to 8 bits, if they are plain linear layers."""

@@ -96,8 +96,8 @@ class LowPrecisionCopies:
 
     @property
     def device(self) -> torch.device | None:
-        """Return where the weights are; None where there are none."""
-        return self._weights[0].device if self._weights else None
+        """Return where the copies are; None where there are none."""
+        return self._copies[0].device if self._copies else None
 
     def __enter__(self) -> None:
         if self._weights:

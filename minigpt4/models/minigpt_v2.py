@@ -16,7 +16,7 @@ from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
-from minigpt4.models.attention import PACKED
+from minigpt4.models.attention import PACKED, varlen_works
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.decoder import Decoder
 from minigpt4.models.eva_vit import build_visual_encoder, vision_attention
@@ -64,6 +64,7 @@ class MiniGPTv2(BaseModel):
         self.frozen_dtype = frozen_dtype
         self._is_quantised = False
         self._copies: LowPrecisionCopies | None = None
+        self._is_merged_for_good = False
         self.cuda_graphs = False
         self._decoder: Decoder | None = None
         self.visual_encoder.requires_grad_(not freeze_vit)
@@ -143,8 +144,17 @@ class MiniGPTv2(BaseModel):
             quantise_vit(self.visual_encoder.blocks)
         self._is_quantised = True
 
+    def graph_problems(self, dtype: torch.dtype, device: torch.device) -> list[str]:
+        """Return why a padded batch cannot be computed: its examples would see each other without the varlen kernel."""
+        return [] if varlen_works(dtype, device) else ["PyTorch's attention over packed examples fails here"]
+
     def train(self, mode: bool = True) -> MiniGPTv2:
-        """Set the mode of what is trained; a frozen vision encoder is always in eval mode."""
+        """Set the mode of what is trained; a frozen vision encoder is always in eval mode.
+
+        Raises: ValueError when LoRA was merged for good and is to be trained.
+        """
+        if mode and self._is_merged_for_good:
+            raise ValueError("LoRA was merged into this model's weights for good: it answers, but does not train")
         super().train(mode)
         if self.freeze_vit:
             self.visual_encoder.eval()
@@ -240,6 +250,13 @@ class MiniGPTv2(BaseModel):
     def merge_for_good(self) -> None:
         """Merge LoRA into the weights, after which the model answers and is not trained."""
         merge_for_good(self)
+        self._is_merged_for_good = True
+
+    def load_trainable_state(self, state: dict[str, Tensor], source: str = "x.pth") -> None:
+        """Copy trained tensors into the model. Raises: ValueError as the base model's, or after `merge_for_good`."""
+        if self._is_merged_for_good:
+            raise ValueError(f"{source}: LoRA was merged into this model's weights for good; load it into a new model")
+        super().load_trainable_state(state, source)
 
     def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
         """Return an answer for each prompt; see `answering.generate`."""
@@ -267,7 +284,7 @@ class MiniGPTv2(BaseModel):
         dtype = causal_lm(self.llama_model).lm_head.weight.dtype
         if dtype not in (torch.float16, torch.bfloat16):
             return contextlib.nullcontext()
-        if self._copies is None or self._copies.device != self.llama_proj.weight.device:
+        if self._copies is None or self._copies.device not in (None, self.llama_proj.weight.device):
             self._copies = LowPrecisionCopies(self.llama_model, dtype)
         return self._copies
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minigpt4.common.dist_utils import all_reduce_sum, get_world_size
 from minigpt4.conversation.conversation import Batch
 
 TOKEN_STEP = 128
@@ -181,35 +182,42 @@ def _up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def takes_graphs(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> bool:
-    """Return whether training steps are captured, by `run.cuda_graphs`.
+def takes_graphs(
+    run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None, *, model: Any = None
+) -> bool:
+    """Return whether training steps are captured, by `run.cuda_graphs`; the same on all ranks.
 
-    Unset, they are where that is possible, micro-batches come one by one so that shapes come again, and the GPU has
+    Unset, they are where that is possible, micro-batches come one by one so that shapes come again, and every GPU has
     AUTO_MEMORY bytes. Raises: ValueError that names every option in the way of graphs that are asked for.
     """
     problems = graph_problems(run_cfg, model_cfg, device, amp_dtype)
+    if not problems and model is not None:
+        problems += model.graph_problems(amp_dtype, device)
     if run_cfg.cuda_graphs and problems:
         raise ValueError(f"run.cuda_graphs: not possible, as {'; '.join(problems)}")
     if run_cfg.cuda_graphs is not None:
         return bool(run_cfg.cuda_graphs)
-    if problems or run_cfg.max_tokens_per_forward is not None:
+    if device.type != "cuda" or run_cfg.max_tokens_per_forward is not None:
         return False
-    return torch.cuda.get_device_properties(device).total_memory >= AUTO_MEMORY
+    fits = not problems and torch.cuda.get_device_properties(device).total_memory >= AUTO_MEMORY
+    if get_world_size() == 1:
+        return fits
+    return int(all_reduce_sum(torch.tensor([float(fits)], device=device))) == get_world_size()
 
 
 def graph_problems(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> list[str]:
     """Return every option that keeps training steps from being captured."""
-    problems = []
-    if device.type != "cuda":
-        problems.append("run.device is not cuda")
-    if amp_dtype is None:
-        problems.append("run.amp is false, and attention over packed examples needs 16 bits")
-    if run_cfg.strategy == "fsdp":
-        problems.append("run.strategy is fsdp")
-    if model_cfg.use_grad_checkpoint_llm:
-        problems.append("model.use_grad_checkpoint_llm is true")
-    if model_cfg.use_grad_checkpoint and not model_cfg.freeze_vit:
-        problems.append("model.use_grad_checkpoint is true for a trained vision encoder")
-    if model_cfg.low_resource or model_cfg.load_in_4bit:
-        problems.append("weights have 8 or 4 bits (model.low_resource, model.load_in_4bit)")
-    return problems
+    found = {
+        "run.device is not cuda": device.type != "cuda",
+        "run.amp is false, and attention over packed examples needs 16 bits": amp_dtype is None,
+        "run.strategy is fsdp": run_cfg.strategy == "fsdp",
+        "run.compile may compile again while a step is captured": bool(run_cfg.compile),
+        "model.use_grad_checkpoint_llm is true": model_cfg.use_grad_checkpoint_llm,
+        "model.use_grad_checkpoint is true for a trained vision encoder": (
+            model_cfg.use_grad_checkpoint and not model_cfg.freeze_vit
+        ),
+        "weights have 8 or 4 bits (model.low_resource, model.load_in_4bit)": (
+            model_cfg.low_resource or model_cfg.load_in_4bit
+        ),
+    }
+    return [problem for problem, applies in found.items() if applies]

@@ -66,7 +66,7 @@ class RunnerBase:
             module.compile(dynamic=True)
         self.amp_dtype = autocast_dtype(self.run, self.device)
         check_frozen_dtype(self.run, cfg.model_cfg, self.device, self.amp_dtype)
-        graphed = takes_graphs(self.run, cfg.model_cfg, self.device, self.amp_dtype)
+        graphed = takes_graphs(self.run, cfg.model_cfg, self.device, self.amp_dtype, model=model)
         self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not graphed)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.optimizer = torch.optim.AdamW(

@@ -118,6 +118,22 @@ def test_a_run_that_died_continues_where_it_was(tmp_path):
     assert (tmp_path / "seven.jsonl").read_text() == RESULT
 
 
+def test_a_broken_picture_loses_no_answer_of_the_pictures_before(tmp_path):
+    class BrokenAtFour(Seven):
+        def questions(self) -> list[Question]:
+            known = super().questions()
+            return [Question(id=4, prompt="q4", image="no picture") if one.id == 4 else one for one in known]
+
+    cfg = seven(batch_size=1).cfg
+    model = Parrot()
+    with pytest.raises(ValueError):
+        run(BrokenAtFour(cfg, name="seven"), model, processor, save_path=tmp_path)
+    assert model.asked == ["q0", "q1", "q2", "q3"]
+    model = Parrot()
+    run(seven(batch_size=1), model, processor, save_path=tmp_path)
+    assert model.asked == ["q4", "q5", "q6"]
+
+
 def test_the_batch_of_a_line_cut_short_by_a_crash_is_asked_again(tmp_path):
     with pytest.raises(RuntimeError):
         run(seven(), Parrot(dies_at="q4"), processor, save_path=tmp_path)

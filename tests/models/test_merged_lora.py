@@ -57,6 +57,16 @@ def test_merged_lora_gives_the_same_logits_and_is_not_added_twice():
     torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-5)
 
 
+def test_a_model_merged_for_good_takes_no_other_lora_and_does_not_train():
+    model = tiny_model()
+    state = {name: value.clone() for name, value in model.trainable_state().items()}
+    model.merge_for_good()
+    with pytest.raises(ValueError, match=r"b\.pth: LoRA was merged"):
+        model.load_trainable_state(state, "b.pth")
+    with pytest.raises(ValueError, match="does not train"):
+        model.train()
+
+
 def test_weights_come_back_after_an_error():
     model = tiny_model()
     before = copies(model)

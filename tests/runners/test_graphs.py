@@ -66,6 +66,25 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
         assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
 
 
+def test_a_padded_batch_is_refused_where_each_example_takes_a_kernel_of_its_own():
+    model = tiny_model().eval()
+    batch = batch_of(model, "is it red", "x")
+    buffers = padded_buffers(batch, shape_of(batch, 1))
+    fill(buffers, batch)
+    with pytest.raises(RuntimeError, match="needs the size of each"):
+        model(buffers)
+
+
+def test_graphs_are_refused_where_the_kernel_for_packed_examples_fails():
+    class Model:
+        def graph_problems(self, dtype, device):
+            return [f"no kernel for {dtype}"]
+
+    assert not takes_graphs(*sections(), CUDA, torch.bfloat16, model=Model())
+    with pytest.raises(ValueError, match=r"no kernel for torch\.bfloat16"):
+        takes_graphs(*sections(cuda_graphs=True), CUDA, torch.bfloat16, model=Model())
+
+
 def test_a_shape_always_has_a_token_of_padding():
     model = tiny_model().eval()
     batch = batch_of(model, *["x" * 3] * 4, images=False)
