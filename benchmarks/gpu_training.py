@@ -31,8 +31,8 @@ from minigpt4.models.llama import causal_lm
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 
-STEPS = {"real": (24, 48), "small": (10, 5), "tiny": (2, 1)}
-"""Updates that are timed, and those before. At real size the first half of these comes again and again: what a shape
+STEPS = {"real": (24, 48), "small": (10, 10), "tiny": (2, 2)}
+"""Updates that are timed, and those before. The first half of these comes again and again: what a shape
 takes for the first time, and the capture of its graph, are over when the clock starts."""
 
 
@@ -99,7 +99,7 @@ class Trainings:
         self.prepare(cfg, self._dtype(settings), rebuild=settings.get("rebuild", False))
         with put_back(self.model):
             runner = self._runner(cfg, args)
-            cycle = args.warmup // 2 if settings.get("cycle", self.size == "real") else None
+            cycle = args.warmup // 2 if settings.get("cycle", True) else None
             runner.begin(num_warmup=args.warmup, cudnn=settings.get("cudnn", False), cycle=cycle, profiler=profiler)
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
