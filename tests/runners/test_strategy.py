@@ -61,6 +61,11 @@ def test_text_on_one_rank_and_images_on_the_other_give_the_same_gradient_by_both
         assert torch.equal(gradient, ranks[1]["gradient fsdp"][name]), name
 
 
+def test_gradients_averaged_after_backward_are_those_averaged_during_it(ranks):
+    for rank in ranks:
+        assert_same_gradients(rank["gradient ddp after backward"], rank["gradient ddp"], tolerance=1e-6)
+
+
 def test_the_float32_of_what_is_trained_stays_beside_16_bit_shards(ranks):
     for rank in ranks:
         assert {gradient.dtype for gradient in rank["gradient fsdp bfloat16"].values()} == {torch.float32}

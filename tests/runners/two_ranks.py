@@ -34,10 +34,10 @@ def one_batch(model, kinds):
     return batch
 
 
-def build(path, strategy, *, recompute=False, dtype=torch.float32):
+def build(path, strategy, *, recompute=False, dtype=torch.float32, overlap=True):
     model_cfg = OmegaConf.merge(Config.load(path).model_cfg, {"use_grad_checkpoint_llm": recompute})
     model = MiniGPTv2.from_config(model_cfg, dtype=dtype)
-    return model, wrap(model, strategy=strategy, device=CPU)
+    return model, wrap(model, strategy=strategy, device=CPU, overlap=overlap)
 
 
 def random_model(**llama):
@@ -46,9 +46,9 @@ def random_model(**llama):
     return MiniGPTv2.from_config(OmegaConf.merge(OmegaConf.structured(ModelConfig), tiny_config()["model"], section))
 
 
-def one_gradient(path, strategy, kinds, *, recompute=False, dtype=torch.float32):
+def one_gradient(path, strategy, kinds, *, dtype=torch.float32, **how):
     """Return the gradient of one step, averaged over the ranks; dropout is off, in training mode too."""
-    model, parallel = build(path, strategy, recompute=recompute, dtype=dtype)
+    model, parallel = build(path, strategy, dtype=dtype, **how)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -133,6 +133,7 @@ def one_rank(rank, path, folder):
         "evaluated": evaluated(path),
         "drawn": drawn_from_meta(),
         "gradient ddp": one_gradient(path, "ddp", mixed),
+        "gradient ddp after backward": one_gradient(path, "ddp", mixed, overlap=False),
         "gradient fsdp": one_gradient(path, "fsdp", mixed),
         "gradient ddp bfloat16": one_gradient(path, "ddp", mixed, dtype=torch.bfloat16),
         "gradient fsdp bfloat16": one_gradient(path, "fsdp", mixed, dtype=torch.bfloat16),
