@@ -86,7 +86,8 @@ class PrefillAttention(CachedAttention):
         self.seen_sizes = tuple(one.start + one.size for one in segments)
         bounds = [[0, *itertools.accumulate(sizes)] for sizes in (self.sizes, self.seen_sizes)]
         sent = upload([slots, written, positions, seen_slots, seen, *bounds], cache.data.device)
-        self._slots, self._written, self.position_ids, self._seen_slots, self._seen = sent[:5]
+        self._slots, self._written, self.position_ids = sent[:3]
+        self._seen_rows = cache.rows(*sent[3:5]) if self._has_prefix else None
         self._bounds, self._seen_bounds = (x.int() for x in sent[5:])
         self._masks: list[Tensor | None] | None = None
 
@@ -94,11 +95,11 @@ class PrefillAttention(CachedAttention):
         """Write keys and values (T, 2, kv_heads, size); return the attention of `query` (T, heads, size)."""
         assert scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)
         self._cache.write(layer, self._slots, self._written, keys_values)
-        if not self._has_prefix:
+        if self._seen_rows is None:
             query, key, value = (x.transpose(0, 1)[None] for x in (query, *keys_values.unbind(1)))
             output, _ = packed_attention(_NO_MODULE, query, key, value, None, sizes=self.sizes, bounds=self._bounds)
             return output[0]
-        keys, values = self._cache.read(layer, self._seen_slots, self._seen).unbind(1)
+        keys, values = self._cache.read(layer, self._seen_rows).unbind(1)
         if query.is_cuda and varlen_prefix_works(query.dtype, query.device):
             longest = (max(self.sizes), max(self.seen_sizes))
             return _varlen(query, keys, values, (self._bounds, self._seen_bounds), longest)

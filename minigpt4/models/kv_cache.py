@@ -92,9 +92,17 @@ class KVCache:
         """Write keys and values (T, 2, kv_heads, head_dim) of one layer at T places, given by slot and position."""
         self.data[layer].permute(1, 3, 0, 2, 4).index_put_((slots, positions), keys_values)
 
-    def read(self, layer: int, slots: Tensor, positions: Tensor) -> Tensor:
-        """Return keys and values (T, 2, kv_heads, head_dim) of one layer at T places."""
-        return self.data[layer].permute(1, 3, 0, 2, 4)[slots, positions]
+    def rows(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Return where `read` finds T places of a layer, given by slot and position: (T * 2 * kv_heads,) int64."""
+        num_slots, num_heads, length = self.data.shape[2:5]
+        heads = torch.arange(num_heads, device=slots.device) * length
+        keys = (slots * num_heads * length + positions)[:, None] + heads
+        return torch.stack([keys, keys + num_slots * num_heads * length], dim=1).flatten()
+
+    def read(self, layer: int, rows: Tensor) -> Tensor:
+        """Return keys and values (T, 2, kv_heads, head_dim) of one layer at the places that `rows` made rows of."""
+        found = self.data[layer].flatten(0, 3).index_select(0, rows)
+        return found.view(-1, 2, self.data.shape[3], self.data.shape[5])
 
     def _round_up(self, length: int) -> int:
         return -(-max(length, 1) // self.bucket_size) * self.bucket_size
