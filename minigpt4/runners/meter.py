@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,9 +66,11 @@ class Meter:
         try:
             parts = next(loader)
         except (ConnectionError, EOFError) as error:  # what its broken pipe raises when PyTorch did not see it die
+            _expect_no_signal_of_it()
             raise RuntimeError("a data worker died: it was killed, or the machine ran out of memory") from error
         except RuntimeError as error:
             if "DataLoader worker" in str(error):
+                _expect_no_signal_of_it()
                 raise RuntimeError(f"a data worker died: {error}") from error
             raise
         self._window.waiting += time.perf_counter() - began
@@ -142,6 +146,12 @@ class Meter:
         own[get_rank()] = window.own + window.waiting
         times = all_reduce_sum(own)
         return int(times.argmax()), float(times.max() / times.mean().clamp(min=1e-9))
+
+
+def _expect_no_signal_of_it() -> None:
+    """Keep PyTorch's handler from raising for the same dead worker again, in the midst of the traceback's printing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _peak_memory(device: torch.device) -> float:
