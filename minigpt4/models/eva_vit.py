@@ -62,8 +62,7 @@ def build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
 def vision_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context of the encoder's attention: with cuDNN's kernels on GPUs that have them.
 
-    cuDNN plans for every shape, and here the number of images alone changes. On an H100 the whole encoder is 6 to 8 %
-    faster so (docs/benchmarks.md).
+    cuDNN plans for every shape, and here the number of images alone changes. On an H100 its kernel was the faster one.
     """
     if device.type != "cuda" or not torch.backends.cudnn.enabled:
         return contextlib.nullcontext()
