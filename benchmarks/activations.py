@@ -85,7 +85,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, enable_
 
 
 def ours(count: int, *, recompute: bool) -> tuple[int, int]:
-    """Return the bytes that are saved for so many examples, and their tokens."""
+    """Return the bytes that autograd saves for `count` examples, and the number of their tokens."""
     attention.varlen_works = lambda dtype, device: False  # type: ignore[assignment]  # it would ask the GPU
     kernels: Any = SimpleNamespace(scaled_dot_product_attention=flash)  # which PyTorch would choose there
     attention.F = kernels

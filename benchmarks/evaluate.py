@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--text-tokens", type=int, default=70, help="of a question, with its options")
     parser.add_argument("--answer-tokens", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=10, help="ours; the published one is ten")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many counts")
+    parser.add_argument("--repeats", type=int, default=3, help="number of runs; the fastest counts")
     parser.add_argument("--precision", action="store_true", help="count the answers that 16 bits change, untimed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

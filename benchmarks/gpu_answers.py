@@ -84,7 +84,7 @@ class Answers:
         return picture
 
     def _seconds(self, seen: torch.Tensor, prompts: list[str], shown: list[int], num_tokens: int) -> float:
-        """Return the seconds until answers of so many tokens are there; none may end before."""
+        """Return the seconds to generate answers of exactly `num_tokens` tokens."""
         synchronize(self.device)
         began = time.perf_counter()
         self.model.generate(seen, prompts, shown=shown, max_new_tokens=num_tokens, min_length=num_tokens + 2)

@@ -58,7 +58,7 @@ class MeasuredRunner(RunnerBase):
     def begin(self, *, num_warmup: int, cudnn: bool, cycle: int | None = None, profiler: Any = None) -> None:
         """Start to count; cuDNN's attention is switched here, as building a runner may switch it.
 
-        With `cycle` the first so many batches come again and again, from memory: so that shapes are known.
+        With `cycle` the run repeats its first `cycle` batches from memory, so that every shape is known.
         """
         torch.backends.cuda.enable_cudnn_sdp(cudnn)
         self.num_warmup, self.profiler, self.cycle = num_warmup, profiler, cycle

@@ -91,7 +91,7 @@ def touch(folder: Path, names: Iterable[str]) -> None:
 
 
 def say(rng: random.Random, num_words: int) -> str:
-    """Return so many words."""
+    """Return a text of `num_words` random words."""
     return " ".join(rng.choices(WORDS, k=num_words))
 
 

@@ -1,6 +1,6 @@
-"""Measure on a GPU all that is to be known of this project there, in slices that fit a time budget.
+"""Measure this project on a GPU, in slices that fit a time budget.
 
-    python benchmarks/on_gpu.py --out DIR --budget 540                      # goes on where the last call stopped
+    python benchmarks/on_gpu.py --out DIR --budget 540                      # continues where the last call stopped
     python benchmarks/on_gpu.py --out DIR --only ours "with look_ahead"     # these cases, or groups, again
     python benchmarks/on_gpu.py --out DIR --retry                           # also those that failed or were absent
     python benchmarks/on_gpu.py --out DIR --report                          # Markdown of what there is

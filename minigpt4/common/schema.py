@@ -35,7 +35,7 @@ class RunConfig:
     max_epoch: int = 30
     iters_per_epoch: int = 1000
     accum_grad_iters: int = 1
-    max_tokens_per_forward: int | None = None  # the draws of one update go through together, so many tokens at a time
+    max_tokens_per_forward: int | None = None  # several micro-batches a forward, up to this many tokens
     compile: list[str] = field(default_factory=list)  # vit, llm: parts for torch.compile, which takes its time first
     look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
     cuda_graphs: bool | None = None  # replay training steps from CUDA graphs; unset: on a GPU of 60 GiB where possible

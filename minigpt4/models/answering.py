@@ -180,11 +180,6 @@ def clean_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids).split("</s>")[0].split("[/INST]")[-1].strip()
 
 
-def choice_scores(model: MiniGPTv2, prompt: Tensor, choices: Sequence[str]) -> list[float]:
-    """Return the score of each choice after a prompt's embeddings (tokens, hidden); lower is likelier."""
-    return score_choices(model, [prompt], [choices])[0]
-
-
 def score_choices(
     model: MiniGPTv2,
     embeds: Sequence[Tensor],

@@ -8,7 +8,6 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from minigpt4.models.probe import check_apart
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +72,10 @@ def varlen_works(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether PyTorch's kernel for examples of different length computes rightly here; tried once a process."""
     if dtype not in (torch.float16, torch.bfloat16):
         return False
-    # autocast and the hooks of a layer that recomputes belong to a thread: in another one the probe meets neither
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_probe_varlen, dtype, device).result()
+    return check_apart(functools.partial(_probe_varlen, dtype, device), device)
 
 
 def _probe_varlen(dtype: torch.dtype, device: torch.device) -> bool:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # a new thread begins on GPU 0
     generator = torch.Generator(device).manual_seed(0)
     shape = (1, 2, sum(PROBE_SIZES), 128)
     qkv = [torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(3)]

@@ -25,7 +25,7 @@ class _Captured:
 class DecodeGraphs:
     """A graph for each number of slots and length bucket, over memory of one KV cache that outlasts a call.
 
-    A larger cache, or weights that moved, make all of them anew.
+    A larger cache, or weights that moved, discard all graphs.
     """
 
     def __init__(self) -> None:

@@ -164,7 +164,7 @@ class Decoder:
 
 
 def _sharing(prefixes: Sequence[SharedPrefix] | None, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
-    """Return who shares each prefix that several prompts have, and its length; a prompt keeps a token of its own."""
+    """Return the prompts that share each prefix, and its length; a prompt keeps at least one token outside it."""
     sharing: dict[SharedPrefix, list[int]] = {}
     for number, prefix in enumerate(prefixes or ()):
         sharing.setdefault(prefix, []).append(number)

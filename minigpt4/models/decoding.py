@@ -139,7 +139,7 @@ def generate_tokens(
 class AnswerEnds:
     """Which answers have ended, told to the host a step late: it launches the next step before it looks.
 
-    So a GPU always has work. A CPU computes as it is told, and knows at once.
+    So a GPU always has work. A CPU computes synchronously, so the host knows at once.
     """
 
     def __init__(self, num_answers: int, device: torch.device) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from minigpt4.models.probe import check_apart
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 0.02
@@ -98,21 +99,13 @@ def triton_quantises(device: torch.device) -> bool:
 
 
 def _passes(check: Callable[[torch.device], bool], device: torch.device) -> bool:
-    # autocast and the hooks of a layer that recomputes belong to a thread: in another one the probe meets neither
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_probe, check, device).result()
-
-
-def _probe(check: Callable[[torch.device], bool], device: torch.device) -> bool:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # a new thread begins on GPU 0
     try:
-        works = check(device)
+        works = check_apart(functools.partial(check, device), device)
     except Exception as error:  # whatever a compiler may raise: the operators of PyTorch are there
-        logger.warning("PyTorch's operators stand in for the Triton kernels, which fail here: %s", error)
+        logger.warning("PyTorch's operators replace the Triton kernels, which fail here: %s", error)
         return False
     if not works:
-        logger.warning("PyTorch's operators stand in for the Triton kernels, which are wrong here")
+        logger.warning("PyTorch's operators replace the Triton kernels, which give wrong numbers here")
     return works
 
 

@@ -17,11 +17,13 @@ from minigpt4.conversation.conversation import Batch
 TOKEN_STEP = 128
 """Tokens of a captured shape are a multiple of this: a tile of a matrix product, so that the padding costs little."""
 TARGET_STEPS = (256, 1024)
+"""Targets are padded to the first of these that is enough, or to a multiple of the last."""
 EXAMPLE_STEP = 4
+"""The number of examples is padded to a multiple of this."""
 MAX_GRAPHS = 96
-"""Shapes that are kept; the least recently used one goes."""
+"""Captured shapes that are kept; the least recently used one is dropped."""
 AUTO_MEMORY = 60 * 2**30
-"""Graphs keep the activations of the largest shape beside those of steps that are not captured: 44 GiB in all at 7B."""
+"""Graphs and steps without a graph each keep their own activations: a 7B run reserved 44 GiB on an H100."""
 Output = dict[str, Tensor]
 
 
@@ -187,8 +189,8 @@ def takes_graphs(
 ) -> bool:
     """Return whether training steps are captured, by `run.cuda_graphs`; the same on all ranks.
 
-    Unset, they are where that is possible, micro-batches come one by one so that shapes come again, and every GPU has
-    AUTO_MEMORY bytes. Raises: ValueError that names every option in the way of graphs that are asked for.
+    Unset, they are captured where nothing forbids it, `run.max_tokens_per_forward` is unset so that shapes repeat, and
+    every GPU has AUTO_MEMORY bytes. Raises: ValueError that names every option in the way of graphs that are asked for.
     """
     problems = graph_problems(run_cfg, model_cfg, device, amp_dtype)
     if not problems and model is not None:

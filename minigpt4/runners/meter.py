@@ -149,7 +149,7 @@ class Meter:
 
 
 def _expect_no_signal_of_it() -> None:
-    """Keep PyTorch's handler from raising for the same dead worker again, in the midst of the traceback's printing."""
+    """Remove PyTorch's SIGCHLD handler: it would raise for the same worker again while a traceback is printed."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

@@ -5,7 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from minigpt4.conversation.tokenizer import ByteTokenizer
-from minigpt4.models.answering import answering_mode, choice_scores, clean_answer, continue_from, embed_prompts
+from minigpt4.models.answering import answering_mode, clean_answer, continue_from, embed_prompts, score_choices
 from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import picture, recorded, tiny_model
 
@@ -153,7 +153,8 @@ def test_choices_are_ranked_and_scored_as_recorded_once_the_padded_length_is_tak
     assert ours == [ranks[:n] for ranks, n in zip(case["ranks"], counts, strict=True)]
     with answering_mode(model):
         scores = [
-            choice_scores(model, *pair) for pair in zip(embed_prompts(model, images, prompts), choices, strict=True)
+            score_choices(model, [prompt], [row])[0]
+            for prompt, row in zip(embed_prompts(model, images, prompts), choices, strict=True)
         ]
     encoder = model.chat_encoder
     asked_tokens = [len(encoder.prompt_ids(prompt)) for prompt in prompts]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.models.answering import choice_scores, embed_prompts
+from minigpt4.models.answering import embed_prompts, score_choices
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import AS_RECORDED, examples_of, picture, recorded, tiny_config, tiny_model
 
@@ -211,6 +211,6 @@ def test_a_choice_is_scored_as_the_loss_of_its_sequence():
     example = Example(turns=(Turn(prompt, "a sleepy sheep"),), images=(picture(1),))
     with torch.no_grad():
         summed = row_losses(model, [example])
-        score = choice_scores(model, embed_prompts(model, picture(1)[None], [prompt])[0], ["a sleepy sheep"])
+        [score] = score_choices(model, embed_prompts(model, picture(1)[None], [prompt]), [["a sleepy sheep"]])
     length = len(model.chat_encoder.encode(example.turns)[0])
     assert score[0] == pytest.approx(summed.item() / (length - 1), abs=1e-6)
