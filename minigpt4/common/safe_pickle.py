@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
+from pathlib import Path
 from typing import Any
 
 _PLAIN = {(module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset")}
@@ -22,10 +25,21 @@ def load_plain(path: str) -> Any:
 
     Raises: ValueError naming the file when it holds anything else (nothing of it is run), is cut off or no pickle.
     """
-    with open(path, "rb") as file:
-        try:
-            return _PlainUnpickler(file, encoding="utf-8").load()
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{path}: cannot be read as a pickle file: {error}") from error
-        except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: is cut off or no pickle file: {error}") from error
+    content = Path(path).read_bytes()
+    try:
+        _check_sizes(content)
+        return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: cannot be read as a pickle file: {error}") from error
+    except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path}: is cut off or no pickle file: {error}") from error
+
+
+def _check_sizes(content: bytes) -> None:
+    """Walk the opcodes, so that a damaged size cannot make the reader take all memory.
+
+    Raises: ValueError for an argument that is cut off, or a memo place that a file of this size cannot need.
+    """
+    for opcode, argument, position in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= len(content):
+            raise ValueError(f"memo place {argument} at byte {position}")

@@ -51,3 +51,10 @@ def test_an_object_of_a_class_is_refused(file):
 def test_a_file_that_is_cut_off_or_no_pickle_is_named(file, content):
     with pytest.raises(ValueError, match=r"refs\.p: (is cut off or no pickle file|cannot be read as a pickle file)"):
         load_plain(file(content))
+
+
+def test_a_damaged_size_takes_no_memory(tmp_path):
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\xf0.")  # a list kept in memo place 4,043,309,055: 32 GB of pointers
+    with pytest.raises(ValueError, match=r"refs\.p: is cut off or no pickle file: memo place 4043309055 at byte 3"):
+        load_plain(str(path))
