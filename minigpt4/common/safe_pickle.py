@@ -41,5 +41,5 @@ def _check_sizes(content: bytes) -> None:
     Raises: ValueError for an argument that is cut off, or a memo place that a file of this size cannot need.
     """
     for opcode, argument, position in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= len(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(content):
             raise ValueError(f"memo place {argument} at byte {position}")
