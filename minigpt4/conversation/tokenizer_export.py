@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,7 @@ def _to_backend(serialized: bytes) -> Tokenizer:
     )
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(WORD_START), normalizers.Replace(" ", WORD_START)])
     if fixed:
-        pattern = Regex("|".join(map(re.escape, fixed)))
-        backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(_words_by_themselves(fixed, learnt)), "isolated")
     backend.decoder = decoders.Sequence(
         [decoders.Replace(WORD_START, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -139,6 +138,20 @@ def _to_backend(serialized: bytes) -> Tokenizer:
     )
     backend.add_special_tokens([AddedToken(piece, normalized=False) for piece in (UNKNOWN, BOS, EOS)])
     return backend
+
+
+def _words_by_themselves(fixed: Sequence[str], learnt: Iterable[str]) -> str:
+    """Return a pattern for the user-defined pieces, and for the start of a text like `<0x41>` behind one.
+
+    That text would be the name of a byte piece, so a word of the vocabulary. The cut is where no learnt piece reaches
+    across.
+    """
+    pieces = "|".join(map(re.escape, fixed))
+    seams = {piece[k : k + 2] for piece in learnt for k in range(len(piece) - 1)}
+    for start, rest in (("<", "0x"), ("<0", "x")):
+        if start[-1] + rest[0] not in seams:
+            return f"{pieces}|(?<={pieces}){start}(?={rest}[0-9A-F]{{2}}>)"
+    return pieces
 
 
 def _chat_template(config: Path) -> dict[str, Any]:

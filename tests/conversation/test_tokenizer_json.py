@@ -165,6 +165,26 @@ def test_bytes_that_are_no_text_are_refused_by_name(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def good_file(tmp_path_factory):
+    """A path, and what a good tokenizer.json holds."""
+    folder = tmp_path_factory.mktemp("good")
+    path = convert(train(folder, user_defined_symbols=FIXED, **NO_RUNS), folder / "json")
+    return path, json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+
+
+@ON_BUSY_CORES
+@given(place=st.floats(0, 1), length=st.integers(0, 30), text=st.text('{}[]":,0-1\u2581<>a\\ud8', max_size=8))
+def test_a_damaged_file_is_refused_by_name_or_read(good_file, place, length, text):
+    path, content = good_file
+    start = int(place * len(content))
+    path.write_text(content[:start] + text + content[start + length :])
+    try:
+        JsonTokenizer(path).encode("the red  circle")
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+
+
 def test_tokens_added_beyond_the_vocabulary_stay_plain_text_as_in_tokenizer_model(tmp_path, caplog):
     folder = train(tmp_path / "model", **NO_RUNS)
     path = convert(folder, tmp_path / "json")
