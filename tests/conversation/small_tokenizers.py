@@ -35,6 +35,7 @@ TEXTS = (
         "the the  the   the",
         "[vqa][vqa] [INST]",
     ),
+    *("A.<0x41>", "[vqa]<0x0A> [INST]", "B.<0x41><0x42>", "A.<0x4", "A.<0x00>A.<0xFF> A.<0xGG> A.<s><0x41>"),
     *(f"x{number * ' '}y" for number in range(41)),
     *(f"{number * ' '}the" for number in range(41)),
     *(number * " " for number in range(41)),
