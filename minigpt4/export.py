@@ -2,18 +2,18 @@
 
 python -m minigpt4.export --cfg-path eval_configs/minigptv2_eval.yaml --ckpt checkpoint_29.pth --out exported
 
-    exported/llama/                    Llama with LoRA merged into its weights, and its tokenizer
+    exported/llama/                    Llama with LoRA merged into its weights, and its tokenizer for AutoTokenizer
     exported/projection.safetensors    llama_proj.weight and llama_proj.bias
     exported/adapter/                  the LoRA matrices alone, for peft on the original Llama
 
-Both folders are read back by transformers and peft, and their logits compared with the model's own, before all is done.
+Before all is done, transformers and peft read both folders back. Their logits are compared with the model's, and the
+ids of AutoTokenizer with those that the model learnt.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import prepare_device, use_expandable_segments
 from minigpt4.common.logger import setup_logger
 from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
 from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm
@@ -36,10 +37,6 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far logits may differ, as a part of the largest one: rounding is all that may change."""
-TOKENIZER_FILES = (
-    *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja"),
-)
 QUESTION = "[vqa] What stands beside the red car? Answer in a few words."
 
 
@@ -59,9 +56,10 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     """Write everything below `out`; return how far the logits of each folder differ, as a part of the largest one.
 
     LoRA is merged into the model that was given, which is of no further use.
-    Raises: ValueError when they differ by more than rounding does.
+    Raises: ValueError when they differ by more than rounding does, or when AutoTokenizer gives other ids than ours.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = model.chat_encoder.tokenizer
+    write_transformers_tokenizer(tokenizer, out / "llama", source=chat_template_folder(llama_folder))
     embeds = example_embeds(model)
     logits = logits_of(causal_lm(model.llama_model), embeds)
     projection = {
@@ -77,11 +75,10 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
         adapted = PeftModel.from_pretrained(llama.unload(), out / "adapter").eval()
         differences["adapter"] = difference(logits_of(causal_lm(adapted), embeds), logits)
         llama = adapted.merge_and_unload()
-    tokenizer = model.chat_encoder.tokenizer
-    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    # AutoTokenizer leaves EOS out of a batch's shorter answers, but would show our pad piece, which is ordinary text
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
     llama.generation_config = GenerationConfig(**ends)
     llama.to(DTYPES[dtype]).save_pretrained(out / "llama")
-    copy_tokenizer(llama_folder, out / "llama")
     read: Any = AutoModelForCausalLM.from_pretrained(out / "llama", dtype=DTYPES[dtype])
     differences["llama"] = difference(logits_of(read.to(embeds.device).eval(), embeds), logits)
     for name, differs in differences.items():
@@ -113,16 +110,13 @@ def difference(logits: Tensor, expected: Tensor) -> float:
     return float((logits - expected).abs().max() / expected.abs().max())
 
 
-def copy_tokenizer(llama_model: str, folder: Path) -> None:
-    """Copy the tokenizer's files of a folder or of a hub id."""
-    source = Path(llama_model)
-    if not source.is_dir():
-        from huggingface_hub import snapshot_download
+def chat_template_folder(llama_model: str) -> Path:
+    """Return the folder with the chat template's files, fetched from the hub when `llama_model` is no folder here."""
+    if Path(llama_model).is_dir():
+        return Path(llama_model)
+    from huggingface_hub import snapshot_download
 
-        source = Path(snapshot_download(llama_model, allow_patterns=list(TOKENIZER_FILES)))
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    return Path(snapshot_download(llama_model, allow_patterns=list(CHAT_TEMPLATE_FILES)))
 
 
 def main() -> None:

@@ -2,13 +2,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.export import export, logits_of, main
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm
+from tests.conversation.small_tokenizers import train
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
 LLAMA = str(ASSETS / "llama_tiny")
@@ -43,6 +45,37 @@ def test_the_merged_folder_stops_where_answers_end(exported):
     llama = AutoModelForCausalLM.from_pretrained(out / "llama")
     assert (llama.generation_config.eos_token_id, bool(llama.generation_config.do_sample)) == (2, False)
     assert (out / "llama" / "tokenizer.model").read_bytes() == (ASSETS / "llama_tiny" / "tokenizer.model").read_bytes()
+
+
+def test_autotokenizer_reads_the_exported_folder_as_the_model_does(exported):
+    out, *_, answer = exported
+    tokenizer, ours = AutoTokenizer.from_pretrained(out / "llama"), tiny_model().chat_encoder.tokenizer
+    texts = ["[INST] [vqa] What is the  background? [/INST]", f"[/INST]{answer[0]}</s>", "a<s> b", "\u65e5\u672c\n\n"]
+    assert [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts] == [*map(ours.encode, texts)]
+    assert tokenizer(answer[0])["input_ids"] == [1, *ours.encode(answer[0])]
+    assert tokenizer.decode(ours.encode(f"{answer[0]}</s>"), skip_special_tokens=True) == answer[0]
+
+
+def test_a_batch_of_answers_by_transformers_shows_no_padding(exported):
+    out, *_ = exported
+    llama, tokenizer = (kind.from_pretrained(out / "llama") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert llama.generation_config.pad_token_id == tokenizer.pad_token_id == 2
+    batch = tokenizer(["[INST] [vqa] Why? [/INST]", "yes"], return_tensors="pt", padding=True)
+    assert batch["input_ids"][1].tolist() == [
+        *[2] * (batch["input_ids"].shape[1] - 2),
+        1,
+        tokenizer("yes")["input_ids"][1],
+    ]
+    assert tokenizer.batch_decode([[300, 2], [301, 302]], skip_special_tokens=True)[0] == tokenizer.decode([300])
+
+
+def test_export_ends_before_the_weights_when_autotokenizer_reads_other_ids(tmp_path):
+    model = tiny_model()
+    source = train(tmp_path / "source", normalization_rule_name="nmt_nfkc")
+    model.chat_encoder.tokenizer = SentencePieceTokenizer(source / "tokenizer.model")
+    with pytest.raises(ValueError, match=r"out/llama: AutoTokenizer reads .* the model learnt"):
+        export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
+    assert not (tmp_path / "out" / "llama" / "model.safetensors").exists()
 
 
 def test_the_adapter_folder_fits_the_original_llama(exported):

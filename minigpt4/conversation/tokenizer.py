@@ -7,15 +7,13 @@ text are recognised, and each piece of text between them gets its own word-start
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 PAD_PIECE = "$$"
 """An ordinary piece of the Llama vocabulary that serves as pad token; encoding does not single it out."""
-_WORD_START = "\u2581"
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-_NO_TEXT = re.compile("[\udc80-\udcff]")
+_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -68,7 +66,7 @@ class SentencePieceTokenizer(_PieceTokenizer):
         import sentencepiece
 
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=self._read_model(Path(path)))
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path}: cannot read it as a sentencepiece model: {error}") from error
         self.bos_id = self._model.bos_id()
@@ -80,54 +78,38 @@ class SentencePieceTokenizer(_PieceTokenizer):
         self.pad_id = self._model.piece_to_id(PAD_PIECE)
         self._skip = {self.bos_id, self.eos_id, unk_id, self.pad_id}
 
+    def _read_model(self, path: Path) -> bytes:
+        """Return the serialized sentencepiece model of a file."""
+        return path.read_bytes()
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The serialized sentencepiece model: the content of a `tokenizer.model`."""
+        serialized: bytes = self._model.serialized_model_proto()
+        return serialized
+
     def _encode_text(self, text: str) -> list[int]:
-        return self._model.encode(text)
+        try:
+            ids: list[int] = self._model.encode(text)
+        except (RuntimeError, UnicodeError) as error:  # which of them, depends on the release of sentencepiece
+            raise _unencodable(text) from error
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without the special tokens among them."""
         return self._model.decode([i for i in map(int, ids) if i not in self._skip])
 
 
-class JsonTokenizer(_PieceTokenizer):
-    """The same tokenization from a `tokenizer.json`, for folders that come without `tokenizer.model`.
+class JsonTokenizer(SentencePieceTokenizer):
+    """The same tokenizer from a `tokenizer.json`, for folders that come without `tokenizer.model`.
 
-    Raises: ValueError when the file cannot be read or lacks one of `<s>`, `</s>`, `<unk>`.
+    Raises: ValueError with the reason when the file cannot be read, or when its ids may differ.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        from tokenizers import Tokenizer as Backend
-        from tokenizers import normalizers
+    def _read_model(self, path: Path) -> bytes:
+        from minigpt4.conversation.tokenizer_json import read_as_sentencepiece
 
-        try:
-            self._backend = Backend.from_file(str(path))
-        except Exception as error:  # the backend raises bare Exception
-            raise ValueError(f"{path}: cannot read it as a tokenizer: {error}") from error
-        # whatever the file says, the weights were trained with a mark before every piece and with all blanks kept
-        self._backend.normalizer = normalizers.Sequence(
-            [normalizers.Prepend(_WORD_START), normalizers.Replace(" ", _WORD_START)]
-        )
-        self._backend.pre_tokenizer = None
-        special: dict[str, int] = {}
-        for piece in ("<s>", "</s>", "<unk>"):
-            number = self._backend.token_to_id(piece)
-            if number is None:
-                raise ValueError(f"{path}: not a Llama tokenizer, it lacks {piece}")
-            special[piece] = number
-        super().__init__(special)
-        self.bos_id, self.eos_id, unk_id = special["<s>"], special["</s>"], special["<unk>"]
-        pad_id = self._backend.token_to_id(PAD_PIECE)
-        self.pad_id = unk_id if pad_id is None else pad_id
-        self.vocab_size = self._backend.get_vocab_size()
-        self._skip = {*special.values(), self.pad_id}
-
-    def _encode_text(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids, without the special tokens among them."""
-        # the backend's own decoder joins broken byte pieces otherwise than sentencepiece does
-        pieces = [self._backend.id_to_token(i) or "" for i in map(int, ids) if i not in self._skip]
-        return _join_pieces(pieces)
+        return read_as_sentencepiece(path)
 
 
 class ByteTokenizer(_PieceTokenizer):
@@ -139,23 +121,22 @@ class ByteTokenizer(_PieceTokenizer):
         super().__init__({"<unk>": 0, "<s>": 1, "</s>": 2})
 
     def _encode_text(self, text: str) -> list[int]:
-        return [byte + 3 for byte in text.encode()]
+        try:
+            return [byte + 3 for byte in text.encode()]
+        except UnicodeError as error:
+            raise _unencodable(text) from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; ids beyond the bytes, which a random model may choose, count as special."""
         return bytes(i - 3 for i in map(int, ids) if 3 <= i < self.vocab_size).decode(errors="replace")
 
 
-def load_tokenizer(llama_model: str) -> SentencePieceTokenizer | JsonTokenizer:
+def load_tokenizer(llama_model: str) -> SentencePieceTokenizer:
     """Return the tokenizer of a folder or of a hub id, from `tokenizer.model` where there is one.
 
-    Raises: ValueError naming `model.llama_model` when neither file is to be had.
+    Raises: ValueError naming `model.llama_model` when both files are absent, or the file that cannot be used.
     """
-    readers: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-        ("tokenizer.model", SentencePieceTokenizer),
-        ("tokenizer.json", JsonTokenizer),
-    )
-    for name, reader in readers:
+    for name, reader in (("tokenizer.model", SentencePieceTokenizer), ("tokenizer.json", JsonTokenizer)):
         path = Path(llama_model) / name if Path(llama_model).is_dir() else _from_hub(llama_model, name)
         if path is not None and path.is_file():
             return reader(path)
@@ -176,14 +157,9 @@ def _from_hub(repo_id: str, name: str) -> Path | None:
         raise ValueError(f"model.llama_model: {repo_id} is no folder here and not to be had: {reason}") from error
 
 
-def _join_pieces(pieces: Sequence[str]) -> str:
-    """Join pieces as sentencepiece does: byte pieces as UTF-8, a replacement character for each stray byte."""
-    raw = b""
-    for number, piece in enumerate(pieces):
-        byte = _BYTE_PIECE.fullmatch(piece)
-        if byte:
-            raw += bytes([int(byte[1], 16)])
-        else:
-            text = piece.replace(_WORD_START, " ")
-            raw += (text.removeprefix(" ") if number == 0 else text).encode()
-    return _NO_TEXT.sub("\ufffd", raw.decode(errors="surrogateescape"))
+def _unencodable(text: str) -> ValueError:
+    """Return the error for a text that UTF-8 cannot hold: a JSON escape can leave half of a surrogate pair in it."""
+    half = _HALF_SURROGATE.search(text)
+    if half is None:
+        return ValueError(f"cannot encode the text {text!r}")
+    return ValueError(f"half of a surrogate pair, {half[0]!r}, at character {half.start()} of the text {text!r}")
