@@ -192,7 +192,7 @@ class DatasetConfig:
     batch_size: int = 1
     sample_ratio: float = 1.0
     pictures: str | None = None  # as_seen or as_stored; model.pictures when unset, else as_seen for custom alone
-    bad_boxes: str = "keep"  # boxes that stick out, are empty or reversed: keep, clip, or drop (leave out such rows)
+    bad_boxes: str | None = None  # boxes that stick out, are empty or reversed: keep (unset), clip, or drop such rows
 
 
 @dataclass

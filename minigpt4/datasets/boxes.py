@@ -37,11 +37,17 @@ def box_text(box: Sequence[float], image_size: ImageSize) -> str:
 
 
 def corners_of(box: Sequence[float], image_size: ImageSize) -> tuple[int, int, int, int]:
-    """Return the corners (x1, y1, x2, y2) of a box in hundredths, truncated toward zero."""
+    """Return the corners (x1, y1, x2, y2) of a box in hundredths, truncated toward zero.
+
+    Raises: ValueError when a number is not finite.
+    """
     x, y, w, h = box
     width, height = image_size
     left, top, right, bottom = x / width, y / height, (x + w) / width, (y + h) / height
-    return int(left * SCALE), int(top * SCALE), int(right * SCALE), int(bottom * SCALE)
+    try:
+        return int(left * SCALE), int(top * SCALE), int(right * SCALE), int(bottom * SCALE)
+    except OverflowError as error:
+        raise ValueError(f"its box {list(box)} has an infinite number") from error
 
 
 def checked_box(box: Any) -> list[float]:

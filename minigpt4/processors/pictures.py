@@ -130,7 +130,8 @@ def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:
         bottom, top = (lowest, highest) if lowest < highest else (0.0, 255.0)
     else:
         bottom = 0.0
-    grey = np.clip((values.astype(np.float64) - bottom) / (top - bottom), 0, 1) * 255
+    with np.errstate(invalid="ignore"):  # NaN of a damaged file
+        grey = np.clip((values.astype(np.float64) - bottom) / (top - bottom), 0, 1) * 255
     pixels = np.nan_to_num(grey.round(), nan=0).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:
         pixels = 255 - pixels
