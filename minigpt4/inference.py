@@ -17,7 +17,7 @@ from minigpt4.common.seeds import seed_torch
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 from minigpt4.conversation.prompts import chat_prompt, generation_prompt
 from minigpt4.evaluation.command import image_processor
-from minigpt4.processors.pictures import AS_SEEN, as_rgb, decode_image
+from minigpt4.processors.pictures import AS_SEEN, decode_image
 
 Picture = Image.Image | str | Path
 
@@ -61,11 +61,9 @@ def open_picture(picture: Picture, pictures: str = AS_SEEN) -> Image.Image:
     Raises: ValueError that names the file when it cannot be read.
     """
     try:
-        if isinstance(picture, Image.Image):
-            return as_rgb(picture, pictures)
         return decode_image(picture, pictures)
-    except (OSError, ValueError) as error:
-        name = getattr(picture, "filename", "") or repr(picture) if isinstance(picture, Image.Image) else picture
+    except ValueError as error:
+        name = getattr(picture, "filename", picture)
         raise ValueError(f"cannot read the picture {name}: {error}") from error
 
 

@@ -182,7 +182,7 @@ class Benchmark:
             else:
                 file = place = next((path for path in question.image if path.is_file()), question.image[0])
             return decode_image(file, self.cfg.get("pictures") or AS_STORED)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{self.name}[{question.id}]: cannot read its image from {place}: {error}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,8 @@ AS_STORED = "as_stored"
 """As the file stores it: the alpha channel is dropped, and EXIF orientation is not applied."""
 PICTURES = (AS_SEEN, AS_STORED)
 
-Source = str | Path | IO[bytes]
+Source = str | Path | IO[bytes] | Image.Image
+"""A file, its open stream, or an image that Pillow has opened."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +55,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
     Raises: ValueError with the reason for whatever fails in here, which names no file.
     """
     try:
-        with Image.open(source) as image:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if image.format == "EPS":
                 raise ValueError("it is an EPS drawing, which Pillow gives to another program; save it as PNG")
             image.load()
@@ -169,6 +170,8 @@ def _reason(source: Source, error: Exception) -> str:
 
 def _head(source: Source) -> bytes | None:
     """Return the first bytes of a file, None when it cannot be read."""
+    if isinstance(source, Image.Image):
+        return None
     try:
         if not isinstance(source, str | Path):
             source.seek(0)
