@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
-from minigpt4.processors.pictures import AS_SEEN, AS_STORED, as_rgb, opened, orientation_of
+from minigpt4.processors.pictures import AS_SEEN, AS_STORED, Source, as_rgb, opened, orientation_of
 
 TURNED, TRANSPARENT, DEEP, REAL, FRAMES, CMYK = "turned", "transparent", "deep", "real", "frames", "cmyk"
 WORDS = {
@@ -26,12 +26,12 @@ SHOWN = {
 }
 
 
-def kinds_of_file(path: str) -> list[str]:
+def kinds_of_file(file: Source) -> list[str]:
     """Return the kinds of an image file, which is decoded and converted.
 
     Raises: ValueError with the reason, which names no file, when the model cannot be shown it.
     """
-    with opened(path) as image:
+    with opened(file) as image:
         kinds = kinds_of(image)
         as_rgb(image, AS_SEEN)
     return kinds

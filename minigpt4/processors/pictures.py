@@ -136,7 +136,7 @@ def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:
     pixels = np.nan_to_num(grey.round(), nan=0).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:
         pixels = 255 - pixels
-    if is_seen and isinstance(image.info.get("transparency"), int):  # a 16-bit PNG may say that one value is glass
+    if is_seen and isinstance(image.info.get("transparency"), int):  # a 16-bit PNG may name one value as transparent
         pixels = np.where(values == image.info["transparency"], np.uint8(255), pixels)
     return Image.fromarray(pixels).convert("RGB")
 

@@ -7,6 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from minigpt4.processors.blip_processors import BlipImageProcessor
@@ -94,6 +96,25 @@ def test_whole_numbers_count_to_65535_or_over_their_own_range(values, expected):
 def test_real_numbers_count_to_1_or_over_their_own_range(values, expected):
     image = Image.fromarray(np.array([values], np.float32))
     assert grey_of(as_rgb(image, AS_SEEN)).tolist() == [expected]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.one_of(
+        st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=20).map(lambda all: np.array([all], np.int32)),
+        st.lists(st.integers(0, 65535), min_size=1, max_size=20).map(lambda all: np.array([all], np.uint16)),
+        st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20)
+        .filter(lambda all: any(np.isfinite(all)))
+        .map(lambda all: np.array([all], np.float32)),
+    )
+)
+def test_a_larger_value_is_never_darker(values):
+    grey = grey_of(as_rgb(Image.fromarray(values), AS_STORED))[0]
+    order = np.argsort(values[0], kind="stable")
+    assert (np.diff(grey[order].astype(int)) >= 0).all()
+    finite = values[np.isfinite(values)]
+    if finite.min() < 0 and finite.max() > finite.min():  # its own range
+        assert grey.min() == 0 and grey.max() == 255
 
 
 def test_a_picture_without_a_finite_number_is_refused():
