@@ -77,7 +77,7 @@ class Session:
         if boxes and self._image is not None:
             path = self._save_dir / f"{self._image.stem}_boxes_{len(chat.turns)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw_boxes(open_picture(self._image), boxes).save(path)
+            draw_boxes(open_picture(self._image, self._assistant.pictures), boxes).save(path)
             print(f"({len(boxes)} boxes drawn in {path})")
 
 

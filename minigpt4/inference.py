@@ -17,6 +17,7 @@ from minigpt4.common.seeds import seed_torch
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 from minigpt4.conversation.prompts import chat_prompt, generation_prompt
 from minigpt4.evaluation.command import image_processor
+from minigpt4.processors.pictures import AS_SEEN, decode_image
 
 Picture = Image.Image | str | Path
 
@@ -38,7 +39,8 @@ def load_model(
     where = dist_utils.pick_device(cfg.run_cfg)
     dtype = dist_utils.autocast_dtype(cfg.run_cfg, where)
     seed_torch(cfg.run_cfg.seed, "weights")
-    return Assistant(build_model(cfg, where, dtype or torch.float32), image_processor(cfg), dtype=dtype)
+    model = build_model(cfg, where, dtype or torch.float32)
+    return Assistant(model, image_processor(cfg), dtype=dtype, pictures=cfg.model_cfg.pictures or AS_SEEN)
 
 
 def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
@@ -53,22 +55,26 @@ def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
     return model.to(device).eval()
 
 
-def open_picture(picture: Picture) -> Image.Image:
-    """Return a picture in RGB. Raises: ValueError that names the file when it cannot be read."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+def open_picture(picture: Picture, pictures: str = AS_SEEN) -> Image.Image:
+    """Return a picture in RGB, upright and on white unless `pictures` says as_stored.
+
+    Raises: ValueError that names the file when it cannot be read.
+    """
     try:
-        with Image.open(picture) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {picture}: {error}") from error
+        return decode_image(picture, pictures)
+    except ValueError as error:
+        name = getattr(picture, "filename", picture)
+        raise ValueError(f"cannot read the picture {name}: {error}") from error
 
 
 class Assistant:
     """A model with the image processor that it was trained with; its LoRA is merged for good."""
 
-    def __init__(self, model: Any, processor: Any, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, dtype: torch.dtype | None = None, pictures: str = AS_SEEN
+    ) -> None:
         model.merge_for_good()
+        self.pictures = pictures
         self.model, self.processor, self._dtype = model, processor, dtype
         self.device: torch.device = model.llama_proj.weight.device
 
@@ -100,7 +106,7 @@ class Assistant:
 
     def encode(self, pictures: Sequence[Any]) -> Tensor:
         """Return what the language model sees of pictures, (N, tokens, hidden)."""
-        images = torch.stack([self.processor(open_picture(picture)) for picture in pictures])
+        images = torch.stack([self.processor(open_picture(picture, self.pictures)) for picture in pictures])
         with torch.no_grad(), self._autocast():
             return self.model.encode_img(images.to(self.device))
 

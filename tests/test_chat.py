@@ -17,6 +17,8 @@ ANSWERS = {"where?": "<p>a cat</p> {<10><20><60><70>}", "what?": "a caf\ufffd|a 
 class Talker:
     """Answers from a list, letter by letter or in the pieces it is given."""
 
+    pictures: str = "as_seen"
+
     def chat(self, image: Path | None = None) -> "Talker":
         if image is not None and not Path(image).is_file():
             raise ValueError(f"cannot read the picture {image}")
@@ -46,6 +48,18 @@ def test_an_answer_with_boxes_leaves_a_picture_with_them(tmp_path, capsys):
     assert capsys.readouterr().out == f"<p>a cat</p> {{<10><20><60><70>}}\n(1 boxes drawn in {saved})\n"
     assert Image.open(saved).getpixel((60, 50)) != (255, 255, 255)
     assert Image.open(tmp_path / "cat.png").getpixel((60, 50)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("pictures", "size"), [("as_seen", (50, 100)), ("as_stored", (100, 50))])
+def test_boxes_are_drawn_on_the_picture_that_the_model_saw(tmp_path, pictures, size):
+    talk, talker = session(tmp_path)
+    talker.pictures = pictures
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (100, 50), "white").save(tmp_path / "phone.jpg", exif=exif)
+    talk.take(f"/image {tmp_path}/phone.jpg")
+    talk.take("where?")
+    assert Image.open(tmp_path / "drawn" / "phone_boxes_1.png").size == size
 
 
 def test_half_a_character_is_not_shown(tmp_path, capsys):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.inference import load_model
+from minigpt4.inference import load_model, open_picture
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
 IMAGES = [ASSETS / "images" / f"img{number}.png" for number in range(2)]
@@ -62,6 +62,48 @@ def test_what_cannot_be_asked_is_refused_with_its_reason(assistant, tmp_path):
         assistant.generate(tmp_path / "none.png", "a")
     with pytest.raises(ValueError, match="a question may not hold <ImageHere>"):
         assistant.generate(IMAGES[0], "<ImageHere>")
+
+
+def phone_photo(path):
+    """Write a photo that a phone held upright stored lying: its left third is white, upright the top third is."""
+    image = Image.new("RGB", (48, 30), "black")
+    image.paste("white", (0, 0, 16, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, quality=95, exif=exif)
+    return path
+
+
+def test_a_picture_is_shown_upright_on_white_or_as_stored(tmp_path):
+    photo = phone_photo(tmp_path / "phone.jpg")
+    upright, stored = open_picture(photo), open_picture(photo, "as_stored")
+    assert (upright.size, stored.size) == ((30, 48), (48, 30))
+    assert [upright.getpixel(place) for place in ((25, 5), (5, 40))] == [(255, 255, 255), (0, 0, 0)]
+    assert [stored.getpixel(place) for place in ((5, 25), (40, 5))] == [(255, 255, 255), (0, 0, 0)]
+    glass = Image.new("RGBA", (2, 2), (9, 9, 9, 0))
+    assert open_picture(glass).getpixel((0, 0)) == (255, 255, 255)
+    assert open_picture(glass, "as_stored").getpixel((0, 0)) == (9, 9, 9)
+    with Image.open(photo) as opened:  # by the user, not decoded yet
+        assert open_picture(opened).tobytes() == upright.tobytes()
+
+
+def test_model_pictures_decides_what_an_assistant_sees(assistant, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(YAML)
+    stored = load_model(path, device="cpu", options=["model.pictures=as_stored"])
+    assert (assistant.pictures, stored.pictures) == ("as_seen", "as_stored")
+    photo = phone_photo(tmp_path / "phone.jpg")
+    upright = open_picture(photo)
+    assert torch.equal(assistant.encode([photo]), assistant.encode([upright]))
+    assert not torch.equal(stored.encode([photo]), assistant.encode([photo]))
+
+
+def test_a_damaged_picture_is_named(assistant, tmp_path):
+    (tmp_path / "cut.png").write_bytes(IMAGES[0].read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"cannot read the picture .*cut\.png: "):
+        assistant.generate(tmp_path / "cut.png", "a")
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(ValueError, match=r"the picture .*cut\.png: "):
+        assistant.generate(opened, "a")
 
 
 def test_a_conversation_is_laid_out_as_it_was_trained(assistant, monkeypatch):

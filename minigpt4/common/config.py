@@ -27,6 +27,8 @@ SECTIONS: dict[str, type] = {
 }
 NAMES = {"amp_dtype": ("auto", "bfloat16", "float16"), "strategy": ("ddp", "fsdp"), "compile": ("vit", "llm")}
 """The names that options of the run section take."""
+SHOWN = {"pictures": ("as_seen", "as_stored"), "bad_boxes": ("keep", "clip", "drop")}
+"""The same for options of the model, of datasets and of benchmarks."""
 NAMED_SECTIONS = ("datasets", "evaluation_datasets")
 
 
@@ -50,7 +52,7 @@ class Config:
                 processor.image_size = self.model_cfg.image_size
         self.datasets_cfg = self._merge_datasets(_named(user, "datasets", problems), problems)
         self.evaluation_datasets_cfg = self._merge_benchmarks(_named(user, "evaluation_datasets", problems), problems)
-        problems += _wrong_values(self.run_cfg)
+        problems += [*_wrong_values(self.run_cfg), *self._wrong_names()]
         if problems:
             raise ValueError(f"{args.cfg_path}: " + "\n  ".join(["these options are wrong", *problems]))
 
@@ -68,6 +70,18 @@ class Config:
             "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg)),
             "evaluation_datasets": _without_none(OmegaConf.to_container(self.evaluation_datasets_cfg)),
         }
+
+    def _wrong_names(self) -> list[str]:
+        """Return what is wrong with the options that say how pictures and boxes are shown."""
+        entries = {"model": self.model_cfg}
+        entries |= {f"datasets.{name!s}": body for name, body in self.datasets_cfg.items()}
+        entries |= {f"evaluation_datasets.{name!s}": body for name, body in self.evaluation_datasets_cfg.items()}
+        return [
+            f"{path}.{key}: expected one of {', '.join(names)}, got '{body[key]}'"
+            for path, body in entries.items()
+            for key, names in SHOWN.items()
+            if body.get(key) is not None and body[key] not in names
+        ]
 
     def _merge_model(self, user: dict[str, Any], problems: list[str]) -> tuple[DictConfig, Any]:
         section = user.get("model")
@@ -90,6 +104,7 @@ class Config:
                 continue
             defaults = _read_yaml(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
             merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems)
+            merged[name].pictures = merged[name].pictures or self.model_cfg.pictures
             for kind in ("vis_processor", "text_processor"):
                 if merged[name][kind] is None:
                     merged[name][kind] = schema.ProcessorsConfig(train=self.preprocess_cfg[kind].train)
@@ -104,6 +119,8 @@ class Config:
         ]
         of = schema.EvaluationDatasetConfig
         merged = {k: _merge(of, f"evaluation_datasets.{k}", [v], problems) for k, v in section.items() if k in known}
+        for body in merged.values():
+            body.pictures = body.pictures or self.model_cfg.pictures
         return OmegaConf.create(merged)
 
 

@@ -87,6 +87,9 @@ class ModelConfig:
     model_type: str = "pretrain"  # accepted and unused
     prompt: str = ""  # accepted and unused
     image_size: int = 448
+    pictures: str | None = (
+        None  # as_seen: upright by EXIF, transparent parts white; as_stored; unset: see docs/datasets.md
+    )
 
     vit_model: str = "eva_clip_g"
     vit_ckpt: str | None = EVA_VIT_G_URL  # a file or an address
@@ -188,6 +191,8 @@ class DatasetConfig:
     text_processor: ProcessorsConfig | None = None
     batch_size: int = 1
     sample_ratio: float = 1.0
+    pictures: str | None = None  # as_seen or as_stored; model.pictures when unset, else as_seen for custom alone
+    bad_boxes: str | None = None  # boxes that stick out, are empty or reversed: keep (unset), clip, or drop such rows
 
 
 @dataclass
@@ -198,3 +203,4 @@ class EvaluationDatasetConfig:
     img_path: str | None = None
     batch_size: int = 10
     max_new_tokens: int = 20
+    pictures: str | None = None  # as_seen or as_stored; model.pictures when unset, else as_stored

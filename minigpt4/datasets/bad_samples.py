@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from minigpt4.datasets.images import read_image
+from minigpt4.datasets.picture_kinds import kinds_of_file
 
 logger = logging.getLogger(__name__)
 CHUNK = 128
@@ -44,8 +44,15 @@ def write_report(path: Path, *, images: dict[str, str], rows: dict[str, str], nu
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> dict[str, str]:
-    """Return the images that do not decode, each with the reason.
+class Opened(NamedTuple):
+    """What was found in images: the reasons of those that do not decode, the kinds of those that have some."""
+
+    bad: dict[str, str]
+    kinds: dict[str, list[str]]
+
+
+def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> Opened:
+    """Open every image; return those that do not decode, each with the reason, and those of the kinds to count.
 
     `journal` says how far it has come, so that a check that was broken off goes on there; it is removed at the end.
     """
@@ -59,13 +66,14 @@ def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> d
     bar = tqdm(total=len(paths), initial=num_opened, unit="image", disable=not sys.stderr.isatty())
     with journal.open("w", encoding="utf-8") as file, Pool(num_processes) as pool, bar:
         file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
-        for chunk, found in zip(chunks, pool.imap(_bad_ones, chunks), strict=True):
-            done.append({"opened": len(chunk), "bad": found})
+        for chunk, found in zip(chunks, pool.imap(_open_each, chunks), strict=True):
+            done.append({"opened": len(chunk), **found._asdict()})
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
             bar.update(len(chunk))
     os.remove(journal)
-    return {path: reason for line in done for path, reason in line["bad"].items()}
+    bad = {path: reason for line in done for path, reason in line["bad"].items()}
+    return Opened(bad, {path: kinds for line in done for path, kinds in line.get("kinds", {}).items()})
 
 
 def digest(paths: Sequence[str]) -> str:
@@ -73,16 +81,17 @@ def digest(paths: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join(map(str, paths)).encode(), digest_size=16).hexdigest()
 
 
-def _bad_ones(paths: Sequence[str]) -> dict[str, str]:
-    return dict(_open_each(paths))
-
-
-def _open_each(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _open_each(paths: Sequence[str]) -> Opened:
+    found = Opened({}, {})
     for path in paths:
         try:
-            read_image(path)
+            kinds = kinds_of_file(path)
         except ValueError as error:
-            yield path, str(error).removeprefix(f"cannot read {path}: ")
+            found.bad[path] = str(error)
+        else:
+            if kinds:
+                found.kinds[path] = kinds
+    return found
 
 
 def _read_journal(journal: Path, names: str) -> list[dict[str, Any]]:

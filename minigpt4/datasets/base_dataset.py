@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -16,13 +17,15 @@ from torch.utils.data import Dataset
 
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.token_costs import TokenCosts
+from minigpt4.datasets.boxes import CLIP, DROP, INSIDE, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
 from minigpt4.datasets.lengths import row_lengths, size_of_one
 from minigpt4.datasets.report import Report
 from minigpt4.datasets.row_index import table_of
 from minigpt4.datasets.row_table import RowTable
 from minigpt4.datasets.rows import JsonRecords, require
-from minigpt4.datasets.selection import image_paths, select_rows
+from minigpt4.datasets.selection import count_faults, image_paths, known_faults, select_rows
+from minigpt4.processors.pictures import AS_STORED
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -38,8 +41,8 @@ class InstructionDataset(Dataset[Example]):
 
     `report` says what was found in the files. `pool` holds the wordings of `pool_name`, of which a sample draws one.
     `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files`,
-    `text_sizes` and `remark` say of a large file is kept beside it, so they depend on the files alone (`other_files`
-    included).
+    `text_sizes`, `box_fault` and `remark` say of a large file is kept beside it, so they depend on the files alone
+    (`other_files` included). `pictures` says how images are shown, `bad_boxes` what is done with bad boxes.
     """
 
     fields: ClassVar[dict[str, Any]] = {}
@@ -62,8 +65,11 @@ class InstructionDataset(Dataset[Example]):
         seed: int = 0,
         listings: Listings | None = None,
         bad_samples: Collection[str] = frozenset(),
+        pictures: str = AS_STORED,
+        bad_boxes: str = KEEP,
     ) -> None:
         self.name, self.seed = name, seed
+        self.pictures, self.bad_boxes = pictures, bad_boxes
         self.vis_processor, self.text_processor = vis_processor, text_processor
         self.pool = list(pool)
         self.other_files = list(other_files)
@@ -79,8 +85,16 @@ class InstructionDataset(Dataset[Example]):
         self.images.listings = listings
         for path in annotations:
             table = table_of(path, self.load_rows, self, others=self.other_files)
-            by_rule = self.leaves_out_rows_without_image
-            kept = select_rows(table, self.images, self.report, by_rule=by_rule, bad_samples=bad_samples)
+            drop = self.bad_boxes == DROP
+            kept = select_rows(
+                table,
+                self.images,
+                self.report,
+                by_rule=self.leaves_out_rows_without_image,
+                bad_samples=bad_samples,
+                faults=known_faults(table, self) if drop else table.arrays["faults"],
+                drop=drop,
+            )
             self._tables.append((table, kept))
             self._ends.append(len(self) + (len(table) if kept is None else len(kept)))
         self.images.listings = None  # what is there may change; and it would travel to the workers
@@ -111,6 +125,14 @@ class InstructionDataset(Dataset[Example]):
         values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
         told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
         return 0, sum(map(size_of_one, told))
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""
+        return INSIDE
+
+    def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
+        """Return the same for a row whose `box_fault` is UNKNOWN without its image's (width, height)."""
+        raise NotImplementedError
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Return what is asked and answered; the row has `index`, and `image_size` (width, height) in pixels too."""
@@ -146,15 +168,22 @@ class InstructionDataset(Dataset[Example]):
             for name in self.image_files(row):
                 path = self.images.find(name)
                 sample_id = f"{sample_id} {path}"
-                image = read_image(path)
+                image = read_image(path, self.pictures)
                 row.setdefault("image_size", image.size)
                 images.append(self.vis_processor(image))
-            turns = tuple(self.turns(row, rng))
+            turns = self.clipped_turns(row, rng)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}[{index}]: {error}") from error
         if sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in turns) > len(images):
             raise ValueError(f"{sample_id}: its own text holds {IMAGE_PLACEHOLDER}, which stands for an image")
         return Example(turns=turns, images=tuple(images), id=sample_id)
+
+    def clipped_turns(self, row: Row, rng: random.Random) -> tuple[Turn, ...]:
+        """Return the turns of a row; boxes are moved into their image where `bad_boxes` says so."""
+        turns = self.turns(row, rng)
+        if self.bad_boxes == CLIP:
+            turns = [Turn(clip_boxes(turn.prompt), clip_boxes(turn.answer)) for turn in turns]
+        return tuple(turns)
 
     def row_lengths(self, costs: TokenCosts) -> np.ndarray:
         """Return about how many tokens each row takes, (num_rows,) uint16."""
@@ -172,6 +201,16 @@ class InstructionDataset(Dataset[Example]):
         self.images.listings = None
         return counts
 
+    def look_at_boxes(self) -> None:
+        """Let `report` count the boxes whose image has to be asked for its size too."""
+        if self.bad_boxes == DROP:
+            return  # has been done, and those rows are gone
+        counts: Counter[int] = Counter()
+        for table, kept in self._tables:
+            faults = known_faults(table, self)
+            counts.update(count_faults(faults if kept is None else faults[kept]))
+        self.report.box_faults = counts
+
     def bad_rows(self) -> dict[str, str]:
         """Return the rows that lack a key or have a wrong type, by file and place there, with what is wrong."""
         return {
@@ -183,12 +222,14 @@ class InstructionDataset(Dataset[Example]):
     def _tell(self, annotations: Sequence[str]) -> None:
         """Log what the report says. Raises: ValueError when no usable row is left."""
         report, root = self.report, self.images.root
+        boxes = report.boxes(self.name, self.bad_boxes)
         if report.num_rows == 0:
             raise ValueError(f"{self.name}: there is no row for it in {', '.join(annotations)}")
         if report.num_unusable == report.num_kept:
-            why = report.bad[0] if report.bad else f"none of them has an image below {root}"
+            without = f"none of them has an image below {root}"
+            why = report.bad[0] if report.bad else "; ".join(boxes) if report.num_dropped else without
             raise ValueError(f"{self.name}: not one of its {report.num_rows:,} rows can be used: {why}")
-        for line in report.left_out(root):
+        for line in [*report.left_out(root), *boxes]:
             logger.info("%s: %s", self.name, line)
         for line in [*report.mistakes(), *report.remarked()]:
             logger.warning("%s: %s", self.name, line)

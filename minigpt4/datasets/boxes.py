@@ -1,36 +1,140 @@
-"""Boxes: read from COCO files, and written as text `{<x1><y1><x2><y2>}` in hundredths of the image's sides."""
+"""Boxes: read from COCO files, written as text `{<x1><y1><x2><y2>}` in hundredths of the image's sides, and judged."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+KEEP, CLIP, DROP = "keep", "clip", "drop"
+"""What is done with bad boxes: nothing, corners are moved into the image, or their rows are left out."""
+INSIDE, STICKS_OUT, OUTSIDE, EMPTY, REVERSED, UNKNOWN = range(6)
+"""What is wrong with a box; UNKNOWN: without the image's size nothing is."""
+FAULTS = {
+    STICKS_OUT: "sticking out of its image",
+    OUTSIDE: "outside of its image",
+    EMPTY: "empty",
+    REVERSED: "reversed",
+}
+DROPPED = (OUTSIDE, EMPTY, REVERSED)
+"""The faults for which DROP leaves out a row: nothing of the box can be seen."""
+SCALE = 100
+MAX_SIDE = 1e9
+"""Pixels; a larger number, an infinite one and NaN are mistakes."""
+BOX = re.compile(r"\{<(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)>\}")
+ImageSize = tuple[int, int]
 
 
-def box_text(box: Sequence[float], image_size: tuple[int, int]) -> str:
+def box_text(box: Sequence[float], image_size: ImageSize) -> str:
     """Return the text of a box (x, y, width, height) in pixels of an image of this size (width, height).
 
     Truncated toward zero and not clamped: a box may stick out of its image.
     """
+    return "{" + "".join(f"<{corner}>" for corner in corners_of(box, image_size)) + "}"
+
+
+def corners_of(box: Sequence[float], image_size: ImageSize) -> tuple[int, int, int, int]:
+    """Return the corners (x1, y1, x2, y2) of a box in hundredths, truncated toward zero.
+
+    Raises: ValueError when a number is not finite.
+    """
     x, y, w, h = box
     width, height = image_size
-    corners = (x / width, y / height, (x + w) / width, (y + h) / height)
-    return "{" + "".join(f"<{int(corner * 100)}>" for corner in corners) + "}"
+    left, top, right, bottom = x / width, y / height, (x + w) / width, (y + h) / height
+    try:
+        return int(left * SCALE), int(top * SCALE), int(right * SCALE), int(bottom * SCALE)
+    except OverflowError as error:
+        raise ValueError(f"its box {list(box)} has an infinite number") from error
 
 
-def coco_boxes(path: str) -> dict[int, list[float]]:
-    """Return the box (x, y, width, height) of every annotation of a COCO file. Raises: ValueError naming the file."""
+def checked_box(box: Any) -> list[float]:
+    """Return a box (x, y, width, height). Raises: ValueError unless it is four finite numbers."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        raise ValueError(f"its box should be four finite numbers x, y, width, height, not {box!r}")
+    return [float(side) for side in box]
+
+
+def _is_finite(side: Any) -> bool:
+    return type(side) in (int, float) and abs(side) < MAX_SIDE
+
+
+def box_fault(box: Sequence[float], image_size: ImageSize | None) -> int:
+    """Return what is wrong with a box in pixels. It sticks out when a number of its text is not in 0..100."""
+    x, y, w, h = box
+    if image_size is not None and x >= 0 <= y and w > 0 < h and x + w <= image_size[0] and y + h <= image_size[1]:
+        return INSIDE  # of millions nearly all
+    if w < 0 or h < 0:
+        return REVERSED
+    if w == 0 or h == 0:
+        return EMPTY
+    if image_size is None:
+        return OUTSIDE if x + w <= 0 or y + h <= 0 else UNKNOWN
+    width, height = image_size
+    if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
+        return OUTSIDE
+    corners = corners_of(box, image_size)
+    return STICKS_OUT if min(corners) < 0 or max(corners) > SCALE else INSIDE
+
+
+def text_fault(texts: Iterable[str]) -> int:
+    """Return the worst that is wrong with the boxes of texts; a box is empty when two opposite sides are equal."""
+    found = (BOX.finditer(text) for text in texts if "{<" in text)
+    return max((_hundredths_fault(*map(int, match.groups())) for boxes in found for match in boxes), default=INSIDE)
+
+
+def _hundredths_fault(x1: int, y1: int, x2: int, y2: int) -> int:
+    if x2 < x1 or y2 < y1:
+        return REVERSED
+    if x1 == x2 or y1 == y2:
+        return EMPTY
+    if x2 <= 0 or y2 <= 0 or x1 >= SCALE or y1 >= SCALE:
+        return OUTSIDE
+    return STICKS_OUT if min(x1, y1) < 0 or max(x2, y2) > SCALE else INSIDE
+
+
+def clip_boxes(text: str) -> str:
+    """Return the text with every box inside the image: corners in order and in 0..100; other text as it is."""
+    return BOX.sub(_clipped, text) if "{<" in text else text
+
+
+def _clipped(match: re.Match[str]) -> str:
+    corners = [int(number) for number in match.groups()]
+    (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
+    inside = [min(max(corner, 0), SCALE) for corner in (x1, y1, x2, y2)]
+    return (
+        match[0]
+        if inside == corners and "-" not in match[0]
+        else "{" + "".join(f"<{corner}>" for corner in inside) + "}"
+    )
+
+
+def coco_boxes(path: str) -> tuple[dict[int, Any], dict[int, ImageSize]]:
+    """Return the `bbox` of every annotation of a COCO file, not checked, and the sizes of the images that have one.
+
+    Raises: ValueError naming the file.
+    """
     from pycocotools.coco import COCO
 
     collecting = gc.isenabled()
     gc.disable()  # it would visit the millions of new objects again and again: three times slower
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            annotations = COCO(path).anns
-        return {number: [float(side) for side in annotation["bbox"]] for number, annotation in annotations.items()}
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+            content = COCO(path)
+        boxes = {number: annotation.get("bbox") for number, annotation in content.anns.items()}
+        sizes = {number: size for number, image in content.imgs.items() if (size := stated_size(image)) is not None}
+        return boxes, sizes
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path}: is no COCO annotation file: {error!r}") from error
     finally:
         if collecting:
             gc.enable()
+
+
+def stated_size(record: Mapping[str, Any]) -> ImageSize | None:
+    """Return the (width, height) that a record states of its image, None where it states none."""
+    width, height = record.get("width"), record.get("height")
+    is_size = type(width) is int and type(height) is int and width > 0 and height > 0
+    return (width, height) if is_size else None  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
+from minigpt4.datasets.picture_kinds import lines_of
 from minigpt4.datasets.report import MAX_EXAMPLES
 from minigpt4.datasets.table import as_table
 
@@ -68,7 +69,13 @@ class Checkup:
         for file in self.weights:
             state = "PROBLEM" if file.problem else "ok"
             lines.append((file.key.rpartition(".")[2], "", "", "", "", state, file.path, file.key, file.address))
-        return "\n".join([*as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in self.remarks)])
+        remarks = [*self.remarks, *self.boxes()]
+        return "\n".join([*as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in remarks)])
+
+    def boxes(self) -> list[str]:
+        """Return what is wrong with the boxes of each dataset."""
+        datasets = [splits["train"] for splits in self.built().values()]
+        return [f"{one.name}: {line}" for one in datasets for line in one.report.boxes(one.name, one.bad_boxes)]
 
     def verdict(self) -> str:
         """Return whether training could start, and all that stands against it."""
@@ -111,7 +118,7 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
             shown[one.name] = one.splits["train"].image_paths(listings)
     paths = sorted({path for images in shown.values() for path in images})
     num_processes = run_cfg.num_workers or os.cpu_count() or 1
-    bad = open_images(paths, Path(f"{report}.part"), num_processes=num_processes)
+    bad, kinds = open_images(paths, Path(f"{report}.part"), num_processes=num_processes)
     rows: dict[str, str] = {}
     for one in checkup.datasets:
         if one.name not in shown or one.splits is None:
@@ -122,6 +129,9 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
         if mine:
             named = "; ".join(f"{path}: {bad[path]}" for path in list(mine)[:MAX_EXAMPLES])
             checkup.remarks.append(f"{one.name}: {len(mine):,} images cannot be read: {named}")
+        dataset = one.splits["train"]
+        checkup.remarks += lines_of(one.name, shown[one.name], kinds, dataset.pictures)
+        dataset.look_at_boxes()
     write_report(Path(report), images=bad, rows=rows, num_images=len(paths))
     checkup.remarks.append(f"{len(paths):,} images were opened; {report} names the bad samples")
     num_unreadable = sum(one.num_unreadable for one in checkup.datasets)

@@ -9,6 +9,7 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.lengths import TURN_SIZE, cleaned_size, size
@@ -39,6 +40,10 @@ class ConversationDataset(InstructionDataset):
         """Return the sizes of the first question, and of its answer with all later turns."""
         (question, answer), *later = row["turns"]
         return size(question), size(answer) + sum(size(ask) + size(said) + TURN_SIZE for ask, said in later)
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the boxes of questions and answers."""
+        return text_fault(text for turn in row["turns"] for text in turn)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the first question about the image, the others as they are."""

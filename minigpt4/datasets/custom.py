@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
+from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
 from minigpt4.datasets.rows import JsonLines, JsonRecords, require
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
+from minigpt4.processors.pictures import AS_SEEN
 
 TAG = "<image>"
 """Stands in a question where an image is shown."""
@@ -52,6 +54,10 @@ class CustomDataset(InstructionDataset):
         rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
         return size(question), size_of_one(answers) + rest
 
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the boxes of questions and answers."""
+        return fault_of(row["turns"])
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the questions as they are, images where they show them or else before the first."""
         return ask(row["turns"], rng, num_images=len(row["images"]))
@@ -66,6 +72,10 @@ class CustomStream(StreamDataset):
     def rows_of(self, record: Any) -> list[Row]:
         """Return the record's questions with their answers."""
         return [{"turns": read_turns(record, num_images=1)}]
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the boxes of questions and answers."""
+        return fault_of(row["turns"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the questions as they are."""
@@ -96,6 +106,11 @@ def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
         if "" in answers:
             raise ValueError("an answer is empty")
     return turns
+
+
+def fault_of(turns: Sequence[tuple[str, list[str]]]) -> int:
+    """Return the worst that is wrong with the boxes of questions and their possible answers."""
+    return text_fault(text for question, answers in turns for text in (question, *answers))
 
 
 def _conversation(record: Row) -> list[tuple[str, list[str]]]:
@@ -141,6 +156,7 @@ class CustomBuilder(StreamBuilder):
 
     DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}
     annotations_address = ""
+    pictures = AS_SEEN
 
     def dataset_class(self) -> type[InstructionDataset]:
         """Return the class for rows in files, or for shards."""

@@ -9,6 +9,7 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.lengths import size, size_with_boxes
 
@@ -31,6 +32,10 @@ class GroundedCaptionDataset(FlickrDataset):
         """Return the size of the caption with its boxes."""
         return 0, size_with_boxes(row["grounded_caption"])
 
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the caption's boxes."""
+        return text_fault([row["grounded_caption"]])
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for a grounded caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), row["grounded_caption"])]
@@ -45,6 +50,10 @@ class CaptionToPhraseDataset(FlickrDataset):
         """Return the sizes of the caption and of its phrases with their boxes."""
         return size(row["caption"]), size_with_boxes(row["output"])
 
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the boxes of the phrases."""
+        return text_fault([row["output"]])
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the caption as it is."""
         return [Turn(with_image(f"[detection] {row['caption']}"), row["output"])]
@@ -58,6 +67,10 @@ class ObjectToPhraseDataset(FlickrDataset):
     def text_sizes(self, row: Row) -> tuple[int, int]:
         """Return the sizes of the phrase, and of the phrase with its boxes."""
         return size(row["phrase"]), size(row["phrase"]) + size_with_boxes(row["bbox"])
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the boxes of the phrase."""
+        return text_fault([row["bbox"]])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the phrase as it is."""

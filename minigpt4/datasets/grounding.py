@@ -14,7 +14,7 @@ from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.pools import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
-from minigpt4.datasets.boxes import box_text, coco_boxes
+from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, box_text, checked_box, coco_boxes, stated_size
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
@@ -23,12 +23,16 @@ from minigpt4.datasets.rows import JsonRecords, require
 
 NUMBER = (int, float)
 SIDES = ("x", "y", "width", "height")
+NO_SIZE = (0, 0)
 MAX_REGION_AREA = 16384
 """Square pixels; larger regions of Visual Genome are left out."""
 
 
 class ReferDataset(InstructionDataset):
-    """Rows of {image, sentences: [..], box: [x, y, width, height]}: a sentence is asked, its box is the answer."""
+    """Rows of {image, sentences: [..], box: [x, y, width, height]}: a sentence is asked, its box is the answer.
+
+    `stated_size` is the image's (width, height) where the annotation files state it.
+    """
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
     pool_name = "refer"
@@ -44,7 +48,25 @@ class ReferDataset(InstructionDataset):
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for the box of one of the sentences, in one of the pool's wordings."""
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), sentence)), box_text(row["box"], row["image_size"]))]
+        return [Turn(with_image(fill(rng.choice(self.pool), sentence)), self.box_of(row))]
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the row's box."""
+        return box_fault(row["box"], row.get("stated_size"))
+
+    def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
+        """Return what is wrong with the row's box in an image of this size."""
+        return box_fault(row["box"], image_size)
+
+    def box_of(self, row: Row) -> str:
+        """Return the text of the row's box. Raises: ValueError when a row should have been left out for it."""
+        box, size = row["box"], row["image_size"]
+        if self.bad_boxes == DROP and box_fault(box, size) in DROPPED:
+            raise ValueError(
+                f"its box {box} lies outside of its image, which is {size[0]} x {size[1]}; "
+                f"the annotation files say {row.get('stated_size')}"
+            )
+        return box_text(box, size)
 
 
 class RefCOCODataset(ReferDataset):
@@ -52,7 +74,7 @@ class RefCOCODataset(ReferDataset):
 
     def load_rows(self, path: str) -> Iterator[Row]:
         """Yield a row for every ref of the training split."""
-        boxes = coco_boxes(self.other_files[0])
+        boxes, sizes = coco_boxes(self.other_files[0])
         refs = load_plain(path)
         if not isinstance(refs, list):
             raise ValueError(f"{path}: should hold a list of refs, not {type(refs).__name__}")
@@ -63,12 +85,14 @@ class RefCOCODataset(ReferDataset):
                     require(sentence, {"raw": str}, what="sentence")
                 if ref["ann_id"] not in boxes:
                     raise ValueError(f"instances.json has no annotation {ref['ann_id']}")
+                box = checked_box(boxes[ref["ann_id"]])
             except ValueError as error:
                 raise ValueError(f"{path}: ref {number}: {error}") from error
             if ref["split"] == "train":
                 image = f"COCO_train2014_{ref['image_id']:012}.jpg"
                 sentences = [sentence["raw"] for sentence in ref["sentences"]]
-                yield {"image": image, "sentences": sentences, "box": boxes[ref["ann_id"]]}
+                size = sizes.get(ref["image_id"])
+                yield {"image": image, "sentences": sentences, "box": box, "stated_size": size}
 
 
 class InvRefCOCODataset(RefCOCODataset):
@@ -79,7 +103,7 @@ class InvRefCOCODataset(RefCOCODataset):
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask what is in the box, in one of the pool's wordings."""
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), box_text(row["box"], row["image_size"]))), sentence)]
+        return [Turn(with_image(fill(rng.choice(self.pool), self.box_of(row))), sentence)]
 
 
 class RefVGDataset(ReferDataset):
@@ -92,10 +116,12 @@ class RefVGDataset(ReferDataset):
         known = []
         for image in JsonRecords(self.other_files[0]):
             require(image, {"image_id": int, "url": str}, what="record of image_data.json")
-            known.append((image["image_id"], "/".join(image["url"].split("/")[-2:])))
+            size = stated_size(image) or NO_SIZE
+            known.append((image["image_id"], "/".join(image["url"].split("/")[-2:]), size))
         known.sort()
-        self._ids = np.array([number for number, _ in known], np.int64)
-        self._files = np.array([file.encode() for _, file in known], np.bytes_)
+        self._ids = np.array([number for number, _, _ in known], np.int64)
+        self._files = np.array([file.encode() for _, file, _ in known], np.bytes_)
+        self._sizes = np.array([size for _, _, size in known], np.int32).reshape(-1, 2)
         super().build(annotations, listings, bad_samples)
 
     def rows_of(self, record: Any) -> list[Row]:
@@ -105,11 +131,18 @@ class RefVGDataset(ReferDataset):
         if place == len(self._ids) or self._ids[place] != record["id"]:
             raise ValueError(f"image_data.json has no image {record['id']}")
         image, regions = self._files[place].decode(), record["regions"]
+        width, height = self._sizes[place].tolist()
+        size = (width, height) if (width, height) != NO_SIZE else None
         if not _are_regions(regions):
             for region in regions:
                 require(region, {"phrase": str, **dict.fromkeys(SIDES, NUMBER)}, what="region")
         return [
-            {"image": image, "sentences": [region["phrase"]], "box": [region[side] for side in SIDES]}
+            {
+                "image": image,
+                "sentences": [region["phrase"]],
+                "box": [region[side] for side in SIDES],
+                "stated_size": size,
+            }
             for region in regions
             if region["width"] * region["height"] < MAX_REGION_AREA
         ]

@@ -1,13 +1,13 @@
-"""Image files: folder listings, the folder that a dataset's images lie in, and decoding."""
+"""Image files: folder listings, the folder that a dataset's images lie in, and reading one."""
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Collection
-from typing import IO
 
 from PIL import Image
+
+from minigpt4.processors.pictures import AS_SEEN, decode_image
 
 
 class Listings:
@@ -50,25 +50,9 @@ class ImageFolder:
         return name if name.startswith("/") else f"{self.root}/{name}"
 
 
-def read_image(path: str) -> Image.Image:
-    """Return the decoded image, in the mode that the file has.
-
-    Raises: ValueError naming the file when it is missing, empty or does not decode.
-    """
+def read_image(path: str, pictures: str = AS_SEEN) -> Image.Image:
+    """Return the RGB picture of a file, as `pictures` says. Raises: ValueError naming the file when it is none."""
     try:
-        return decode_image(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"cannot read {path}: there is no such file") from error
-    except (OSError, ValueError) as error:
-        empty = os.path.isfile(path) and os.path.getsize(path) == 0
-        raise ValueError(f"cannot read {path}: {'the file is empty (0 bytes)' if empty else error}") from error
-
-
-def decode_image(source: str | IO[bytes]) -> Image.Image:
-    """Return the decoded image of a file. Raises: OSError or ValueError, whatever the decoder finds wrong."""
-    try:
-        with Image.open(source) as image:
-            image.load()
-            return image
-    except (SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+        return decode_image(path, pictures)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error

@@ -56,6 +56,7 @@ class DatasetView:
     num_trained: list[int] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def tokens_a_step(self) -> float:
@@ -87,9 +88,12 @@ def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samp
     views = [DatasetView(one, float(share)) for one, share in zip(ingredients, shares(ingredients), strict=True)]
     for view in views:
         name = view.ingredient.name
+        dataset = datasets[name]["train"]
+        dataset.look_at_boxes()
+        view.remarks = dataset.report.boxes(name, dataset.bad_boxes)
         processor = bodies[name].vis_processor.train
         scale = torch.tensor([processor.mean or CLIP_MEAN, processor.std or CLIP_STD])
-        _look(view, datasets[name]["train"], encoder, scale, num_samples=num_samples, seed=cfg.run_cfg.seed)
+        _look(view, dataset, encoder, scale, num_samples=num_samples, seed=cfg.run_cfg.seed)
     return views
 
 

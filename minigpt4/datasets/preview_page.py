@@ -114,6 +114,8 @@ def _histogram(views: Sequence[DatasetView]) -> str:
 def _dataset(view: DatasetView) -> Iterator[str]:
     name = html.escape(view.ingredient.name)
     yield f"<h2 id='{name}'>{name}</h2>"
+    for remark in view.remarks:
+        yield f"<p>{html.escape(remark)}</p>"
     for reason in view.unusable[:5]:
         yield f"<p class='bad'>left out: {html.escape(reason)}</p>"
     yield from map(_sample, view.samples)

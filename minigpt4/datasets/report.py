@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from minigpt4.datasets.boxes import CLIP, DROP, FAULTS, KEEP
+
 MAX_EXAMPLES = 5
 """So many of the rows that something is wrong with are named; the others are only counted."""
 
@@ -16,16 +18,18 @@ class Report:
     num_rows: int = 0  # rows of the annotation files, before any is left out for its image
     num_left_out: int = 0  # rows without image, left out by the rule of their dataset
     num_excluded: int = 0  # rows left out because run.bad_samples_report names them
+    num_dropped: int = 0  # rows left out for their box, where `bad_boxes` is drop
     num_missing: int = 0  # rows kept although their image is not there: each will be a bad sample
     num_bad: int = 0  # rows that lack a key or have a wrong type: each will be a bad sample
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    box_faults: Counter[int] = field(default_factory=Counter)  # rows by what is wrong with their boxes
 
     @property
     def num_kept(self) -> int:
         """Return how many rows the dataset has."""
-        return self.num_rows - self.num_left_out - self.num_excluded
+        return self.num_rows - self.num_left_out - self.num_excluded - self.num_dropped
 
     @property
     def num_unusable(self) -> int:
@@ -42,6 +46,20 @@ class Report:
             counts = f"{self.num_excluded:,} of {self.num_rows:,}"
             lines.append(f"{counts} rows are left out because run.bad_samples_report names them")
         return lines
+
+    def boxes(self, name: str, bad_boxes: str) -> list[str]:
+        """Return what is wrong with the boxes of a dataset and what is done with them, in words for the user."""
+        faults = {fault: count for fault, count in self.box_faults.items() if count}
+        if not faults:
+            return []
+        what = ", ".join(f"{count:,} {FAULTS[fault]}" for fault, count in sorted(faults.items()))
+        done = {
+            KEEP: "kept as published",
+            CLIP: "moved into their image",
+            DROP: f"the {self.num_dropped:,} rows outside, empty or reversed are left out",
+        }[bad_boxes]
+        counts = f"{sum(faults.values()):,} of {self.num_rows:,}"
+        return [f"{counts} rows have a bad box: {what}; {done} (datasets.{name}.bad_boxes: {bad_boxes})"]
 
     def remarked(self) -> list[str]:
         """Return what the user should know about records, in words."""

@@ -20,6 +20,7 @@ DTYPES = {
     "images": np.int32,  # a row each: its number among the distinct image names
     "asked": np.uint16,  # a row each: the size of its first question, 65,535 for more
     "told": np.uint16,  # a row each: the size of all that follows that question, likewise
+    "faults": np.uint8,  # a row each: what is wrong with its boxes, as of datasets.boxes
     "bad_rows": np.int32,  # the rows that lack a key or have a wrong type
     "bad_records": np.int32,  # their records, counted from 1
     "names": np.uint8,  # the distinct image names, UTF-8, a zero byte between them
@@ -45,6 +46,9 @@ class RowRules(Protocol):
 
     def text_sizes(self, row: Any) -> tuple[int, int]:
         """Return about how many characters the row's first question has, and all that follows it."""
+
+    def box_fault(self, row: Any) -> int:
+        """Return what is wrong with the row's boxes."""
 
     def remark(self, record: Any) -> str | None:
         """Return what the user should know about a record."""
@@ -124,7 +128,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.starts, self.lengths, self.parts, self.images = array("q"), array("i"), array("i"), array("i")
-        self.asked, self.told = array("i"), array("i")
+        self.asked, self.told, self.faults = array("i"), array("i"), array("B")
         self.bad_rows, self.bad_records = array("i"), array("i")
         self.reasons: list[str] = []
         self.remarks: Counter[str] = Counter()
@@ -133,6 +137,7 @@ class _Found:
 
     def take(self, records: Iterable[tuple[int, int, Any]], rules: RowRules) -> None:
         fields, rows_of, remark, sizes_of = rules.fields, rules.rows_of, rules.remark, rules.text_sizes
+        box_fault = rules.box_fault
         for number, (start, length, record) in enumerate(records, 1):
             if text := remark(record):
                 self.remarks[text] += 1
@@ -145,11 +150,12 @@ class _Found:
                 try:
                     if fields:
                         require(row, fields)
-                    names, sizes = rules.image_files(row), sizes_of(row)
+                    names, sizes, fault = rules.image_files(row), sizes_of(row), box_fault(row)
                 except ValueError as error:
                     self._add_bad(start, length, part, number, error)
                     continue
-                self._add(start, length, part, names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names), sizes)
+                name = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
+                self._add(start, length, part, name, sizes, fault)
 
     def arrays(self) -> dict[str, np.ndarray]:
         whole: dict[str, Any] = {"names": "\0".join(self._numbers).encode(), "blob": b"".join(self.blob)}
@@ -160,13 +166,14 @@ class _Found:
             for name, dtype in DTYPES.items()
         }
 
-    def _add(self, start: int, length: int, part: int, names: str, sizes: tuple[int, int]) -> None:
+    def _add(self, start: int, length: int, part: int, names: str, sizes: tuple[int, int], fault: int = 0) -> None:
         self.starts.append(start)
         self.lengths.append(length)
         self.parts.append(part)
         self.images.append(self._numbers.setdefault(names, len(self._numbers)))
         self.asked.append(sizes[0])
         self.told.append(sizes[1])
+        self.faults.append(fault)
 
     def _add_bad(self, start: int, length: int, part: int, number: int, error: ValueError) -> None:
         self.bad_rows.append(len(self.starts))

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from minigpt4.datasets.boxes import DROPPED, FAULTS, UNKNOWN
 from minigpt4.datasets.images import ImageFolder
 from minigpt4.datasets.report import MAX_EXAMPLES, Report
 from minigpt4.datasets.row_table import IMAGE_SEPARATOR, RowTable
+from minigpt4.processors.pictures import shown_size
+
+
+class BoxRules(Protocol):
+    """What of a dataset says where a row's box is."""
+
+    images: ImageFolder
+    pictures: str
+
+    def rows_of(self, record: Any) -> Sequence[Any]:
+        """Return the rows of a record."""
+
+    def image_files(self, row: Any) -> Sequence[str]:
+        """Return the names of a row's images."""
+
+    def box_fault_in(self, row: Any, image_size: tuple[int, int]) -> int:
+        """Return what is wrong with the row's box in an image of this (width, height)."""
 
 
 def select_rows(
-    table: RowTable, images: ImageFolder, report: Report, *, by_rule: bool, bad_samples: Collection[str]
+    table: RowTable,
+    images: ImageFolder,
+    report: Report,
+    *,
+    by_rule: bool,
+    bad_samples: Collection[str],
+    faults: np.ndarray,
+    drop: bool,
 ) -> np.ndarray | None:
     """Return the kept rows, (num_kept,) int32, None for all; `report` gets the counts.
 
     `by_rule`: rows without image are left out. `bad_samples` names image files and bad rows that are left out anyway.
+    `faults`, (num_rows,) uint8, says what is wrong with each row's boxes; `drop` leaves out those with DROPPED ones.
     """
     names = table.image_names()
     paths = [paths_of(group, images) for group in names]
@@ -31,11 +58,43 @@ def select_rows(
     absent = np.fromiter((not all(map(images.exists, group)) for group in paths), np.bool_, len(paths))
     missing = absent[table.arrays["images"]] & ~is_bad & ~excluded if len(table) else excluded
     left_out = missing if by_rule else np.zeros_like(missing)
-    _count(report, table, is_bad=is_bad, excluded=excluded, missing=missing & ~left_out, left_out=left_out)
-    shown = np.unique(table.arrays["images"][missing & ~left_out])[: MAX_EXAMPLES - len(report.missing)]
+    report.box_faults.update(count_faults(faults[~(excluded | left_out)]))
+    dropped = np.isin(faults, DROPPED) & ~(excluded | left_out) if drop else np.zeros_like(missing)
+    missing = missing & ~(left_out | dropped)
+    _count(report, table, is_bad=is_bad, excluded=excluded, missing=missing, left_out=left_out, dropped=dropped)
+    shown = np.unique(table.arrays["images"][missing])[: MAX_EXAMPLES - len(report.missing)]
     report.missing += [next(path for path in paths[group] if not images.exists(path)) for group in shown]
-    kept = ~(excluded | left_out)
+    kept = ~(excluded | left_out | dropped)
     return None if kept.all() else np.flatnonzero(kept).astype(np.int32)
+
+
+def known_faults(table: RowTable, dataset: BoxRules) -> np.ndarray:
+    """Return what is wrong with each row's boxes, (num_rows,) uint8; where sizes are not stated, images are asked."""
+    faults = table.arrays["faults"].copy()
+    sizes: dict[str, tuple[int, int] | None] = {}
+    for at in np.flatnonzero(faults == UNKNOWN).tolist():
+        record, part = table[at]
+        row = dataset.rows_of(record)[part]
+        path = dataset.images.find(dataset.image_files(row)[0])
+        if path not in sizes:
+            sizes[path] = _size_of(path, dataset.pictures)
+        size = sizes[path]
+        if size is not None:
+            faults[at] = dataset.box_fault_in(row, size)
+    return faults
+
+
+def count_faults(faults: np.ndarray) -> dict[int, int]:
+    """Return the number of rows of each of the FAULTS."""
+    counts = np.bincount(faults, minlength=UNKNOWN + 1).tolist()
+    return {fault: counts[fault] for fault in FAULTS}
+
+
+def _size_of(path: str, pictures: str) -> tuple[int, int] | None:
+    try:
+        return shown_size(path, pictures)
+    except ValueError:  # counted as missing, or as an image that cannot be read
+        return None
 
 
 def paths_of(names: str, images: ImageFolder) -> list[str]:
@@ -59,6 +118,7 @@ def _count(report: Report, table: RowTable, **masks: np.ndarray) -> None:
     report.num_left_out += int(masks["left_out"].sum())
     report.num_excluded += int(masks["excluded"].sum())
     report.num_missing += int(masks["missing"].sum())
+    report.num_dropped += int(masks["dropped"].sum())
     for number, row in enumerate(table.arrays["bad_rows"].tolist()):
         if not masks["excluded"][row]:
             report.num_bad += 1

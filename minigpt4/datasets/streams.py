@@ -24,11 +24,13 @@ from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
+from minigpt4.datasets.boxes import DROP, DROPPED, FAULTS
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.files import Place
-from minigpt4.datasets.images import Listings, decode_image
+from minigpt4.datasets.images import Listings
 from minigpt4.datasets.rows import require
+from minigpt4.processors.pictures import decode_image
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +92,13 @@ class StreamDataset(InstructionDataset):
         image_start, image_size, text_start, text_size = (int(number) for number in member)
         with open(path, "rb") as file:
             file.seek(image_start)
-            image = decode_image(io.BytesIO(file.read(image_size)))
+            image = decode_image(io.BytesIO(file.read(image_size)), self.pictures)
             file.seek(text_start)
             [row] = self.rows_of(json.loads(file.read(text_size)))
         require(row, self.fields)
-        return Example(turns=tuple(self.turns(row, rng)), images=(self.vis_processor(image),), id=sample_id)
+        if self.bad_boxes == DROP and (fault := self.box_fault(row)) in DROPPED:
+            raise ValueError(f"a box of its text is {FAULTS[fault]}")
+        return Example(turns=self.clipped_turns(row, rng), images=(self.vis_processor(image),), id=sample_id)
 
     def _skip(self, sample_id: str, error: Exception) -> None:
         worker = get_worker_info()

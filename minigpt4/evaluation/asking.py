@@ -77,6 +77,7 @@ def infer(
     barrier = dist_utils.PatientBarrier()
     benchmark.check_images(questions)
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
+    how |= {"pictures": benchmark.cfg.get("pictures")}
     run_name = fingerprint(questions, {**(settings or {}), **how})
     asker = Asker(benchmark=benchmark, model=model, image_processor=image_processor, device=device, seed=seed)
     with model.merged():

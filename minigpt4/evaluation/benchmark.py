@@ -15,6 +15,7 @@ from PIL import Image
 
 from minigpt4.evaluation.intervals import bootstrap, wilson
 from minigpt4.evaluation.scorers import percent, percent_by
+from minigpt4.processors.pictures import AS_STORED, decode_image
 
 MODEL_ID = "minigpt4-v2"
 """What result rows name as the model that answered."""
@@ -180,9 +181,8 @@ class Benchmark:
                 file: Any = io.BytesIO(base64.b64decode(question.image))
             else:
                 file = place = next((path for path in question.image if path.is_file()), question.image[0])
-            with Image.open(file) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            return decode_image(file, self.cfg.get("pictures") or AS_STORED)
+        except ValueError as error:
             raise ValueError(f"{self.name}[{question.id}]: cannot read its image from {place}: {error}") from error
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from PIL import Image
-
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.choice import BY_LETTER
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
@@ -22,6 +20,7 @@ from minigpt4.evaluation.mistakes import WRONG, read_mistakes
 from minigpt4.evaluation.parts import write_beside
 from minigpt4.evaluation.published import BASELINE, ENGINE, as_interval, as_percent
 from minigpt4.evaluation.results import read_results
+from minigpt4.processors.pictures import AS_STORED, decode_image
 
 REPORT = "report.html"
 NUM_CARDS = 12
@@ -42,7 +41,7 @@ def write_report(save_path: Path) -> Path:
     wrong: dict[str, list[dict[str, Any]]] = {name: [] for name in results}
     for row in read_mistakes(save_path):
         wrong.setdefault(row["benchmark"], []).append(row)
-    pictures = Pictures(NUM_PICTURES)
+    pictures = Pictures(NUM_PICTURES, {name: facts.get("pictures", AS_STORED) for name, facts in results.items()})
     sections = "".join(section(name, facts, wrong[name], pictures) for name, facts in results.items())
     page = Template((resources.files("minigpt4.evaluation") / "report_template.html").read_text(encoding="utf-8"))
     links = "".join(f'<a href="#{text(name)}">{text(name)}</a>' for name in results)
@@ -143,20 +142,18 @@ def _mark(option: Any, row: Mapping[str, Any]) -> str:
 
 
 class Pictures:
-    """The pictures of the page, small copies inside it, at most so many."""
+    """The pictures of the page, small copies inside it, at most so many; `shown` is each benchmark's `pictures`."""
 
-    def __init__(self, limit: int) -> None:
-        self._left = limit
+    def __init__(self, limit: int, shown: Mapping[str, str]) -> None:
+        self._left, self._shown = limit, shown
 
     def tag(self, row: Mapping[str, Any]) -> str:
         """Return the picture of a wrong answer, with the boxes of truth and answer, or a line that says why not."""
         if not self._left:
             return f'<span class="facts">{text(row["image"], limit=200)}</span>'
         try:
-            with Image.open(row["image"]) as image:
-                image.draft("RGB", (2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
-                small = image.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError):
+            small = decode_image(row["image"], self._shown.get(row["benchmark"], AS_STORED))
+        except ValueError:
             return f'<span class="facts">cannot read {text(row["image"], limit=200)}</span>'
         small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         for colour, value in zip(TRUE_AND_GIVEN, _texts(row["truth"], row["answer"]), strict=True):

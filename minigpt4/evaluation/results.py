@@ -20,6 +20,7 @@ from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question, read_json
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.evaluation.parts import write_beside
+from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
 PACKAGES = ("transformers", "peft", "timm", "sentencepiece", "pillow")
@@ -66,6 +67,7 @@ def provenance(
         "llama_model": cfg.model_cfg.llama_model,
         "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
         "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
+        "pictures": benchmark.cfg.get("pictures") or AS_STORED,
         "prompt_template": generation_prompt("{}"),
         "first_prompt": generation_prompt(questions[0].prompt) if questions else None,
         "decoding": {

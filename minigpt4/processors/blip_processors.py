@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from minigpt4.common.registry import registry
+from minigpt4.processors.pictures import AS_STORED, as_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +39,7 @@ class BlipImageProcessor:
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the picture as (3, image_size, image_size) float32."""
         size = (self.image_size, self.image_size)
-        small = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        small = as_rgb(image, AS_STORED).resize(size, Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         return values.div_(255).sub_(self._mean).div_(self._std)

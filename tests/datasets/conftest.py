@@ -60,8 +60,8 @@ PROCESSORS = {"vis_processor": {"train": {"name": "identity"}}, "text_processor"
 def build():
     """Return a function that builds a dataset of any build_info, by its registered name or by a builder class."""
 
-    def make(builder, build_info, *, seed=0):
-        cfg = OmegaConf.create({"build_info": build_info, **PROCESSORS})
+    def make(builder, build_info, *, seed=0, **options):
+        cfg = OmegaConf.create({"build_info": build_info, **PROCESSORS, **options})
         name, cls = (builder, registry.get_builder_class(builder)) if isinstance(builder, str) else ("colour", builder)
         return cls(cfg, name=name, seed=seed).build_datasets()["train"]
 

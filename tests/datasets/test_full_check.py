@@ -59,10 +59,10 @@ def test_a_full_check_that_was_broken_off_goes_on_where_it_was(world, monkeypatc
     done = {"opened": 2, "bad": {paths[0]: "was empty then"}}
     lines = [json.dumps({"names": digest(paths)}), json.dumps(done), '{"opened": 2, "b']
     journal.write_text("\n".join(lines))
-    assert open_images(paths, journal, num_processes=1) == {
+    assert open_images(paths, journal, num_processes=1).bad == {
         paths[0]: "was empty then",  # not looked at again
         paths[2]: f"cannot identify image file '{paths[2]}'",
     }
     assert not journal.exists()
     journal.write_text("\n".join([json.dumps({"names": "of other images"}), *lines[1:]]))
-    assert list(open_images(paths, journal, num_processes=1)) == [paths[0], paths[1], paths[2]]
+    assert list(open_images(paths, journal, num_processes=1).bad) == [paths[0], paths[1], paths[2]]

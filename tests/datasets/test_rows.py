@@ -24,6 +24,9 @@ class OneEach:
     def text_sizes(self, row):
         return 0, 0
 
+    def box_fault(self, row):
+        return 0
+
     def remark(self, record):
         return None
 

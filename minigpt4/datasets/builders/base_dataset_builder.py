@@ -10,8 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from minigpt4.common.registry import registry
 from minigpt4.conversation.pools import load_pool
 from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.boxes import KEEP
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
+from minigpt4.processors.pictures import AS_STORED
 
 HELD_OUT = ("val", "test")
 
@@ -29,6 +31,8 @@ class BaseDatasetBuilder:
     images_address: ClassVar[str] = ""
     image_subfolder: ClassVar[str] = ""
     """Where the images lie below the configured folder."""
+    pictures: ClassVar[str] = AS_STORED
+    """How pictures are shown where no option says it."""
     spellings: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Parts of paths that are written in two ways: both are looked for; of several pairs the first that fits counts."""
 
@@ -116,6 +120,8 @@ class BaseDatasetBuilder:
             seed=self.seed,
             listings=self.listings,
             bad_samples=self.bad_samples,
+            pictures=self.cfg.get("pictures") or self.pictures,
+            bad_boxes=self.cfg.get("bad_boxes") or KEEP,
         )
 
     def place(self, key: str, path: str | None, address: str = "", *, folder: bool = False) -> Place:
