@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import Config
+from minigpt4.common.model_match import checkpoint_problems
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.datasets.bad_samples import open_images, read_report, write_report
@@ -96,6 +97,7 @@ def check(cfg: Config) -> Checkup:
     checkup = Checkup(datasets, weights, problems)
     checkup.problems += [problem for one in datasets for problem in one.problems]
     checkup.problems += [file.problem for file in weights if file.problem]
+    checkup.problems += checkpoints_that_differ(cfg, weights)
     checkup.problems += _image_sizes_that_differ(cfg)
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
@@ -168,6 +170,16 @@ def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
         texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
     return texts
+
+
+def checkpoints_that_differ(cfg: Config, weights: Sequence[WeightFile]) -> list[str]:
+    """Return why checkpoints that are there do not fit the configured model."""
+    resumed, problems = "run.resume_ckpt_path", []
+    for file in weights:
+        if file.key in ("model.ckpt", resumed) and not (file.problem or file.remark):
+            allowed = file.key == resumed and bool(cfg.run_cfg.get("allow_changes", False))
+            problems += checkpoint_problems(file.key, file.path, cfg.model_cfg, allowed=allowed)
+    return problems
 
 
 def _image_sizes_that_differ(cfg: Config) -> list[str]:
