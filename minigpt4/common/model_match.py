@@ -45,7 +45,7 @@ class Comparison:
             return None
         lines = [f"{self.source} does not fit this model: {refused[0]}", *refused[1:]]
         if not self.misfits:
-            lines.append(f"take the checkpoint's values, or load it knowingly with --options {OPTION}=True")
+            lines.append(f"use the values of the checkpoint, or load it all the same with --options {OPTION}=True")
         return "\n  ".join(lines)
 
     def remark(self) -> str | None:
@@ -155,7 +155,7 @@ def _compare_weights(
         )
         return
     now = weight_identity.identity_of(model_cfg)
-    parts = {"llama": "llama_model"}
+    parts = {"llama": "llama_model", "tokenizer": "llama_model"}
     if not any(key.startswith(_TRUNK) for key in state["model"]):  # else the checkpoint brings its own encoder
         parts["vit"] = "vit_ckpt"
     for part, key in parts.items():
@@ -165,9 +165,10 @@ def _compare_weights(
             found.unknown.append(f"model.{key} ({error})")
             continue
         if differs:
+            what = "another tokenizer" if part == "tokenizer" else "other weights"
             found.differences.append(
                 f"{name} was trained on model.{key}={_named(trained, key, saved[part])}, this run has "
-                f"{_named(model_cfg, key, now[part])}: other weights ({differs})"
+                f"{_named(model_cfg, key, now[part])}: {what} ({differs})"
             )
 
 

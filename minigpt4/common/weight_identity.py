@@ -38,15 +38,16 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def identity_of(model_cfg: Any) -> dict[str, Any]:
-    """Return the identity of the frozen weights of a `model` section: `version`, `llama` and `vit`.
+    """Return the identity of the frozen parts of a `model` section: `version`, `llama`, `tokenizer` and `vit`.
 
     A part that cannot be identified has the reason as `unknown`. It holds texts and numbers alone.
     """
     if model_cfg.random_weights:
-        return {"version": VERSION, "llama": RANDOM, "vit": RANDOM}
+        return {"version": VERSION, "llama": RANDOM, "tokenizer": RANDOM, "vit": RANDOM}
     return {
         "version": VERSION,
-        "llama": _identified(lambda: _llama(str(model_cfg.llama_model))),
+        "llama": _identified(lambda: _llama(_folder(model_cfg))),
+        "tokenizer": _identified(lambda: _tokenizer(_folder(model_cfg))),
         "vit": _identified(lambda: _vit(model_cfg.vit_ckpt, depth=model_cfg.vit.depth)),
     }
 
@@ -63,15 +64,21 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
         return "random weights on one side"
     if one.get("random"):
         return None
+    if "pieces" in one:
+        sizes = [f"{part['num_pieces']:,}" for part in (one, other)]
+        return None if one["pieces"] == other["pieces"] else f"{sizes[0]} pieces there, {sizes[1]} here, not the same"
     if one["structure"] != other["structure"]:
         return "other names or shapes of tensors"
     mine, theirs = _values(one), _values(other)
-    same = (mine == theirs) | (mine.isnan() & theirs.isnan())
-    if len(mine) == len(theirs) and (same | _stepped(mine, theirs)).all():
-        num_stepped = int((~same).sum())
-        if num_stepped <= max(4, MAX_STEPPED * len(mine)):
-            return None
-    return f"{int((~same).sum())} of {len(same)} values that were compared"
+    if mine.shape != theirs.shape:
+        raise ValueError("its fingerprint of the weights is damaged")
+    gap = (mine - theirs).abs()
+    same = (mine == theirs) | (gap <= ABSOLUTE) | (mine.isnan() & theirs.isnan())
+    stepped = gap <= RELATIVE * torch.maximum(mine.abs(), theirs.abs())
+    num_other = int((~same).sum())
+    if (same | stepped).all() and num_other <= max(4, MAX_STEPPED * len(same)):
+        return None
+    return f"{num_other} of {len(same)} values that were compared"
 
 
 def label(part: Mapping[str, Any]) -> str:
@@ -80,13 +87,15 @@ def label(part: Mapping[str, Any]) -> str:
         return "random weights"
     if "unknown" in part:
         return "weights unknown"
+    if "pieces" in part:
+        return f"tokenizer {part['pieces'][:8]}"
     digest = hashlib.blake2b(f"{part['structure']} {part['values']}".encode(), digest_size=4)
     return f"weights {digest.hexdigest()}"
 
 
 def labels(identity: Mapping[str, Any]) -> str:
-    """Return the short names of the language model's and the vision encoder's weights."""
-    return f"llama: {label(identity['llama'])}, vit: {label(identity['vit'])}"
+    """Return the short names of the language model, its tokenizer and the vision encoder."""
+    return ", ".join(f"{part}: {label(identity[part])}" for part in ("llama", "tokenizer", "vit"))
 
 
 def probe_positions(num_values: int) -> list[int]:
@@ -138,14 +147,36 @@ def weight_paths(folder: Path) -> list[Path]:
 def _identified(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         return {"unknown": str(error)}
 
 
-def _llama(source: str) -> dict[str, Any]:
-    folder = local_llama(source)
+def _folder(model_cfg: Any) -> Path:
+    folder = local_llama(str(model_cfg.llama_model))
     if folder is None:
-        raise ValueError(f"model.llama_model: {source} is not on this machine yet")
+        raise ValueError(f"model.llama_model: {model_cfg.llama_model} is not on this machine yet")
+    return folder
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    """Return the identity of a tokenizer: its pieces in the order of their ids, whichever file holds them."""
+    if (folder / "tokenizer.model").is_file():
+        import sentencepiece
+
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        pieces = [model.id_to_piece(number) for number in range(model.vocab_size())]
+    else:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        try:
+            vocabulary: dict[str, int] = dict(content["model"]["vocab"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / 'tokenizer.json'}: has no vocabulary of pieces") from error
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    digest = hashlib.blake2b("\n".join(pieces).encode(errors="surrogatepass"), digest_size=16)
+    return {"num_pieces": len(pieces), "pieces": digest.hexdigest()}
+
+
+def _llama(folder: Path) -> dict[str, Any]:
     tied = _is_tied(folder / "config.json")
 
     def counts(name: str) -> bool:  # a tied head is another name for the embeddings, which .safetensors leaves out
@@ -190,8 +221,9 @@ def local_vit(source: str) -> Path | None:
 
 def are_local(model_cfg: Any) -> bool:
     """Return whether the weights of a `model` section are on this machine, or need no file."""
-    sources = (local_llama(str(model_cfg.llama_model)), local_vit(model_cfg.vit_ckpt or ""))
-    return bool(model_cfg.random_weights) or None not in sources
+    if model_cfg.random_weights:
+        return True
+    return None not in (local_llama(str(model_cfg.llama_model)), local_vit(model_cfg.vit_ckpt or ""))
 
 
 def _is_tied(config: Path) -> bool:
@@ -256,8 +288,3 @@ def _values(part: Mapping[str, Any]) -> Tensor:
     """Return the values of an identity, (values,) float32."""
     raw = bytearray(base64.b64decode(part["values"]))
     return torch.frombuffer(raw, dtype=torch.bfloat16).float() if raw else torch.empty(0)
-
-
-def _stepped(one: Tensor, other: Tensor) -> Tensor:
-    """Return where two tensors of values differ by no more than another stored type explains."""
-    return (one - other).abs() <= RELATIVE * torch.maximum(one.abs(), other.abs()) + ABSOLUTE
