@@ -16,7 +16,7 @@ from minigpt4.conversation.conversation import (
     Example,
     Turn,
 )
-from minigpt4.conversation.prompts import PROMPT_TEMPLATE, prompt_end
+from minigpt4.conversation.prompts import PROMPT_TEMPLATE, prompt_ends
 from minigpt4.conversation.tokenizer import Tokenizer
 
 _IMAGE_OPEN, _IMAGE_CLOSE = "<Img>", "</Img>"
@@ -85,11 +85,10 @@ class ChatEncoder:
         if "{}" not in prompt_template:
             raise ValueError(f"model.prompt_template: {prompt_template!r} has no {{}} where the question goes")
         try:
-            self.prompt_end = prompt_end(prompt_template)
+            self._prompt_start, self.prompt_end = prompt_ends(prompt_template)
         except (ValueError, IndexError, KeyError) as error:
-            raise ValueError(
-                f"model.prompt_template: {prompt_template!r} takes one {{}} and no other braces"
-            ) from error
+            problem = f"model.prompt_template: {prompt_template!r} may have one {{}} and no other braces"
+            raise ValueError(problem) from error
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self.prompt_template = prompt_template
@@ -161,10 +160,11 @@ class ChatEncoder:
         tokens = _Tokens(ids=[self.tokenizer.bos_id])
         *past, now = prompt.split(_BOS)
         for number, text in enumerate(past):
-            question, end, answer = text.partition(self.prompt_end) if self.prompt_end else (text, "", "")
-            start = _BOS if number else ""
-            self._add_prompt(tokens, start + question + end)
-            tokens.add(self.tokenizer.encode(answer))
+            begun = len(self._prompt_start) if text.startswith(self._prompt_start) else 0
+            found = text.find(self.prompt_end, begun) if self.prompt_end else -1
+            end = len(text) if found < 0 else found + len(self.prompt_end)
+            self._add_prompt(tokens, (_BOS if number else "") + text[:end])
+            tokens.add(self.tokenizer.encode(text[end:]))
         self._add_prompt(tokens, _BOS + now if past else now)
         return torch.tensor(tokens.ids)
 

@@ -24,10 +24,10 @@ def chat_prompt(turns: Sequence[Turn], question: str, *, end_sym: str = "</s>", 
     return past + _ask(question, template)
 
 
-def prompt_end(template: str) -> str:
-    """Return what a template puts between the question and its answer: "[/INST]" of the published one."""
-    after = template.format("\0").rpartition("\0")[2]
-    return after.lstrip() or after
+def prompt_ends(template: str) -> tuple[str, str]:
+    """Return what a template has before a question and after it: "[INST] " and "[/INST]" of the published one."""
+    before, _, after = template.format("\0").partition("\0")
+    return before, after.lstrip() or after
 
 
 def _ask(question: str, template: str) -> str:
