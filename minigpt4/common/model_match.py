@@ -21,6 +21,8 @@ UNSET = {"end_sym": "\n", "chat_template": False}
 ADVISORY = ("image_size", "end_sym", "chat_template", "prompt_template")
 """Options that a checkpoint of the published trainer only warns of: its stages change them."""
 OPTION = "model.allow_mismatch"
+PROJECTION = "llama_proj.weight"
+PATCHES_PER_TOKEN = 4
 _TRUNK = "visual_encoder."
 
 
@@ -66,6 +68,7 @@ def compare(state: Mapping[str, Any], model_cfg: Any, source: str, *, trains: bo
     trained = config.get("model") if isinstance(config, Mapping) else None
     trained = trained if isinstance(trained, Mapping) else {}
     _compare_rank(found, state["model"], model_cfg, name)
+    _compare_widths(found, state["model"], model_cfg, name)
     skipped = {
         "lora_alpha": not model_cfg.lora_r,  # there is nothing to scale
         "chat_template": model_cfg.chat_template is None and not trains,
@@ -98,6 +101,9 @@ def checkpoint_problems(key: str, path: str, model_cfg: Any, *, allowed: bool = 
         state = read_checkpoint(path, mmap=True)
     except ValueError as error:
         return [f"{key}: {error}"]
+    if model_cfg.arch == "minigpt_v2" and PROJECTION not in state["model"]:
+        names = list(map(str, state["model"]))[:3]
+        return [f"{key}: {path}: not a checkpoint of MiniGPT-v2, it has no {PROJECTION} but {names}"]
     found = compare(state, model_cfg, path, trains=True)
     problem = found.problem(allowed=allowed or bool(model_cfg.allow_mismatch))
     return [f"{key}: {problem}"] if problem else []
@@ -108,7 +114,7 @@ def _compare_rank(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any,
     factors = {key: value for key, value in tensors.items() if ".lora_A." in key and getattr(value, "ndim", 0) == 2}
     rank = int(model_cfg.lora_r)
     if not factors:
-        if rank and tensors:
+        if rank and PROJECTION in tensors:
             found.misfits.append(f"{name} has no LoRA, this run model.lora_r={rank}")
         return
     key, value = next(((key, v) for key, v in factors.items() if len(v) != rank), next(iter(factors.items())))
@@ -120,6 +126,24 @@ def _compare_rank(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any,
     if rank and layers != wanted:
         found.misfits.append(
             f"{name} has LoRA on {_shown(sorted(layers))}, this run model.lora_target_modules={_shown(sorted(wanted))}"
+        )
+
+
+def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
+    """Compare the sizes of the parts that the projection joins."""
+    projection = tensors.get(PROJECTION)
+    if getattr(projection, "ndim", 0) != 2:
+        return
+    hidden, width = len(projection), projection.shape[1] // PATCHES_PER_TOKEN
+    expected = weight_identity.hidden_size(model_cfg)
+    if expected is not None and hidden != expected:
+        found.misfits.append(
+            f"{name} was trained with a language model of width {hidden}, that of model.llama_model has {expected}"
+        )
+    if width != model_cfg.vit.embed_dim:
+        found.misfits.append(
+            f"{name} was trained with a vision encoder of width {width}, this run model.vit.embed_dim="
+            f"{model_cfg.vit.embed_dim}"
         )
 
 

@@ -177,7 +177,7 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _llama(folder: Path) -> dict[str, Any]:
-    tied = _is_tied(folder / "config.json")
+    tied = bool(_config_of(folder).get("tie_word_embeddings"))
 
     def counts(name: str) -> bool:  # a tied head is another name for the embeddings, which .safetensors leaves out
         return not name.endswith("rotary_emb.inv_freq") and not (tied and name == "lm_head.weight")
@@ -226,12 +226,20 @@ def are_local(model_cfg: Any) -> bool:
     return None not in (local_llama(str(model_cfg.llama_model)), local_vit(model_cfg.vit_ckpt or ""))
 
 
-def _is_tied(config: Path) -> bool:
+def hidden_size(model_cfg: Any) -> int | None:
+    """Return the width of the language model by its config file; None where that is not known."""
+    folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
+    size = None if folder is None else _config_of(folder).get("hidden_size")
+    return size if isinstance(size, int) else None
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """Return config.json of a folder, empty where it cannot be read: whoever loads the model says so."""
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and bool(content.get("tie_word_embeddings"))
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _indexed(index: Path) -> list[Path]:

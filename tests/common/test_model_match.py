@@ -182,3 +182,18 @@ def test_the_check_before_a_training_names_the_key_and_reads_a_checkpoint_of_any
     (tmp_path / "flat.pth").write_bytes(b"no")
     [problem] = checkpoint_problems("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
     assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'}: ")
+
+
+def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_path):
+    llama = shutil.copytree(ASSETS / "llama_tiny", tmp_path / "llama")
+    (llama / "config.json").write_text('{"hidden_size": 80}')
+    cfg = tiny_config(llama_model=str(llama), vit={"embed_dim": 48, "depth": 2, "num_heads": 4})
+    [problem] = checkpoint_problems("model.ckpt", str(CKPT), cfg)
+    assert "was trained with a language model of width 64, that of model.llama_model has 80" in problem
+    assert "was trained with a vision encoder of width 32, this run model.vit.embed_dim=48" in problem
+
+
+def test_a_file_that_holds_something_else_is_named_by_the_check():
+    vit = str(ASSETS / "eva_tiny_28.pth")
+    [problem] = checkpoint_problems("model.ckpt", vit, tiny_config())
+    assert problem.startswith(f"model.ckpt: {vit}: not a checkpoint of MiniGPT-v2, it has no llama_proj.weight but [")
