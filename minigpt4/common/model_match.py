@@ -132,7 +132,7 @@ def _compare_rank(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any,
 def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
     """Compare the sizes of the parts that the projection joins."""
     projection = tensors.get(PROJECTION)
-    if getattr(projection, "ndim", 0) != 2:
+    if projection is None or projection.ndim != 2:
         return
     hidden, width = len(projection), projection.shape[1] // PATCHES_PER_TOKEN
     expected = weight_identity.hidden_size(model_cfg)
