@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
 _JSON_KEYS = {"config", "base_model", "epoch"}
 """What a checkpoint may hold beside its tensors when it comes as .safetensors."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common import weight_identity
-from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.dist_utils import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -95,12 +95,17 @@ def check_match(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowe
     return found.differences
 
 
-def checkpoint_problems(key: str, path: str, model_cfg: Any, *, allowed: bool = False) -> list[str]:
-    """Return why a training cannot load the checkpoint that the YAML `key` names; little of the file is read."""
+def checkpoint_problems(
+    key: str, path: str, model_cfg: Any, *, resumed: bool = False, allowed: bool = False
+) -> list[str]:
+    """Return why a training cannot load, or resume, the checkpoint that the YAML `key` names; little of it is read."""
     try:
         state = read_checkpoint(path, mmap=True)
     except ValueError as error:
         return [f"{key}: {error}"]
+    missing = [part for part in NEEDED_TO_RESUME if part not in state] if resumed else []
+    if missing:
+        return [f"{key}: {path} cannot be resumed, it has no {', '.join(missing)}"]
     if model_cfg.arch == "minigpt_v2" and PROJECTION not in state["model"]:
         names = list(map(str, state["model"]))[:3]
         return [f"{key}: {path}: not a checkpoint of MiniGPT-v2, it has no {PROJECTION} but {names}"]

@@ -174,11 +174,12 @@ def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
 
 def checkpoints_that_differ(cfg: Config, weights: Sequence[WeightFile]) -> list[str]:
     """Return why checkpoints that are there do not fit the configured model."""
-    resumed, problems = "run.resume_ckpt_path", []
+    problems = []
     for file in weights:
-        if file.key in ("model.ckpt", resumed) and not (file.problem or file.remark):
-            allowed = file.key == resumed and bool(cfg.run_cfg.get("allow_changes", False))
-            problems += checkpoint_problems(file.key, file.path, cfg.model_cfg, allowed=allowed)
+        resumed = file.key == "run.resume_ckpt_path"
+        if (resumed or file.key == "model.ckpt") and not (file.problem or file.remark):
+            allowed = resumed and bool(cfg.run_cfg.get("allow_changes", False))
+            problems += checkpoint_problems(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
     return problems
 
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.dist_utils import get_world_size
 from minigpt4.common.model_match import check_match
 from minigpt4.runners.checkpoints import AUTO, read_newest
@@ -48,7 +48,7 @@ def resume(runner: RunnerBase, path: str) -> None:
         source, state = str(newest[0]), newest[1]
     else:
         source, state = path, read_checkpoint(path)
-    missing = [key for key in ("model", "optimizer", "epoch") if key not in state]
+    missing = [key for key in NEEDED_TO_RESUME if key not in state]
     if missing:
         raise ValueError(f"run.resume_ckpt_path: {source} cannot be resumed, it has no {', '.join(missing)}")
     allowed = bool(runner.run.get("allow_changes", False))

@@ -193,6 +193,14 @@ def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_
     assert "was trained with a vision encoder of width 32, this run model.vit.embed_dim=48" in problem
 
 
+def test_a_checkpoint_without_an_optimizer_is_loaded_but_not_resumed(tmp_path):
+    torch.save({"model": read_checkpoint(CKPT)["model"]}, tmp_path / "x.pth")
+    where = str(tmp_path / "x.pth")
+    assert checkpoint_problems("model.ckpt", where, tiny_config()) == []
+    [problem] = checkpoint_problems("run.resume_ckpt_path", where, tiny_config(), resumed=True)
+    assert problem == f"run.resume_ckpt_path: {where} cannot be resumed, it has no optimizer, epoch"
+
+
 def test_a_file_that_holds_something_else_is_named_by_the_check():
     vit = str(ASSETS / "eva_tiny_28.pth")
     [problem] = checkpoint_problems("model.ckpt", vit, tiny_config())
