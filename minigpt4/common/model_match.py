@@ -95,23 +95,28 @@ def check_match(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowe
     return found.differences
 
 
-def checkpoint_problems(
+def judge_checkpoint(
     key: str, path: str, model_cfg: Any, *, resumed: bool = False, allowed: bool = False
-) -> list[str]:
-    """Return why a training cannot load, or resume, the checkpoint that the YAML `key` names; little of it is read."""
+) -> tuple[list[str], list[str]]:
+    """Return why a training cannot load, or resume, the checkpoint that the YAML `key` names, and what it allows.
+
+    Little of the file is read.
+    """
     try:
         state = read_checkpoint(path, mmap=True)
     except ValueError as error:
-        return [f"{key}: {error}"]
+        return [f"{key}: {error}"], []
     missing = [part for part in NEEDED_TO_RESUME if part not in state] if resumed else []
     if missing:
-        return [f"{key}: {path} cannot be resumed, it has no {', '.join(missing)}"]
+        return [f"{key}: {path} cannot be resumed, it has no {', '.join(missing)}"], []
     if model_cfg.arch == "minigpt_v2" and PROJECTION not in state["model"]:
         names = list(map(str, state["model"]))[:3]
-        return [f"{key}: {path}: not a checkpoint of MiniGPT-v2, it has no {PROJECTION} but {names}"]
+        return [f"{key}: {path}: not a checkpoint of MiniGPT-v2, it has no {PROJECTION} but {names}"], []
     found = compare(state, model_cfg, path, trains=True)
     problem = found.problem(allowed=allowed or bool(model_cfg.allow_mismatch))
-    return [f"{key}: {problem}"] if problem else []
+    if problem:
+        return [f"{key}: {problem}"], []
+    return [], [f"{key}: {text}" for text in (*found.differences, *found.advice)]
 
 
 def _compare_rank(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:

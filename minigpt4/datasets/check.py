@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import Config
-from minigpt4.common.model_match import checkpoint_problems
+from minigpt4.common.model_match import judge_checkpoint
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.datasets.bad_samples import open_images, read_report, write_report
@@ -97,9 +97,9 @@ def check(cfg: Config) -> Checkup:
     checkup = Checkup(datasets, weights, problems)
     checkup.problems += [problem for one in datasets for problem in one.problems]
     checkup.problems += [file.problem for file in weights if file.problem]
-    checkup.problems += checkpoints_that_differ(cfg, weights)
     checkup.problems += _image_sizes_that_differ(cfg)
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
+    _judge_checkpoints(cfg, checkup)
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
     return checkup
 
@@ -172,15 +172,15 @@ def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
     return texts
 
 
-def checkpoints_that_differ(cfg: Config, weights: Sequence[WeightFile]) -> list[str]:
-    """Return why checkpoints that are there do not fit the configured model."""
-    problems = []
-    for file in weights:
+def _judge_checkpoints(cfg: Config, checkup: Checkup) -> None:
+    """Tell whether the checkpoints that are there fit the configured model."""
+    for file in checkup.weights:
         resumed = file.key == "run.resume_ckpt_path"
         if (resumed or file.key == "model.ckpt") and not (file.problem or file.remark):
             allowed = resumed and bool(cfg.run_cfg.get("allow_changes", False))
-            problems += checkpoint_problems(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
-    return problems
+            problems, remarks = judge_checkpoint(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
+            checkup.problems += problems
+            checkup.remarks += remarks
 
 
 def _image_sizes_that_differ(cfg: Config) -> list[str]:

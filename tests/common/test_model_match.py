@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minigpt4.common.checkpoint import read_checkpoint
-from minigpt4.common.model_match import check_match, checkpoint_problems, compare
+from minigpt4.common.model_match import check_match, compare, judge_checkpoint
 from minigpt4.common.weight_identity import identity_of
 from tests.models.golden_model import ASSETS, tiny_config, tiny_model
 
@@ -176,11 +176,11 @@ def test_the_check_before_a_training_names_the_key_and_reads_a_checkpoint_of_any
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "x.safetensors")
     torch.save(tensors, tmp_path / "flat.pth")
     for name in ("x.safetensors", "flat.pth"):
-        assert checkpoint_problems("model.ckpt", str(tmp_path / name), tiny_config()) == []
-        [problem] = checkpoint_problems("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
+        assert judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config()) == ([], [])
+        [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
         assert problem.startswith(f"model.ckpt: {tmp_path / name} does not fit this model: {name} has LoRA of rank 4")
     (tmp_path / "flat.pth").write_bytes(b"no")
-    [problem] = checkpoint_problems("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
+    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
     assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'}: ")
 
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_
     llama = shutil.copytree(ASSETS / "llama_tiny", tmp_path / "llama")
     (llama / "config.json").write_text('{"hidden_size": 80}')
     cfg = tiny_config(llama_model=str(llama), vit={"embed_dim": 48, "depth": 2, "num_heads": 4})
-    [problem] = checkpoint_problems("model.ckpt", str(CKPT), cfg)
+    [problem], _ = judge_checkpoint("model.ckpt", str(CKPT), cfg)
     assert "was trained with a language model of width 64, that of model.llama_model has 80" in problem
     assert "was trained with a vision encoder of width 32, this run model.vit.embed_dim=48" in problem
 
@@ -196,12 +196,29 @@ def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_
 def test_a_checkpoint_without_an_optimizer_is_loaded_but_not_resumed(tmp_path):
     torch.save({"model": read_checkpoint(CKPT)["model"]}, tmp_path / "x.pth")
     where = str(tmp_path / "x.pth")
-    assert checkpoint_problems("model.ckpt", where, tiny_config()) == []
-    [problem] = checkpoint_problems("run.resume_ckpt_path", where, tiny_config(), resumed=True)
+    assert judge_checkpoint("model.ckpt", where, tiny_config()) == ([], [])
+    [problem], _ = judge_checkpoint("run.resume_ckpt_path", where, tiny_config(), resumed=True)
     assert problem == f"run.resume_ckpt_path: {where} cannot be resumed, it has no optimizer, epoch"
 
 
 def test_a_file_that_holds_something_else_is_named_by_the_check():
     vit = str(ASSETS / "eva_tiny_28.pth")
-    [problem] = checkpoint_problems("model.ckpt", vit, tiny_config())
+    [problem], _ = judge_checkpoint("model.ckpt", vit, tiny_config())
     assert problem.startswith(f"model.ckpt: {vit}: not a checkpoint of MiniGPT-v2, it has no llama_proj.weight but [")
+
+
+def test_the_check_says_what_is_allowed(tmp_path):
+    torch.save(ours(lora_alpha=64), tmp_path / "x.pth")
+    problems, remarks = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
+    assert problems == []
+    assert remarks == ["model.ckpt: x.pth was trained with model.lora_alpha=64, this run has 16"]
+
+
+def test_weights_that_have_to_be_fetched_are_compared_once_they_are_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+    vit = torch.load(ASSETS / "eva_tiny_28.pth", weights_only=True)
+    torch.save({name: value + 0.1 for name, value in vit.items()}, tmp_path / "vit.pth")
+    torch.save(ours(), tmp_path / "x.pth")
+    address = (tmp_path / "vit.pth").as_uri()
+    with pytest.raises(ValueError, match=r"model\.vit_ckpt=there/vit\.pth .*, this run has file:/.*: other weights"):
+        tiny_model(ckpt=str(tmp_path / "x.pth"), vit_ckpt=address)
