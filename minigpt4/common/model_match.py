@@ -79,16 +79,26 @@ def compare(state: Mapping[str, Any], model_cfg: Any, source: str, *, trains: bo
     return found
 
 
-def check_match(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False) -> list[str]:
-    """Compare a checkpoint with a `model` section; return the differences that are allowed, logged as a warning.
+def refuse_mismatch(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False) -> Comparison:
+    """Compare a checkpoint with a `model` section, and return what is allowed or unknown.
 
-    Also logs the line that says what could not be compared. `allowed` adds to `model.allow_mismatch`.
+    Weights that are not on this machine yet are unknown. `allowed` adds to `model.allow_mismatch`.
     Raises: ValueError naming the file, both values and the YAML key of every difference that is not allowed.
     """
     found = compare(state, model_cfg, source)
     problem = found.problem(allowed=allowed or bool(model_cfg.allow_mismatch))
     if problem:
         raise ValueError(problem)
+    return found
+
+
+def check_match(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False) -> list[str]:
+    """Compare a checkpoint with a `model` section; return the differences that are allowed, logged as a warning.
+
+    Also logs the line that says what could not be compared.
+    Raises: ValueError as `refuse_mismatch`.
+    """
+    found = refuse_mismatch(state, model_cfg, source, allowed=allowed)
     for text in (*found.differences, *found.advice, found.remark()):
         if text and is_main_process():
             logger.warning("%s", text)

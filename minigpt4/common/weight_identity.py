@@ -219,13 +219,6 @@ def local_vit(source: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def are_local(model_cfg: Any) -> bool:
-    """Return whether the weights of a `model` section are on this machine, or need no file."""
-    if model_cfg.random_weights:
-        return True
-    return None not in (local_llama(str(model_cfg.llama_model)), local_vit(model_cfg.vit_ckpt or ""))
-
-
 def hidden_size(model_cfg: Any) -> int | None:
     """Return the width of the language model by its config file; None where that is not known."""
     folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))

@@ -11,9 +11,8 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from minigpt4.common.checkpoint import read_checkpoint
-from minigpt4.common.model_match import check_match
+from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
-from minigpt4.common.weight_identity import are_local
 from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
@@ -89,8 +88,8 @@ class MiniGPTv2(BaseModel):
                 f"{cfg.vit.patch_size} pixels a side"
             )
         state = read_checkpoint(cfg.ckpt, mmap=True) if cfg.ckpt else None
-        is_compared = are_local(cfg)  # what is downloaded is compared afterwards
-        mismatches = check_match(state, cfg, cfg.ckpt) if state and is_compared else []
+        if state:
+            refuse_mismatch(state, cfg, cfg.ckpt)
         tokenizer = ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
         llama_model = build_llama(cfg, dtype=dtype)
         vocab_size = causal_lm(llama_model).config.vocab_size
@@ -114,7 +113,7 @@ class MiniGPTv2(BaseModel):
             frozen_dtype=cfg.frozen_dtype,
         )
         if state:
-            model.mismatches = mismatches if is_compared else check_match(state, cfg, cfg.ckpt)
+            model.mismatches = check_match(state, cfg, cfg.ckpt)  # also with weights that were downloaded for it
             model.load_trainable_state(state["model"], source=cfg.ckpt)
         return model
 
