@@ -38,7 +38,7 @@ def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: 
         for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
-                infer(benchmark, model, image_processor(cfg), **where)
+                infer(benchmark, model, image_processor(cfg), prompt_template=cfg.model_cfg.prompt_template, **where)
             entries = read_json(Path(folder) / benchmark.result_file)
             asked[benchmark.name] = entries, score_file(benchmark, questions, Path(folder))["accuracy"]
     return asked

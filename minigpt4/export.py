@@ -96,7 +96,8 @@ def example_embeds(model: Any) -> Tensor:
     height, width = patches.img_size
     picture = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with answering_mode(model):
-        return embed_prompts(model, picture, [generation_prompt(QUESTION)])[0]
+        prompt = generation_prompt(QUESTION, template=model.chat_encoder.prompt_template)
+        return embed_prompts(model, picture, [prompt])[0]
 
 
 def logits_of(llama: Any, embeds: Tensor) -> Tensor:

@@ -99,7 +99,10 @@ class Assistant:
             if key is not None:
                 places.setdefault(key, len(places))
         encoded = self.encode([given[keys.index(key)] for key in places]) if places else None
-        prompts = [generation_prompt(text, key is not None) for text, key in zip(asked, keys, strict=True)]
+        template = self.model.chat_encoder.prompt_template
+        prompts = [
+            generation_prompt(text, key is not None, template=template) for text, key in zip(asked, keys, strict=True)
+        ]
         shown = [places[key] for key in keys if key is not None]
         with self._autocast():
             return self.model.generate(encoded, prompts, shown=shown, **options)
@@ -143,9 +146,9 @@ class Chat:
         _check(question)
         has_image = self._encoded is not None and not self.turns
         asked = f"{IMAGE_SPAN} {question}" if has_image else question
-        end_sym = self._assistant.model.chat_encoder.end_sym
+        encoder = self._assistant.model.chat_encoder
         answer = ""
-        prompt = chat_prompt(self.turns, asked, end_sym=end_sym)
+        prompt = chat_prompt(self.turns, asked, end_sym=encoder.end_sym, template=encoder.prompt_template)
         for answer in self._assistant.stream(self._encoded, prompt, **options):
             yield answer
         self.turns.append(Turn(asked, answer))

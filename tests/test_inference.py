@@ -128,3 +128,21 @@ def test_the_package_offers_load_model():
     import minigpt4
 
     assert minigpt4.load_model is load_model
+
+
+def test_a_model_of_another_template_is_asked_in_it(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(YAML)
+    template = "USER: {} ASSISTANT:"
+    other = load_model(tmp_path / "tiny.yaml", options=[f"model.prompt_template='{template}'"], device="cpu")
+    prompts = []
+    prompt_ids = other.model.chat_encoder.prompt_ids
+    monkeypatch.setattr(other.model.chat_encoder, "prompt_ids", lambda p: (prompts.append(p), prompt_ids(p))[1])
+    other.generate(IMAGES[0], "what is this?", max_new_tokens=2)
+    list(other.chat().ask("and now?", max_new_tokens=2))
+    assert prompts == ["<s>USER: <Img><ImageHere></Img> what is this? ASSISTANT:", "<s>USER: and now? ASSISTANT:"]
+
+
+def test_a_checkpoint_of_another_alpha_is_refused_by_load_model(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(YAML)
+    with pytest.raises(ValueError, match=r"trained with model\.lora_alpha=16, this run has 64"):
+        load_model(tmp_path / "tiny.yaml", options=["model.lora_alpha=64"], device="cpu")

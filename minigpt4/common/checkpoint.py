@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
+_JSON_KEYS = {"config", "base_model", "epoch"}
+"""What a checkpoint may hold beside its tensors when it comes as .safetensors."""
 
-def read_tensors(path: str | Path) -> dict[str, Any]:
+
+def read_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Return what a .pth or .safetensors file holds, on the CPU.
 
+    With `mmap` the tensors of a .pth lie in the file, and those pages are read that somebody looks at.
     Raises: ValueError naming the file when it is absent, damaged, no dictionary, or holds more than data.
     """
     path = Path(path)
@@ -23,7 +31,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch before 1.6 wrote no zip archive, which cannot be mapped
+        options: dict[str, Any] = {"mmap": True} if mmap and zipfile.is_zipfile(path) else {}
+        content = torch.load(path, map_location="cpu", weights_only=True, **options)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: not read, since it is damaged or holds more than tensors: {reason}") from error
@@ -34,15 +44,38 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Return a training checkpoint: `model`, and as far as it was saved `optimizer`, `scaler`, `config`, `epoch`.
 
+    A file of tensors alone is taken as the model. Where their names begin with "model." or "model/", these are the
+    model and the rest is left out. `mmap` as in `read_tensors`.
     Raises: ValueError naming the file when it cannot be read or has no `model`.
     """
-    content = read_tensors(path)
-    if not isinstance(content.get("model"), dict):
+    content = read_tensors(path, mmap=mmap)
+    if isinstance(content.get("model"), dict):
+        return content
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    others = {str(name): value for name, value in content.items() if str(name) not in tensors}
+    if not tensors or set(others) - _JSON_KEYS:
         raise ValueError(f"{path}: not a training checkpoint, it has no 'model' but {sorted(map(str, content))[:5]}")
-    return content
+    for prefix in ("module.", "model.", "model/"):
+        wrapped = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+        tensors = wrapped or tensors
+    path = Path(path)
+    return {**others, **(_metadata(path) if path.suffix == ".safetensors" else {}), "model": tensors}
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Return what the metadata of a .safetensors file says in JSON of `config`, `base_model` and `epoch`."""
+    from safetensors import safe_open
+
+    with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
+        metadata = file.metadata() or {}
+    found = {}
+    for key in _JSON_KEYS & metadata.keys():
+        with contextlib.suppress(ValueError):  # another program's metadata
+            found[key] = json.loads(metadata[key])
+    return found
 
 
 def write_checkpoint(path: str | Path, state: dict[str, Any]) -> None:

@@ -113,7 +113,8 @@ class ModelConfig:
     random_weights: bool = False  # no weight file is read: for benchmarks and tests
 
     ckpt: str | None = None
-    chat_template: bool = False
+    allow_mismatch: bool = False  # load a checkpoint that another base model, LoRA alpha, image size or prompt trained
+    chat_template: bool | None = None  # training: single questions too go into prompt_template; false when unset
     prompt_template: str = "[INST] {} [/INST]"
     max_txt_len: int = 160
     max_context_len: int = 3800

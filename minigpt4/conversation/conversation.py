@@ -51,7 +51,8 @@ class Example:
 class Batch:
     """Examples laid end to end, no padding between them.
 
-    images (N, 3, H, W) float, N = 0 for text only; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
+    images (N, 3, H, W) float, N = 0 for text only, or with `run.look_ahead` what the frozen vision encoder made of
+    them, (N, tokens, 4 width); input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
     lengths (B,) int64, sum = T; weights (T,) float32, what each label's loss counts (their sum is the batch's loss),
     None for the mean over all labels.

@@ -16,10 +16,11 @@ from minigpt4.conversation.conversation import (
     Example,
     Turn,
 )
+from minigpt4.conversation.prompts import PROMPT_TEMPLATE, prompt_ends
 from minigpt4.conversation.tokenizer import Tokenizer
 
 _IMAGE_OPEN, _IMAGE_CLOSE = "<Img>", "</Img>"
-_BOS, _PROMPT_END = "<s>", "[/INST]"
+_BOS = "<s>"
 
 
 class SampleTooLong(ValueError):
@@ -67,7 +68,7 @@ class ChatEncoder:
     Loss falls on answers and their end_sym alone. The prompt (the first question) is cut at `max_context_len` tokens,
     all that follows at `max_txt_len`; text is cut, an image span never.
 
-    Raises: ValueError when `prompt_template` has no place for the question.
+    Raises: ValueError when `prompt_template` has no place for the question, or further ones.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ChatEncoder:
         tokenizer: Tokenizer,
         *,
         num_image_tokens: int,
-        prompt_template: str = "[INST] {} [/INST]",
+        prompt_template: str = PROMPT_TEMPLATE,
         end_sym: str = "</s>",
         chat_template: bool = True,
         max_txt_len: int = 160,
@@ -83,6 +84,11 @@ class ChatEncoder:
     ) -> None:
         if "{}" not in prompt_template:
             raise ValueError(f"model.prompt_template: {prompt_template!r} has no {{}} where the question goes")
+        try:
+            self._prompt_start, self.prompt_end = prompt_ends(prompt_template)
+        except (ValueError, IndexError, KeyError) as error:
+            problem = f"model.prompt_template: {prompt_template!r} may have one {{}} and no other braces"
+            raise ValueError(problem) from error
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
         self.prompt_template = prompt_template
@@ -148,15 +154,17 @@ class ChatEncoder:
     def prompt_ids(self, prompt: str) -> Tensor:
         """Return the ids (T,) int64 of a whole generation prompt, with a BOS before the one that its text carries.
 
-        Of a prompt over several turns each answer, from `[/INST]` to the next `<s>`, is tokenized on its own.
+        Of a prompt over several turns each answer is tokenized on its own: from the end of the prompt template
+        (`[/INST]`) to the next `<s>`.
         """
         tokens = _Tokens(ids=[self.tokenizer.bos_id])
         *past, now = prompt.split(_BOS)
         for number, text in enumerate(past):
-            question, end, answer = text.partition(_PROMPT_END)
-            start = _BOS if number else ""
-            self._add_prompt(tokens, start + question + end)
-            tokens.add(self.tokenizer.encode(answer))
+            begun = len(self._prompt_start) if text.startswith(self._prompt_start) else 0
+            found = text.find(self.prompt_end, begun) if self.prompt_end else -1
+            end = len(text) if found < 0 else found + len(self.prompt_end)
+            self._add_prompt(tokens, (_BOS if number else "") + text[:end])
+            tokens.add(self.tokenizer.encode(text[end:]))
         self._add_prompt(tokens, _BOS + now if past else now)
         return torch.tensor(tokens.ids)
 

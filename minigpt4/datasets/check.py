@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import Config
+from minigpt4.common.model_match import judge_checkpoint
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.datasets.bad_samples import open_images, read_report, write_report
@@ -105,6 +106,7 @@ def check(cfg: Config) -> Checkup:
     checkup.problems += [file.problem for file in weights if file.problem]
     checkup.problems += _image_sizes_that_differ(cfg)
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
+    _judge_checkpoints(cfg, checkup)
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
     return checkup
 
@@ -178,6 +180,17 @@ def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
         texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
     return texts
+
+
+def _judge_checkpoints(cfg: Config, checkup: Checkup) -> None:
+    """Tell whether the checkpoints that are there fit the configured model."""
+    for file in checkup.weights:
+        resumed = file.key == "run.resume_ckpt_path"
+        if (resumed or file.key == "model.ckpt") and not (file.problem or file.remark):
+            allowed = resumed and bool(cfg.run_cfg.get("allow_changes", False))
+            problems, remarks = judge_checkpoint(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
+            checkup.problems += problems
+            checkup.remarks += remarks
 
 
 def _image_sizes_that_differ(cfg: Config) -> list[str]:

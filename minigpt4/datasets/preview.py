@@ -100,9 +100,9 @@ def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samp
 def encoder_of(model_cfg: Any) -> ChatEncoder:
     """Return the encoder of a `model` section; only the tokenizer is read."""
     tokenizer: Tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
-    same = ("prompt_template", "chat_template", "max_txt_len", "max_context_len")
+    same = ("prompt_template", "max_txt_len", "max_context_len")
     num_patches = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2
-    options = {key: model_cfg[key] for key in same}
+    options = {key: model_cfg[key] for key in same} | {"chat_template": bool(model_cfg.chat_template)}
     end_sym = "\n" if model_cfg.end_sym is None else model_cfg.end_sym
     return ChatEncoder(tokenizer, num_image_tokens=num_patches // PATCHES_PER_TOKEN, end_sym=end_sym, **options)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minigpt4.common import dist_utils
 from minigpt4.common.seeds import derive_seed
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.prompts import PROMPT_TEMPLATE, generation_prompt
 from minigpt4.evaluation.benchmark import NUM_SHOWN, Answered, Benchmark, Question
 from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts, write_beside
 from minigpt4.evaluation.planning import Unit, plan
@@ -66,6 +66,7 @@ def infer(
     device: torch.device | str = "cpu",
     settings: Mapping[str, Any] | None = None,
     seed: int = 42,
+    prompt_template: str = PROMPT_TEMPLATE,
 ) -> float:
     """Ask everything and write the result file below `save_path` (on rank 0); return the seconds that took.
 
@@ -79,7 +80,14 @@ def infer(
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
     how |= {"pictures": benchmark.cfg.get("pictures")}
     run_name = fingerprint(questions, {**(settings or {}), **how})
-    asker = Asker(benchmark=benchmark, model=model, image_processor=image_processor, device=device, seed=seed)
+    asker = Asker(
+        benchmark=benchmark,
+        model=model,
+        image_processor=image_processor,
+        device=device,
+        seed=seed,
+        prompt_template=prompt_template,
+    )
     with model.merged():
         asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
     barrier.wait()
@@ -114,6 +122,7 @@ class Asker:
     image_processor: ImageProcessor
     device: torch.device | str = "cpu"
     seed: int = 42
+    prompt_template: str = PROMPT_TEMPLATE
 
     def share(
         self, questions: Sequence[Question], save_path: Path, run_name: str, *, rank: int, world_size: int
@@ -165,7 +174,7 @@ class Asker:
         """Return the cleaned answers, or the ranks, of one batch by row; its images alone go to the model."""
         used = sorted(set(shown))
         images, shown = images[used], [used.index(place) for place in shown]
-        prompts = [generation_prompt(question.prompt) for question in questions.values()]
+        prompts = [generation_prompt(one.prompt, template=self.prompt_template) for one in questions.values()]
         choices = [list(question.choices) for question in questions.values()]
         if any(choices):
             return dict(zip(questions, self.model.rank(images, prompts, choices, shown=shown), strict=True))

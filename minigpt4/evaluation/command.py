@@ -200,7 +200,9 @@ class Asking:
                 device=self.device,
                 settings=self.settings,
                 seed=self.cfg.run_cfg.seed,
+                prompt_template=self.cfg.model_cfg.prompt_template,
             )
         if dist_utils.is_main_process():
             facts = provenance(self.cfg, item.benchmark, item.questions, dtype=self.dtype, seconds=seconds)
+            facts["mismatches"] = list(getattr(self.model, "mismatches", ()))  # what model.allow_mismatch allowed
             add_result(save_path, item.benchmark.name, facts)

@@ -57,7 +57,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Return what a result file was made with, and how long that took."""
     file = Path(cfg.run_cfg.save_path) / benchmark.result_file
-    device = str(cfg.run_cfg.device)
+    device, template = str(cfg.run_cfg.device), cfg.model_cfg.prompt_template
     return {
         "seconds": round(seconds, 2),
         "result_file": benchmark.result_file,
@@ -68,8 +68,8 @@ def provenance(
         "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
         "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
         "pictures": benchmark.cfg.get("pictures") or AS_STORED,
-        "prompt_template": generation_prompt("{}"),
-        "first_prompt": generation_prompt(questions[0].prompt) if questions else None,
+        "prompt_template": generation_prompt("{}", template=template),
+        "first_prompt": generation_prompt(questions[0].prompt, template=template) if questions else None,
         "decoding": {
             "do_sample": False,
             "num_beams": 1,

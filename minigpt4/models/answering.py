@@ -24,6 +24,9 @@ from minigpt4.models.merged_lora import merged
 if TYPE_CHECKING:
     from minigpt4.models.minigpt_v2 import MiniGPTv2
 
+MIN_MARK = 4
+"""The end of a prompt template that is shorter than this may be part of an answer, and is not looked for in it."""
+
 
 def generate(
     model: MiniGPTv2,
@@ -54,7 +57,8 @@ def generate(
         prefixes = shared_prefixes(prompts, asked, shown)
         with _seeded(seed, embeds[0].device):
             new_ids = continue_from(model, embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty)
-    return [clean_answer(ids, tokenizer) for ids in new_ids.tolist()]
+    prompt_end = model.chat_encoder.prompt_end
+    return [clean_answer(ids, tokenizer, prompt_end=prompt_end) for ids in new_ids.tolist()]
 
 
 @torch.no_grad()
@@ -69,7 +73,7 @@ def stream(model: MiniGPTv2, images: Tensor | None, prompt: str, **options: Any)
     ids: list[int] = []
     for token in generate_tokens(model.decoder, embed_prompts(model, images, [prompt]), config):
         ids.append(int(token))
-        yield clean_answer(ids, tokenizer)
+        yield clean_answer(ids, tokenizer, prompt_end=model.chat_encoder.prompt_end)
 
 
 def rank(
@@ -120,13 +124,24 @@ def _embed(
         return []
     device = model.llama_proj.weight.device
     images = (torch.empty(0, 3, 1, 1) if images is None else images).to(device)
-    image_tokens = model.encode_img(images) if images.ndim == 4 else images
+    image_tokens = model.encode_img(images) if images.ndim == 4 else _checked_tokens(images, model)
     ids = torch.cat(list(asked))
     positions = (ids == IMAGE_TOKEN).nonzero().squeeze(1)  # looked for on the CPU
     packed, positions, chosen = (send(x, device) for x in (ids, positions, torch.tensor(shown, dtype=torch.int64)))
     if list(shown) != list(range(len(image_tokens))):
         image_tokens = image_tokens[chosen]
     return list(model.embed(packed, image_tokens, places=positions).split([len(one) for one in asked]))
+
+
+def _checked_tokens(image_tokens: Tensor, model: MiniGPTv2) -> Tensor:
+    """Return image tokens. Raises: ValueError when they are none of this model, such as what `see` returns."""
+    expected = (model.chat_encoder.num_image_tokens, model.llama_proj.out_features)
+    if image_tokens.shape[1:] != expected:
+        raise ValueError(
+            f"expected images (N, 3, H, W) or their tokens (N, {expected[0]}, {expected[1]}) as `encode_img` returns "
+            f"them, got a tensor of shape {tuple(image_tokens.shape)}"
+        )
+    return image_tokens
 
 
 def shared_prefixes(
@@ -172,12 +187,16 @@ def continue_from(
     )
 
 
-def clean_answer(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """Return the text of generated ids up to the first end of sequence, without a repeated prompt before it."""
+def clean_answer(ids: Sequence[int], tokenizer: Tokenizer, *, prompt_end: str = "[/INST]") -> str:
+    """Return the text of generated ids up to the first end of sequence, without a repeated prompt before it.
+
+    `prompt_end` is what the prompt template has after the question.
+    """
     ids = list(ids)
     if tokenizer.eos_id in ids:
         ids = ids[: ids.index(tokenizer.eos_id)]
-    return tokenizer.decode(ids).split("</s>")[0].split("[/INST]")[-1].strip()
+    text, mark = tokenizer.decode(ids).split("</s>")[0], prompt_end.strip()
+    return (text.split(mark)[-1] if len(mark) >= MIN_MARK else text).strip()
 
 
 def score_choices(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 _NO_DECAY = ("bias", "ln", "bn")
 _BACKBONE = ("visual_encoder.", "ln_vision.")
+MAX_NAMED = 4
+"""The number of tensors that a message names."""
 
 
 class BaseModel(nn.Module):
-    """A module of which a part is trained."""
+    """A module of which a part is trained.
+
+    `mismatches` says how the loaded checkpoint's model differs from this one, where `model.allow_mismatch` allowed it.
+    """
+
+    mismatches: Sequence[str] = ()
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield published name and parameter of all that is trained, in the order of registration."""
@@ -61,7 +68,7 @@ class BaseModel(nn.Module):
 
         A trained vision encoder keeps its base weights when the state, saved while it was frozen, holds none of it.
 
-        Raises: ValueError naming `source` and every key that is missing, unexpected or of another shape.
+        Raises: ValueError naming `source` and the first keys that are missing, unexpected or of another shape.
         """
         given = {_published(name): value for name, value in state.items() if not name.endswith("rotary_emb.inv_freq")}
         wanted = dict(self.trainable())
@@ -76,11 +83,19 @@ class BaseModel(nn.Module):
         ]
         if missing or unexpected or shapes or not given:
             raise ValueError(
-                f"{source} does not fit this model: missing {missing}, unexpected {unexpected}, shapes {shapes}"
+                f"{source} does not fit this model: missing {first_of(missing)}, unexpected {first_of(unexpected)}, "
+                f"shapes {first_of(shapes)}"
             )
         with torch.no_grad():
             for name, parameter in wanted.items():
                 parameter.copy_(given[name])
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return a list for a message: the first few names, and how many there are in all."""
+    if len(names) <= MAX_NAMED:
+        return str(list(names))
+    return f"{str(list(names[:MAX_NAMED]))[:-1]}, .. {len(names)} in all]"
 
 
 def _published(name: str) -> str:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt4.common.checkpoint import read_tensors
+from minigpt4.models.base_model import first_of
 
 logger = logging.getLogger(__name__)
 VISION_BACKENDS = (
@@ -111,7 +112,7 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
 def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:
     """Hold a file's weights against the wanted ones; further keys in it (a 40th block, a head) are ignored.
 
-    Raises: ValueError naming the source and every weight that is missing or of another shape.
+    Raises: ValueError naming the source and the first weights that are missing or of another shape.
     """
     missing = [name for name in wanted if name not in state]
     shapes = [
@@ -120,7 +121,9 @@ def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: st
         if name in state and state[name].shape != value.shape
     ]
     if missing or shapes:
-        raise ValueError(f"model.vit_ckpt: {source} does not fit this model: missing {missing}, shapes {shapes}")
+        raise ValueError(
+            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
+        )
 
 
 def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:

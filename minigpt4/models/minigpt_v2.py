@@ -11,6 +11,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
@@ -77,7 +78,8 @@ class MiniGPTv2(BaseModel):
 
         Nothing moves to a device: everything is made on torch's default one, which may be meta when `random_weights`.
 
-        Raises: ValueError naming the option when sizes disagree or weights are not to be had or do not fit.
+        Raises: ValueError naming the option when sizes disagree, weights are missing or do not fit, or the checkpoint
+        was trained with another model; see `check_match`.
         """
         num_patches = (cfg.image_size // cfg.vit.patch_size) ** 2
         if cfg.image_size % cfg.vit.patch_size or num_patches % PATCHES_PER_TOKEN:
@@ -85,6 +87,9 @@ class MiniGPTv2(BaseModel):
                 f"model.image_size: {cfg.image_size} does not give a multiple of {PATCHES_PER_TOKEN} patches of "
                 f"{cfg.vit.patch_size} pixels a side"
             )
+        state = read_checkpoint(cfg.ckpt, mmap=True) if cfg.ckpt else None
+        if state:
+            refuse_mismatch(state, cfg, cfg.ckpt)
         tokenizer = ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
         llama_model = build_llama(cfg, dtype=dtype)
         vocab_size = causal_lm(llama_model).config.vocab_size
@@ -100,15 +105,16 @@ class MiniGPTv2(BaseModel):
                 num_image_tokens=num_patches // PATCHES_PER_TOKEN,
                 prompt_template=cfg.prompt_template,
                 end_sym="\n" if cfg.end_sym is None else cfg.end_sym,
-                chat_template=cfg.chat_template,
+                chat_template=bool(cfg.chat_template),
                 max_txt_len=cfg.max_txt_len,
                 max_context_len=cfg.max_context_len,
             ),
             freeze_vit=cfg.freeze_vit,
             frozen_dtype=cfg.frozen_dtype,
         )
-        if cfg.ckpt:
-            model.load_trainable_state(read_checkpoint(cfg.ckpt)["model"], source=cfg.ckpt)
+        if state:
+            model.mismatches = check_match(state, cfg, cfg.ckpt)  # also with weights that were downloaded for it
+            model.load_trainable_state(state["model"], source=cfg.ckpt)
         return model
 
     def shardable(self) -> list[nn.Module]:
@@ -176,7 +182,9 @@ class MiniGPTv2(BaseModel):
                 "target_losses": none.float(),
                 "target_places": none,
             }
-        embeds = self.embed(batch.input_ids, self.encode_img(batch.images), places=batch.image_places)
+        # with `run.look_ahead` the batch carries what `see` made of its images
+        image_tokens = self.encode_img(batch.images) if batch.images.ndim == 4 else self.project(batch.images)
+        embeds = self.embed(batch.input_ids, image_tokens, places=batch.image_places)
         losses, places = self.target_losses(embeds, batch)
         loss = losses.mean() if batch.weights is None else (losses * batch.weights[places]).sum()
         if not self.freeze_vit and not len(batch.images):
@@ -189,11 +197,18 @@ class MiniGPTv2(BaseModel):
         }
 
     def encode_img(self, images: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of images (N, 3, H, W), or of what `see` made of them.
+        """Return the tokens (N, tokens, hidden) of images (N, 3, H, W).
 
         N may be 0: projecting no rows still gives the projection a gradient, of zero.
+        Raises: ValueError for anything but images; `project` takes what `see` made of them.
         """
-        return self.llama_proj(self.see(images) if images.ndim == 4 else images)
+        if images.ndim != 4:
+            raise ValueError(f"encode_img takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
+        return self.project(self.see(images))
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Return the tokens (N, tokens, hidden) of what `see` made of images, (N, tokens, 4 width)."""
+        return self.llama_proj(patches)
 
     def see(self, images: Tensor) -> Tensor:
         """Return what the projection takes: images (N, 3, H, W) -> (N, tokens, 4 width) float32. N may be 0."""

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt4.common.checkpoint import read_checkpoint
+from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.dist_utils import get_world_size
+from minigpt4.common.model_match import check_match
 from minigpt4.runners.checkpoints import AUTO, read_newest
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ def resume(runner: RunnerBase, path: str) -> None:
         source, state = str(newest[0]), newest[1]
     else:
         source, state = path, read_checkpoint(path)
-    missing = [key for key in ("model", "optimizer", "epoch") if key not in state]
+    missing = [key for key in NEEDED_TO_RESUME if key not in state]
     if missing:
         raise ValueError(f"run.resume_ckpt_path: {source} cannot be resumed, it has no {', '.join(missing)}")
+    allowed = bool(runner.run.get("allow_changes", False))
+    found = check_match(state, runner.cfg.model_cfg, source, allowed=allowed)
+    runner.model.mismatches = list(dict.fromkeys([*runner.model.mismatches, *found]))
     runner.model.load_trainable_state(state["model"], source=source)
     _load_optimizer(runner, state["optimizer"], source)
     if state.get("scaler") is not None and runner.scaler.is_enabled():
@@ -58,8 +62,6 @@ def resume(runner: RunnerBase, path: str) -> None:
     runner.best_loss = state.get("best_loss", runner.best_loss)
     runner.history = _continue(state.get("history"), runner.start_step, source)
     _warn_of_changes(runner, state.get("config"), source)
-    if state.get("base_model", runner.base_model) != runner.base_model:
-        logger.warning("%s was trained on other frozen weights than those of this run", source)
     logger.info("resuming %s at step %d", source, runner.start_step)
     if runner.start_step >= runner.num_steps:
         logger.info(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,30 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from minigpt4.common.dist_utils import get_world_size
+from minigpt4.common.weight_identity import labels
 from minigpt4.datasets.mixture import ENDLESS, Ingredient, shares
 
 PACKAGES = ("torch", "transformers", "peft", "timm", "numpy", "pillow", "sentencepiece", "omegaconf")
-NUM_PROBES = 32
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a short name of the frozen weights: of their names, shapes, types and some values of each.
-
-    Another base model, another size or another 16-bit type has another one. To be called before weights are sharded.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return "random weights"
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            continue
-        flat = parameter.detach().flatten()
-        probes = flat[:: max(flat.numel() // NUM_PROBES, 1)][:NUM_PROBES].float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode() + probes.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def describe_mixture(ingredients: Sequence[Ingredient], *, num_steps: int) -> list[dict[str, Any]]:
@@ -60,9 +41,9 @@ def describe_run(
     *,
     num_steps: int,
     device: torch.device,
-    base_model: str,
+    base_model: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what run.json says."""
+    """Return what run.json says; `base_model` is the identity of the frozen weights."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
@@ -71,7 +52,8 @@ def describe_run(
         "seed": config["run"]["seed"],
         "num_trainable": model.num_trainable(),
         "num_frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
-        "fingerprint": base_model,
+        "fingerprint": labels(base_model),
+        "mismatches": list(model.mismatches),
         "mixture": describe_mixture(ingredients, num_steps=num_steps),
         "config": dict(config),
     }

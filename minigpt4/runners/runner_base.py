@@ -24,6 +24,7 @@ from minigpt4.common.dist_utils import (
 from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.weight_identity import identity_of
 from minigpt4.conversation.conversation import Batch
 from minigpt4.datasets.mixture import ENDLESS, Draw, MixtureDataset, MixtureSampler
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
@@ -36,7 +37,7 @@ from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.resuming import resume, state_of
-from minigpt4.runners.run_file import describe_run, fingerprint, write_run_file
+from minigpt4.runners.run_file import describe_run, write_run_file
 from minigpt4.runners.run_log import RunLog
 from minigpt4.runners.spans import Span, spans
 from minigpt4.runners.stop import StopRequest
@@ -61,7 +62,7 @@ class RunnerBase:
         self.device = pick_device(self.run)
         if self.run.deterministic:
             make_deterministic()
-        self.base_model = fingerprint(model)  # before its weights are sharded, or quantised
+        self.base_model = identity_of(cfg.model_cfg) if is_main_process() else {}  # the main process saves it
         for module in (module for part in self.run.compile for module in model.compilable(part)):
             module.compile(dynamic=True)
         self.amp_dtype = autocast_dtype(self.run, self.device)

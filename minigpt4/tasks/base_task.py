@@ -41,6 +41,8 @@ class BaseTask:
     def build_model(self, cfg: Config, device: torch.device) -> BaseModel:
         """Return the model on the CPU: frozen weights in the run's 16-bit type for its device, trained ones float32."""
         dtype = autocast_dtype(cfg.run_cfg, device) or torch.float32
+        # what is trained depends on it, so an unset one is compared with the checkpoint's as false
+        cfg.model_cfg.chat_template = bool(cfg.model_cfg.chat_template)
         model: BaseModel = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
         return model
 

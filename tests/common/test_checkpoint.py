@@ -1,9 +1,11 @@
 """Checkpoint files: what is read, what is refused, and what a crash leaves."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minigpt4.common.checkpoint import read_checkpoint, read_tensors, write_checkpoint
 
@@ -68,3 +70,37 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content, reas
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=rf"x\.pth: .*{reason}"):
         read_checkpoint(tmp_path / "x.pth")
+
+
+TENSORS = {"llama_proj.weight": torch.ones(2, 3), "llama_proj.bias": torch.zeros(2)}
+
+
+def test_tensors_alone_are_the_model_in_both_formats(tmp_path):
+    torch.save(TENSORS, tmp_path / "flat.pth")
+    save_file(TENSORS, tmp_path / "flat.safetensors")
+    for name in ("flat.pth", "flat.safetensors"):
+        state = read_checkpoint(tmp_path / name)
+        assert list(state) == ["model"] and torch.equal(state["model"]["llama_proj.weight"], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model/", "module.", "module.model."])
+def test_tensors_under_a_prefix_are_the_model_and_others_are_left_out(tmp_path, prefix):
+    wrapped = {f"{prefix}{name}": value for name, value in TENSORS.items()}
+    save_file({**wrapped, "optimizer.0.exp_avg": torch.zeros(1)}, tmp_path / "x.safetensors")
+    torch.save(wrapped, tmp_path / "x.pth")
+    for name in ("x.safetensors", "x.pth"):
+        assert set(read_checkpoint(tmp_path / name)["model"]) == set(TENSORS)
+
+
+def test_the_metadata_of_safetensors_may_carry_the_config(tmp_path):
+    metadata = {"config": json.dumps({"model": {"lora_alpha": 64}}), "epoch": "3", "format": "pt", "base_model": "{no"}
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata=metadata)
+    state = read_checkpoint(tmp_path / "x.safetensors")
+    assert state["config"] == {"model": {"lora_alpha": 64}} and state["epoch"] == 3 and "base_model" not in state
+
+
+def test_a_mapped_file_holds_the_same_and_the_older_format_is_read_whole(tmp_path):
+    torch.save({"model": TENSORS}, tmp_path / "new.pth")
+    torch.save({"model": TENSORS}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("new.pth", "old.pth"):
+        assert torch.equal(read_checkpoint(tmp_path / name, mmap=True)["model"]["llama_proj.weight"], torch.ones(2, 3))

@@ -201,3 +201,23 @@ def test_a_chat_prompt_tokenizes_each_answer_on_its_own_as_training_does(tokeniz
 def test_a_turn_that_was_not_generated_yet_ends_the_prompt(tokenizer):
     ids = ChatEncoder(tokenizer, num_image_tokens=4).prompt_ids("<s>[INST] good morning [/INST]").tolist()
     assert ids == [1, 1, 263, 278, 785, 560, 682, 775, 739, 281, 772, 301, 304, 278, 785]
+
+
+@pytest.mark.parametrize("template", ["USER: {} ASSISTANT:", "Q: {}\nA: ", "### {} ###", "[INST] {} [/INST]"])
+def test_a_chat_prompt_of_any_template_has_the_ids_that_were_trained(tokenizer, template):
+    encoder = ChatEncoder(tokenizer, num_image_tokens=4, prompt_template=template)
+    turns = [Turn(f"{IMG} who is riding?", "the child"), Turn("is it blue?", "no")]
+    ids = encoder.prompt_ids(chat_prompt(turns, "why?", template=template)).tolist()
+    assert ids == [1, *encoder.encode([*turns, Turn("why?", "")])[0].tolist()[:-1]]
+
+
+def test_a_template_that_ends_with_the_question_is_asked_too(tokenizer):
+    encoder = ChatEncoder(tokenizer, num_image_tokens=4, prompt_template="{}")
+    ids = encoder.prompt_ids(chat_prompt([Turn("a?", "b")], "why?", template="{}")).tolist()
+    assert ids[:2] == [1, 1] and ids.count(1) == 3
+
+
+@pytest.mark.parametrize("template", ["{} {}", "{name} {}", "{0} {}", "{} {", "} {}"])
+def test_a_template_with_other_braces_is_refused(template):
+    with pytest.raises(ValueError, match=r"model\.prompt_template: .* may have one \{\} and no other braces"):
+        ChatEncoder(ByteTokenizer(), num_image_tokens=2, prompt_template=template)

@@ -191,3 +191,21 @@ def test_benchmarks_that_a_run_finished_before_it_died_are_not_asked_again(tmp_p
     command.evaluate(args, "eval_vqa.py", lambda *_: second)
     assert (len(first.asked), len(second.asked)) == (16, 30)
     assert not (tmp_path / "parts").exists()
+
+
+class Mismatched(Counting):
+    """Loaded a checkpoint that another model trained, which the user allowed."""
+
+    mismatches = ("x.pth was trained with model.lora_alpha=64, this run has 16",)
+
+
+def test_questions_and_results_have_the_models_own_template_and_what_was_allowed(tmp_path, in_golden_data):
+    model, template = Mismatched(dies=False), "model.prompt_template='USER: {} ASSISTANT:'"
+    args = parse(tmp_path, "--dataset", "hm", "--options", f"run.save_path={tmp_path}", template)
+    command.evaluate(args, "eval_vqa.py", lambda *_: model)
+    start, end = "<s>USER: <Img><ImageHere></Img> This is an image", "yes or no. Answer: ASSISTANT:"
+    assert all(prompt.startswith(start) and prompt.endswith(end) for prompt in model.asked)
+    facts = json.loads((tmp_path / "results.json").read_text())["hm"]
+    assert facts["prompt_template"] == "<s>USER: <Img><ImageHere></Img> {} ASSISTANT:"
+    assert facts["first_prompt"].startswith(start)
+    assert facts["mismatches"] == list(Mismatched.mismatches)

@@ -182,3 +182,31 @@ def test_a_ranking_does_not_depend_on_what_else_is_ranked(model):
 def test_lists_of_choices_that_do_not_fit_the_prompts_are_refused(model):
     with pytest.raises(ValueError, match="1 prompts but 2 lists of choices"):
         model.rank(None, ["Q"], [["a"], ["b"]])
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "text", "answer"),
+    [
+        (" ASSISTANT:", "USER: Q ASSISTANT: a cat", "a cat"),
+        (" ASSISTANT:", "it says [/INST] here", "it says [/INST] here"),
+        (":", "a cat: black", "a cat: black"),
+        ("", "a cat", "a cat"),
+    ],
+)
+def test_the_answer_begins_after_the_end_of_the_models_own_template(prompt_end, text, answer):
+    tokenizer = ByteTokenizer()
+    assert clean_answer(tokenizer.encode(text), tokenizer, prompt_end=prompt_end) == answer
+
+
+def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):
+    prompts = ["<s>[INST] <Img><ImageHere></Img> what is this? [/INST]"]
+    images = picture(0)[None]
+    with torch.no_grad():
+        patches, tokens = model.see(images), model.encode_img(images)
+    assert patches.ndim == tokens.ndim == 3
+    assert torch.equal(model.project(patches), tokens)
+    assert model.generate(tokens, prompts, max_new_tokens=3) == model.generate(images, prompts, max_new_tokens=3)
+    with pytest.raises(ValueError, match=r"expected images \(N, 3, H, W\) or their tokens \(N, 4, 64\)"):
+        model.generate(patches, prompts)
+    with pytest.raises(ValueError, match=r"encode_img takes images \(N, 3, H, W\), not a tensor of shape \(1, 4, 64"):
+        model.encode_img(tokens)

@@ -90,3 +90,11 @@ def test_half_a_vision_encoder_in_a_checkpoint_is_refused(state):
 
 def test_the_number_of_trained_scalars_is_counted():
     assert tiny_model().num_trainable() == 4 * 2 * 64 * 4 + 64 * 128 + 64
+
+
+def test_a_message_names_the_first_tensors_and_how_many_there_are(state):
+    with pytest.raises(ValueError) as caught:
+        tiny_model(ckpt=None).load_trainable_state({"other": torch.zeros(1)}, source="x.pth")
+    first = "'llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight', "
+    assert str(caught.value).startswith(f"x.pth does not fit this model: missing [{first}")
+    assert str(caught.value).endswith(", .. 10 in all], unexpected ['other'], shapes []")
