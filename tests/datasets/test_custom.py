@@ -91,7 +91,7 @@ def test_a_row_without_image_is_text_only(mine):
         ({"conversations": said("a")}, "should be questions with their answers, not 1 parts"),
         ({"conversations": said("a", "b", "c")}, "should be questions with their answers, not 3 parts"),
         ({"conversations": said("a", "b")[::-1]}, "part 1 of its conversation is from 'gpt' instead of human or user"),
-        ({"conversations": ["a", "b"]}, "a part of a conversation should be an object with value, not str"),
+        ({"conversations": ["a", "b"]}, "a part of a conversation should be an object with value, not 'a'"),
         (["x"], "a row should be an object"),
     ],
 )
