@@ -207,8 +207,8 @@ class Benchmark:
         """Return the message about a path that is not there."""
         return f"{self.name}: {path} does not exist (evaluation_datasets.{self.entry}.{key}); {self.source}"
 
-    def _broken_pictures(self, questions: Sequence[Question]) -> list[str]:
-        """Return what is wrong with pictures that come as text, by the first question that shows each."""
+    def check_pictures(self, questions: Sequence[Question]) -> None:
+        """Raise ValueError that counts and shows the pictures that come as text and are none; no file is opened."""
         shown_by: dict[str, Question] = {}
         for question in questions:
             if isinstance(question.image, str):
@@ -220,20 +220,16 @@ class Benchmark:
                     pass
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 problems.append(f"{self.name}[{question.id}]: cannot read its image from base64 text: {error}")
-        return problems
+        if problems:
+            raise ValueError(first_few(problems, "pictures"))
 
     def check_images(self, questions: Sequence[Question]) -> None:
-        """Raise ValueError that counts and shows the images that are not there, or are no pictures where they are text.
-
-        A file is opened only when it is asked about.
-        """
+        """Raise ValueError that counts and shows the images that are not there."""
         lacking = [
             f"{q.id}: {' or '.join(map(str, q.image))}"
             for q in questions
             if not isinstance(q.image, str) and not any(map(os.path.isfile, q.image))
         ]
-        if not lacking and (broken := self._broken_pictures(questions)):
-            raise ValueError(first_few(broken, "pictures"))
         if lacking:
             where = f"evaluation_datasets.{self.entry}.img_path"
             head = f"{self.name}: {len(lacking)} questions have no image ({where}); {self.source}"

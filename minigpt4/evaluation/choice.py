@@ -190,10 +190,9 @@ class IconQA(Benchmark):
             require(row, {"question_id": (int, str)})
         if is_labelled:
             require(row, {"answer": int})
-            if not 0 <= row["answer"] < len(row["choices"]):
-                raise ValueError(
-                    f"'answer' should be a place in its {len(row['choices'])} choices, not {row['answer']}"
-                )
+            last = len(row["choices"]) - 1
+            if not 0 <= row["answer"] <= last:
+                raise ValueError(f"'answer' should be the place of a choice, 0 to {last}, not {row['answer']}")
         return Question(
             id=row.get("question_id", number),
             prompt=SHORT_ANSWER.format(row["question"]),

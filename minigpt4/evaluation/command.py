@@ -94,8 +94,8 @@ def choose(cfg: Config, dataset: str | None, script: str) -> list[Benchmark]:
         raise ValueError("\n  ".join(problems))
     names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if cls.script == script]
     if not names:
-        known = [name for name in registry.list_benchmarks() if registry.get_benchmark_class(name).script == script]
-        raise ValueError(f"evaluation_datasets lists none of {', '.join(known)}")
+        own = [kind for kind in registry.list_benchmarks() if registry.get_benchmark_class(kind).script == script]
+        raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
     return [part for name in names for part in classes[name].build(entries[name], name=name)]
 
 
@@ -112,6 +112,7 @@ def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | Non
             benchmark.check_questions(questions)
             if only != SCORE:
                 benchmark.check_images(questions)
+                benchmark.check_pictures(questions)
             elif not (save_path / benchmark.result_file).is_file():
                 raise ValueError(
                     f"{benchmark.name}: {save_path / benchmark.result_file} does not exist (run.save_path)"

@@ -49,9 +49,7 @@ def read_tsv(path: Path, user: str, *, columns: Sequence[str] = (), as_text: boo
     except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if len(table) != len(index):
-        raise ValueError(
-            f"{path}: has {len(index)} rows, of which pandas reads {len(table)}; is a quotation mark wrong?"
-        )
+        raise ValueError(f"{path}: has {len(index)} rows, but pandas reads {len(table)}; is a quotation mark wrong?")
     return table
 
 
@@ -79,7 +77,8 @@ def check_lines(text: str, path: Path, columns: Sequence[str]) -> list[str]:
 
 def _records(text: str) -> Iterator[list[_Cell]]:
     """Yield the cells of each record; lines of blanks alone are none, as for pandas."""
-    line, cells = 1, []
+    line = 1
+    cells: list[_Cell] = []
     for match in _CELL.finditer(text):
         quoted, rest = match["quoted"], match["rest"]
         whole = rest if quoted is None else quoted.replace('""', '"') + rest
@@ -97,9 +96,10 @@ def _quotation(cell: _Cell, names: Sequence[str]) -> str | None:
     """Return what is wrong where a quotation mark is not closed, so that a cell takes in further rows."""
     is_odd = cell.is_odd
     if cell.num_lines and not is_odd:
-        *inner, last = _LINE_END.split(cell.text)[1:]
+        first, *inner, last = _LINE_END.split(cell.text)
+        ends_a_row = first.count("\t") == len(names) - 1 - cell.place
         rows = [line for line in inner if line.count("\t") == len(names) - 1]
-        rows += [last] * (last.count("\t") == cell.place)
+        rows += [last] * (ends_a_row and last.count("\t") == cell.place)
         is_odd = any(map(_INDEXED.match, rows))
     if not is_odd:
         return None

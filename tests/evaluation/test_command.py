@@ -81,7 +81,7 @@ def test_everything_that_is_missing_is_told_before_the_model_is_loaded(tmp_path,
         raise AssertionError("the model was loaded")
 
     options = ["evaluation_datasets.seed.eval_file_path=nowhere.jsonl", "evaluation_datasets.hm.img_path=nowhere"]
-    with pytest.raises(ValueError, match="files of the evaluation are missing") as error:
+    with pytest.raises(ValueError, match="the evaluation cannot start") as error:
         command.evaluate(parse(tmp_path, "--options", *options), "eval_vqa.py", load)
     assert "seed: nowhere.jsonl does not exist (evaluation_datasets.seed.eval_file_path)" in str(error.value)
     assert "hm: 16 questions have no image (evaluation_datasets.hm.img_path)" in str(error.value)
