@@ -191,3 +191,18 @@ def test_benchmarks_that_a_run_finished_before_it_died_are_not_asked_again(tmp_p
     command.evaluate(args, "eval_vqa.py", lambda *_: second)
     assert (len(first.asked), len(second.asked)) == (16, 30)
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize("section", ["", "evaluation_datasets:\n", "evaluation_datasets: {}\n", None])
+def test_a_script_with_nothing_to_evaluate_says_so_before_the_model_is_loaded(tmp_path, section):
+    section = "evaluation_datasets: {hm: {eval_file_path: a.json}}\n" if section is None else section
+    (tmp_path / "none.yaml").write_text("model: {arch: minigpt_v2}\n" + section + "run: {device: cpu}\n")
+    args = command.make_parser("test").parse_args(["--cfg-path", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match=r"^evaluation_datasets lists none of refcoco, refcoco\+, refcocog$"):
+        command.evaluate(args, "eval_ref.py", load_nothing)
+
+
+def test_a_script_ends_with_one_line_and_code_1_where_there_is_nothing_to_evaluate(capsys):
+    with pytest.raises(SystemExit) as error, command.plain_errors("eval_ref.py"):
+        raise ValueError("evaluation_datasets lists none of refcoco")
+    assert error.value.code == "eval_ref.py: evaluation_datasets lists none of refcoco"  # printed, with code 1
