@@ -230,11 +230,13 @@ class JsonRecords:
                 except (ValueError, RecursionError) as error:
                     why = "it is nested too deeply" if isinstance(error, RecursionError) else error
                     raise ValueError(f"{self.path}: line {number}: is no JSON: {why}") from error
-                yield number, start, len(line), self._usable(record, has_halves=_has_halves(text, 0, len(text)))
+                if _has_halves(text, 0, len(text)):
+                    record = self._usable(record)
+                yield number, start, len(line), record
             start += len(line)
 
     def _elements(self, window: _Window, closing: str) -> Iterator[tuple[int, int, int, Any]]:
-        number = 0
+        number, end = 0, "," + closing
         if window.peek() == closing:
             window.take(closing)
             return
@@ -249,9 +251,9 @@ class JsonRecords:
                 record = window.value()
                 start = window.start
             if window.has_halves:
-                record = self._usable(record, has_halves=True)
+                record = self._usable(record)
             yield number, start, window.byte - start, record
-            if window.take("," + closing) == closing:
+            if window.take(end) == closing:
                 return
 
     def _list_under_key(self, window: _Window) -> Iterator[tuple[int, int, int, Any]]:
@@ -274,8 +276,8 @@ class JsonRecords:
         if not is_found:
             raise ValueError(f"{self.path}: has no list under '{self.key}'")
 
-    def _usable(self, record: Any, *, has_halves: bool) -> Any:
-        return BadRecord(HALF) if has_halves and not self.any_text and holds_half_characters(record) else record
+    def _usable(self, record: Any) -> Any:
+        return BadRecord(HALF) if not self.any_text and holds_half_characters(record) else record
 
 
 def _has_halves(text: str, begin: int, end: int) -> bool:

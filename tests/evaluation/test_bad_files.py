@@ -13,6 +13,8 @@ from PIL import Image
 
 from minigpt4.evaluation.benchmark import Answered
 from minigpt4.evaluation.command import INFER, prepare
+from minigpt4.evaluation.mistakes import read_mistakes
+from minigpt4.evaluation.results import read_answered, read_results
 
 FOLDER = {"okvqa", "refcoco"}
 GOOD = {
@@ -266,3 +268,36 @@ def test_a_table_with_a_mark_at_its_begin_and_windows_line_ends_is_read(bench, t
     Path(benchmark.eval_file).write_bytes(text.replace("\n", "\r\n").encode())
     [question] = benchmark.questions()
     assert question.prompt.startswith('[vqa] two\r\nlines "quoted"\nA. x')
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("gqa", {"pred": None, "gt": "yes"}), ("vizwiz", {"answer": 5}), ("iconvqa", {"ranks": []}), ("iconvqa", 5)],
+)
+def test_an_answer_of_a_wrong_type_is_named_with_its_row(bench, tmp_path, name, entry):
+    benchmark = bench(name, [GOOD[name]])
+    (tmp_path / "res.json").write_text(json.dumps([entry]))
+    with pytest.raises(ValueError, match=rf"{name}: .*res\.json, row 0: no answer in "):
+        read_answered(benchmark, benchmark.questions(), tmp_path / "res.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "should hold an object for each benchmark"),
+        ('{"vsr": 5}', "should hold an object for each benchmark"),
+        ('{"vsr": {"accuracy": "61"}}', "'accuracy' should be a number or null"),
+        ('{"vsr": {}} x', "more text after its object at byte 12"),
+        ("", "is empty"),
+    ],
+)
+def test_a_file_of_results_that_does_not_fit_is_named(tmp_path, content, message):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"results\.json.*{message}.*; remove or mend this file"):
+        read_results(tmp_path)
+
+
+def test_a_damaged_line_of_wrong_answers_is_named(tmp_path):
+    (tmp_path / "wrong.jsonl").write_text('{"benchmark": "vsr"}\n{"bench')
+    with pytest.raises(ValueError, match=r"wrong\.jsonl: line 2: is no JSON"):
+        read_mistakes(tmp_path)
