@@ -7,7 +7,7 @@ from types import GenericAlias
 from typing import Any
 
 NUMBER = (int, float)
-"""The kind of a number that is finite, as `require` takes it."""
+"""The kind of a whole or broken number; `require` takes finite ones alone."""
 _LARGEST, _LARGEST_ID = 1e15, 1 << 63
 """Larger numbers are no pixels and no ids; they would overflow where they are used."""
 _LONGEST = 40
@@ -37,7 +37,7 @@ def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number that can be reckoned with: finite, and not of astronomic size."""
+    """Return whether a value is a number of a size that pixels have: finite, and not huge."""
     return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
