@@ -34,7 +34,7 @@ def check_a_list(tmp_path, values, style, chunk):
         assert json.loads(path.read_bytes()[start : start + length]) == record == values[number - 1]
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_list_gives_what_json_gives_in_pieces_of_any_size(tmp_path, num_examples):
     @settings(IN_ONE_FOLDER, max_examples=num_examples)
     @given(st.lists(VALUES, max_size=6), STYLES, CHUNKS)
@@ -46,7 +46,7 @@ def test_a_list_gives_what_json_gives_in_pieces_of_any_size(tmp_path, num_exampl
     check()
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_an_object_gives_its_items_in_pieces_of_any_size(tmp_path, num_examples):
     @settings(IN_ONE_FOLDER, max_examples=num_examples)
     @given(st.dictionaries(TEXTS, VALUES, max_size=6), STYLES, CHUNKS)
@@ -59,7 +59,7 @@ def test_an_object_gives_its_items_in_pieces_of_any_size(tmp_path, num_examples)
     check()
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_text_that_is_cut_or_has_more_behind_it_is_never_read_as_something_else(tmp_path, num_examples):
     @settings(IN_ONE_FOLDER, max_examples=num_examples)
     @given(st.lists(VALUES, max_size=4) | st.dictionaries(TEXTS, VALUES, max_size=4), STYLES, CHUNKS, st.data())
@@ -75,7 +75,7 @@ def test_text_that_is_cut_or_has_more_behind_it_is_never_read_as_something_else(
     check()
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_json_lines_give_a_record_a_line_whatever_the_file_is_called(tmp_path, num_examples):
     @settings(IN_ONE_FOLDER, max_examples=num_examples)
     @given(
@@ -98,7 +98,7 @@ def test_json_lines_give_a_record_a_line_whatever_the_file_is_called(tmp_path, n
     check()
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_bytes_are_records_or_one_error(tmp_path, num_examples):
     pieces = st.sampled_from([b"[", b"]", b"{", b"}", b",", b":", b'"a"', b"1", b"1e", b"-", b" ", b"\n", b"\\ud83d"])
 

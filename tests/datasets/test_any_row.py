@@ -89,7 +89,7 @@ def dataset_of(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_row_is_used_or_counted_as_bad(dataset_of, num_examples):
     @settings(max_examples=num_examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(list(GOOD)), st.data())

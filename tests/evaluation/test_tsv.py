@@ -22,7 +22,7 @@ def as_texts(table):
     return [["" if value != value else value for value in row] for row in table.to_numpy().tolist()]
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_table_that_pandas_wrote_is_read_as_pandas_and_csv_read_it(tmp_path, num_examples):
     @settings(max_examples=num_examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5))
@@ -44,7 +44,7 @@ def test_a_table_that_pandas_wrote_is_read_as_pandas_and_csv_read_it(tmp_path, n
     check()
 
 
-@pytest.mark.parametrize("num_examples", [100, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_examples", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_a_table_without_one_of_its_marks_is_read_with_all_rows_or_named(tmp_path, num_examples):
     @settings(max_examples=num_examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=2, max_size=5), st.data())
