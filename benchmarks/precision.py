@@ -19,8 +19,8 @@ import torch
 
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
+from minigpt4.common.json_records import read_json
 from minigpt4.evaluation.asking import infer
-from minigpt4.evaluation.benchmark import read_json
 from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
 from minigpt4.evaluation.published import aligned, as_percent
 from minigpt4.evaluation.results import score_file

@@ -29,7 +29,8 @@ def main() -> int:
     try:
         table, (results, columns) = read_mmbench(args.annotation_file), validation.read_answers(args.result_file)
     except ValueError as error:
-        parser.error(str(error))
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
     if args.validate:
         asked = validation.mmbench_asked(table)
         problems = validation.check_answers(asked, results, by_first_letter=False)

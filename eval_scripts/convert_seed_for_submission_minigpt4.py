@@ -24,7 +24,8 @@ def main() -> int:
     try:
         annotation, results = read_seed(args.annotation_file), read_results(args.result_file)
     except ValueError as error:
-        parser.error(str(error))
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
     asked = validation.seed_asked(annotation)
     if args.validate:
         problems = validation.check_answers(asked, results, by_first_letter=True)

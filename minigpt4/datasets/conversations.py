@@ -76,7 +76,11 @@ class UnnaturalDataset(InstructionDataset):
         require(record, {"instances": list})
         if not record["instances"]:
             raise ValueError("'instances' is empty")
-        return record["instances"][:1]
+        instance = record["instances"][0]
+        require(instance, self.fields)
+        if instance.get("constraints") is not None:
+            require(instance, {"constraints": str})
+        return [instance]
 
     def image_files(self, row: Row) -> list[str]:
         """Return none: there is no image."""

@@ -18,7 +18,7 @@ from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
-from minigpt4.datasets.rows import JsonLines, JsonRecords, require
+from minigpt4.datasets.rows import JsonRecords, require
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 
@@ -31,14 +31,14 @@ class CustomDataset(InstructionDataset):
     """Rows of JSON or JSONL files; of several answers a sample draws one."""
 
     def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records: one a line of a .jsonl file, the elements of the list of another."""
-        return JsonLines(path) if path.endswith(".jsonl") else JsonRecords(path)
+        """Return the records: JSON lines, or the elements of a list."""
+        return JsonRecords(path)
 
     def rows_of(self, record: Any) -> list[Row]:
         """Return the record's images, and its questions with their answers."""
         require(record, {})
-        images = record.get("image", record.get("images")) or []
-        images = [images] if isinstance(images, str) else images
+        images = record.get("image", record.get("images"))
+        images = [] if images in (None, "") else [images] if isinstance(images, str) else images
         if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
             raise ValueError("'image' should be a file name or a list of them")
         return [{"images": images, "turns": read_turns(record, num_images=len(images))}]

@@ -55,6 +55,8 @@ class EngineMCDataset(EngineDADataset):
         if record.get("choice_answer") is None:
             return []
         require(record, self.fields)
+        if len(record["options"]) > len(LETTERS):
+            raise ValueError(f"'options' should be at most {len(LETTERS)}, not {len(record['options'])}")
         letter, letters = record["choice_answer"], LETTERS[: len(record["options"])]
         if len(letter) != 1 or letter not in letters:
             raise ValueError(f"'choice_answer' should be one of {', '.join(letters)}, not '{letter}'")

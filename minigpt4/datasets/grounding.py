@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar
@@ -19,9 +20,8 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
-from minigpt4.datasets.rows import JsonRecords, require
+from minigpt4.datasets.rows import NUMBER, JsonRecords, is_number, require
 
-NUMBER = (int, float)
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)
 MAX_REGION_AREA = 16384
@@ -36,6 +36,13 @@ class ReferDataset(InstructionDataset):
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
     pool_name = "refer"
+
+    def rows_of(self, record: Any) -> list[Row]:
+        """Check the box."""
+        require(record, self.fields)
+        if len(record["box"]) != len(SIDES) or not all(map(is_number, record["box"])):
+            raise ValueError(f"the box should be four numbers (x, y, width, height), not {record['box']}")
+        return [record]
 
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`."""
@@ -114,8 +121,11 @@ class RefVGDataset(ReferDataset):
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
         """Read which file each image is, then select the regions; the records are images with their regions."""
         known = []
-        for image in JsonRecords(self.other_files[0]):
-            require(image, {"image_id": int, "url": str}, what="record of image_data.json")
+        for number, image in enumerate(JsonRecords(self.other_files[0]), 1):
+            try:
+                require(image, {"image_id": int, "url": str})
+            except ValueError as error:
+                raise ValueError(f"{self.other_files[0]}: record {number}: {error}") from error
             size = stated_size(image) or NO_SIZE
             known.append((image["image_id"], "/".join(image["url"].split("/")[-2:]), size))
         known.sort()
@@ -151,9 +161,10 @@ class RefVGDataset(ReferDataset):
 def _are_regions(regions: list[Any]) -> bool:
     """Return whether all regions have what they should; of millions, asking `require` for each takes too long."""
     try:
-        kinds = {type(region[side]) for region in regions for side in SIDES}
-        return kinds <= {int, float} and {type(region["phrase"]) for region in regions} <= {str}
-    except (KeyError, TypeError):
+        sides = [region[side] for region in regions for side in SIDES]
+        are_numbers = set(map(type, sides)) <= {int, float} and math.isfinite(sum(sides))
+        return are_numbers and {type(region["phrase"]) for region in regions} <= {str}
+    except (KeyError, TypeError, OverflowError):
         return False
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from minigpt4.common import safe_pickle
-from minigpt4.datasets import boxes, lengths, row_table, rows
+from minigpt4.common import json_records, row_checks, safe_pickle, text_files
+from minigpt4.datasets import boxes, lengths, row_table
 from minigpt4.datasets.row_table import DTYPES, RowTable
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,8 @@ def _key_of(cls: Any) -> str:
 @functools.cache
 def _code_of(cls: Any) -> str:
     """Return a digest of the code that finds the rows of a class."""
-    files = {module.__file__ for module in (rows, row_table, lengths, boxes, safe_pickle)}
+    modules = (json_records, row_checks, text_files, row_table, lengths, boxes, safe_pickle)
+    files = {module.__file__ for module in modules}
     files |= {inspect.getsourcefile(base) for base in cls.__mro__ if "minigpt4" in base.__module__ or base is cls}
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(str(file) for file in files):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minigpt4.datasets.rows import JsonLines, JsonRecords, require
+from minigpt4.common.json_records import HALF, BadRecord, JsonRecords, holds_half_characters, parse_record
+from minigpt4.common.row_checks import require
 
 DTYPES = {
     "starts": np.int64,  # a row each: the first byte of its record
@@ -72,13 +73,13 @@ class RowTable:
     @classmethod
     def scan(cls, path: str, records: Iterable[Any], rules: RowRules) -> RowTable:
         """Return the table of the rows that `rules` finds in the records."""
-        found, in_file = _Found(), isinstance(records, JsonRecords | JsonLines)
-        places = records.scan() if isinstance(records, JsonRecords | JsonLines) else _pack(records, found.blob)
+        found, in_file = _Found(), isinstance(records, JsonRecords)
+        places = records.scan() if isinstance(records, JsonRecords) else _pack(records, found.blob)
         found.take(places, rules)
         info = {
             "reasons": found.reasons,
             "remarks": dict(found.remarks),
-            "unit": "line" if isinstance(records, JsonLines) else "record",
+            "unit": records.unit if isinstance(records, JsonRecords) else "record",
             "in_file": in_file,
             "items": isinstance(records, JsonRecords) and records.items,
         }
@@ -89,14 +90,16 @@ class RowTable:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return the record that holds a row, and the row's number in it."""
+        """Return the record that holds a row, and the row's number in it. Raises: ValueError when it is no record."""
         start, length = int(self.starts[index]), int(self.lengths[index])
         in_file = self.info["in_file"]
         text = self._read(start, length) if in_file else self.arrays["blob"][start : start + length].tobytes()
         try:
-            record = json.loads(b"{%b}" % text if self.info["items"] else text)
+            record = parse_record(b"{%b}" % text if self.info["items"] else text)
         except ValueError as error:
-            raise ValueError(f"{self.path}: has changed since it was read; start again") from error
+            place = self.place_of(index)
+            reason = f"{place}: {error}" if place else f"{self.path}: has changed since it was read; start again"
+            raise ValueError(reason) from error
         return record, int(self.parts[index])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,27 +138,33 @@ class _Found:
         self.blob: list[bytes] = []
         self._numbers: dict[str, int] = {}
 
-    def take(self, records: Iterable[tuple[int, int, Any]], rules: RowRules) -> None:
+    def take(self, records: Iterable[tuple[int, int, int, Any]], rules: RowRules) -> None:
         fields, rows_of, remark, sizes_of = rules.fields, rules.rows_of, rules.remark, rules.text_sizes
         box_fault = rules.box_fault
-        for number, (start, length, record) in enumerate(records, 1):
+        numbers = self._numbers
+        for number, start, length, record in records:
+            if type(record) is BadRecord:
+                self._add_bad(start, length, 0, number, record.error)
+                continue
             if text := remark(record):
                 self.remarks[text] += 1
             try:
                 rows = rows_of(record)
             except ValueError as error:
-                self._add_bad(start, length, 0, number, error)  # it counts as one row
+                self._add_bad(start, length, 0, number, str(error))  # it counts as one row
                 continue
             for part, row in enumerate(rows):
                 try:
                     if fields:
                         require(row, fields)
                     names, sizes, fault = rules.image_files(row), sizes_of(row), box_fault(row)
+                    joined = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
+                    if (image := numbers.get(joined)) is None:
+                        image = self._add_names(joined, len(names))
                 except ValueError as error:
-                    self._add_bad(start, length, part, number, error)
+                    self._add_bad(start, length, part, number, str(error))
                     continue
-                name = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
-                self._add(start, length, part, name, sizes, fault)
+                self._add(start, length, part, image, sizes, fault)
 
     def arrays(self) -> dict[str, np.ndarray]:
         whole: dict[str, Any] = {"names": "\0".join(self._numbers).encode(), "blob": b"".join(self.blob)}
@@ -166,25 +175,31 @@ class _Found:
             for name, dtype in DTYPES.items()
         }
 
-    def _add(self, start: int, length: int, part: int, names: str, sizes: tuple[int, int], fault: int = 0) -> None:
+    def _add(self, start: int, length: int, part: int, image: int, sizes: tuple[int, int], fault: int = 0) -> None:
         self.starts.append(start)
         self.lengths.append(length)
         self.parts.append(part)
-        self.images.append(self._numbers.setdefault(names, len(self._numbers)))
+        self.images.append(image)
         self.asked.append(sizes[0])
         self.told.append(sizes[1])
         self.faults.append(fault)
 
-    def _add_bad(self, start: int, length: int, part: int, number: int, error: ValueError) -> None:
+    def _add_bad(self, start: int, length: int, part: int, number: int, reason: str) -> None:
         self.bad_rows.append(len(self.starts))
         self.bad_records.append(number)
-        self.reasons.append(str(error))
-        self._add(start, length, part, "", (0, 0))
+        self.reasons.append(reason)
+        self._add(start, length, part, self._numbers.setdefault("", len(self._numbers)), (0, 0))
+
+    def _add_names(self, joined: str, num_names: int) -> int:
+        if "\0" in joined or joined.count(IMAGE_SEPARATOR) >= max(num_names, 1):
+            raise ValueError("the name of its image holds a NUL byte or a line break")
+        return self._numbers.setdefault(joined, len(self._numbers))
 
 
-def _pack(records: Iterable[Any], pieces: list[bytes]) -> Iterator[tuple[int, int, Any]]:
+def _pack(records: Iterable[Any], pieces: list[bytes]) -> Iterator[tuple[int, int, int, Any]]:
     start = 0
-    for record in records:
-        pieces.append(json.dumps(record, ensure_ascii=False).encode())
-        yield start, len(pieces[-1]), record
+    for number, record in enumerate(records, 1):
+        pieces.append(json.dumps(record).encode())
+        bad = BadRecord(HALF) if b"\\ud" in pieces[-1] and holds_half_characters(record) else None
+        yield number, start, len(pieces[-1]), bad or record
         start += len(pieces[-1])

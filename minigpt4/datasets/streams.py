@@ -7,7 +7,6 @@ on any number of workers; rows come in blocks, each from one shard, so that a wo
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import random
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from minigpt4.common.json_records import parse_record
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
@@ -94,7 +94,7 @@ class StreamDataset(InstructionDataset):
             file.seek(image_start)
             image = decode_image(io.BytesIO(file.read(image_size)), self.pictures)
             file.seek(text_start)
-            [row] = self.rows_of(json.loads(file.read(text_size)))
+            [row] = self.rows_of(parse_record(file.read(text_size)))
         require(row, self.fields)
         if self.bad_boxes == DROP and (fault := self.box_fault(row)) in DROPPED:
             raise ValueError(f"a box of its text is {FAULTS[fault]}")

@@ -54,7 +54,8 @@ class AOKVQADataset(COCOVQADataset):
 
     def rows_of(self, record: Any) -> list[Row]:
         """Name the keys as all VQA rows do."""
-        require(record, {"direct_answers": list[str]} | ({} if "image" in record else {"image_id": int}))
+        require(record, {"direct_answers": list[str]})
+        require(record, {"image": str} if "image" in record else {"image_id": int})
         return [{**record, "answer": record["direct_answers"]}]
 
     def image_files(self, row: Row) -> list[str]:
@@ -84,6 +85,8 @@ class OCRVQADataset(VQADataset):
 
     def rows_of(self, record: Any) -> list[Row]:
         """Return one row a question."""
+        if not isinstance(record, dict) or len(record) != 1:
+            raise ValueError("a record should be one book under its key")
         [(key, book)] = record.items()
         require(book, {"split": int, "imageURL": str, "questions": list, "answers": list}, what=f"book {key}")
         if book["split"] != 1:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import DictConfig
 from PIL import Image
 
+from minigpt4.common.row_checks import require
 from minigpt4.evaluation.intervals import bootstrap, wilson
+from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
 from minigpt4.evaluation.scorers import percent, percent_by
 from minigpt4.processors.pictures import AS_STORED, decode_image
 
 MODEL_ID = "minigpt4-v2"
 """What result rows name as the model that answered."""
 SHORT_ANSWER = "[vqa] Based on the image, respond to this question with a short answer: {}"
-NUM_SHOWN = 5
-"""How many examples of a mistake a message lists."""
 ANSWER_KEYS = ("text", "answer", "pred")
 """Where result files have the answer."""
 ID_KEYS = ("question_id", "index", "img_id", "sents", "gt")
 """What tells in a result file which question an entry answers."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,12 @@ class Benchmark:
     below `run.save_path`; `source` says where its files are to be had, `script` which script evaluates it.
     """
 
+    fields: ClassVar[Mapping[str, Any]] = {}
+    """The keys that every row must have, with the types of their values."""
+    label: ClassVar[str | None] = None
+    """The key of the truth, which a file has in all rows or in none, as in a test split."""
+    answers_by_id = False
+    """Whether what reads the result file finds an answer by the question's id."""
     script = "eval_vqa.py"
     result_file = ""
     source = "see Evaluation in the README"
@@ -145,33 +155,86 @@ class Benchmark:
             return "".join(json.dumps(entry) + "\n" for entry in entries)
         return json.dumps(list(entries))
 
-    def rows(self, *keys: str) -> list[dict[str, Any]]:
-        """Return the rows of `eval_file_path`, each with these keys. Raises: ValueError that names what is missing."""
-        if not self.eval_file.is_file():
-            raise ValueError(self.missing(self.eval_file))
-        rows = read_json(self.eval_file)
-        if not isinstance(rows, list):
-            raise ValueError(f"{self.name}: {self.eval_file} holds no list of rows")
-        for number, row in enumerate(rows):
-            lacking = [key for key in keys if not isinstance(row, dict) or key not in row]
-            if lacking:
-                raise ValueError(f"{self.name}[{number}]: {self.eval_file} has no {', '.join(lacking)} in this row")
-        return rows
+    def is_answer(self, answer: Any) -> bool:
+        """Return whether what a result file holds has the type of an answer."""
+        return isinstance(answer, str)
+
+    def rows(self, path: Path | None = None, *, key: str | None = None) -> list[Any]:
+        """Return the rows of a file, of `eval_file_path` if none is given; those under `key` of one object.
+
+        Raises: ValueError that names the file.
+        """
+        path = path or self.eval_file
+        if not os.path.exists(path):
+            raise ValueError(self.missing(path))
+        try:
+            return read_rows(path, key=key)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def ask_each(self, rows: Sequence[Any], ask: Callable[..., Question]) -> list[Question]:
+        """Return `ask(number, row, is_labelled=..)` of each row; a file where no row has `label` is not labelled.
+
+        Raises: ValueError that counts and shows the rows that lack a key or have a value of a wrong type.
+        """
+        is_labelled = self.label is not None and any(isinstance(row, dict) and self.label in row for row in rows)
+        if self.label is not None and not is_labelled:
+            logger.warning("%s: no row of %s has '%s', so no accuracy is known", self.name, self.eval_file, self.label)
+
+        def make(number: int, row: Any) -> Question:
+            require(row, self.fields)
+            return ask(number, row, is_labelled=is_labelled)
+
+        return each(rows, make, lambda number: f"{self.name}[{number}]: {self.eval_file}")
+
+    def check_questions(self, questions: Sequence[Question]) -> None:
+        """Warn of ids that come twice. Raises: ValueError where there is no question, or one cannot be asked."""
+        if not questions:
+            raise ValueError(f"{self.name}: {self.eval_file} holds no question")
+        from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER  # it needs torch, as the converters do not
+
+        problems = []
+        for question in questions:
+            if any(IMAGE_PLACEHOLDER in text for text in (question.prompt, *question.choices)):
+                what = f"its question holds {IMAGE_PLACEHOLDER}, which stands for an image"
+                problems.append(f"{self.name}[{question.id}]: {what}")
+        if problems:
+            raise ValueError(first_few(problems, "questions"))
+        if self.answers_by_id and (twice := repeated(question.id for question in questions)):
+            names = ", ".join(map(str, twice[:NUM_SHOWN]))
+            logger.warning("%s: %d ids come more than once, such as %s", self.name, len(twice), names)
 
     def missing(self, path: Path, key: str = "eval_file_path") -> str:
         """Return the message about a path that is not there."""
         return f"{self.name}: {path} does not exist (evaluation_datasets.{self.entry}.{key}); {self.source}"
 
-    def check_images(self, questions: Iterable[Question]) -> None:
+    def check_pictures(self, questions: Sequence[Question]) -> None:
+        """Raise ValueError that counts and shows the pictures that come as text and are none; no file is opened."""
+        shown_by: dict[str, Question] = {}
+        for question in questions:
+            if isinstance(question.image, str):
+                shown_by.setdefault(question.image, question)
+        problems = []
+        for text, question in shown_by.items():
+            try:
+                with Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True))):
+                    pass
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                problems.append(f"{self.name}[{question.id}]: cannot read its image from base64 text: {error}")
+        if problems:
+            raise ValueError(first_few(problems, "pictures"))
+
+    def check_images(self, questions: Sequence[Question]) -> None:
         """Raise ValueError that counts and shows the images that are not there."""
-        lacking = [q for q in questions if not isinstance(q.image, str) and not any(p.is_file() for p in q.image)]
+        lacking = [
+            f"{q.id}: {' or '.join(map(str, q.image))}"
+            for q in questions
+            if not isinstance(q.image, str) and not any(map(os.path.isfile, q.image))
+        ]
         if lacking:
-            shown = [f"{q.id}: {' or '.join(map(str, q.image))}" for q in lacking[:NUM_SHOWN]]
-            shown += [f"and {len(lacking) - NUM_SHOWN} more"] * (len(lacking) > NUM_SHOWN)
             where = f"evaluation_datasets.{self.entry}.img_path"
-            raise ValueError(
-                f"{self.name}: {len(lacking)} questions have no image ({where}); {self.source}\n  " + "\n  ".join(shown)
-            )
+            head = f"{self.name}: {len(lacking)} questions have no image ({where}); {self.source}"
+            raise ValueError(f"{head}\n  {first_few(lacking, 'questions')}")
 
     def open_image(self, question: Question) -> Image.Image:
         """Return the picture in RGB. Raises: ValueError that names benchmark, question and file."""
@@ -184,22 +247,3 @@ class Benchmark:
             return decode_image(file, self.cfg.get("pictures") or AS_STORED)
         except ValueError as error:
             raise ValueError(f"{self.name}[{question.id}]: cannot read its image from {place}: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or the rows of a .jsonl one. Raises: ValueError that names file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if path.suffix != ".jsonl":
-        return _parse(text, str(path))
-    lines = enumerate(text.split("\n"), start=1)
-    return [_parse(line, f"{path}:{number}") for number, line in lines if line.strip()]
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
-from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question, read_json
-from minigpt4.evaluation.scorers import circular_percent, first_letter, read_letter
-from minigpt4.evaluation.tables import is_absent, read_tsv
+from minigpt4.common.row_checks import require, shown
+from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question
+from minigpt4.evaluation.rows import Row, each, id_number, read_id
+from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, read_letter
+from minigpt4.evaluation.submissions import read_seed
+from minigpt4.evaluation.tables import is_absent
+from minigpt4.evaluation.tsv import read_tsv
 
 logger = logging.getLogger(__name__)
 
-LETTERS = "ABCD"
 BY_LETTER = "Answer with the option's letter from the given choices directly."
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
 @registry.register_benchmark("seed")
@@ -24,36 +30,36 @@ class SeedBench(Benchmark):
     result_file = "seed.jsonl"
     source = "SEED-Bench: https://huggingface.co/datasets/AILab-CVC/SEED-Bench"
     annotation_file = "SEED-Bench-image.json"
+    answers_by_id = True
+    fields: ClassVar = {"image": str, "text": str, "question_id": (int, str)}
 
     def questions(self) -> list[Question]:
         """Return a question a line; the truth comes from the annotation beside the file, where it is there."""
-        rows, truth = self.rows("image", "text", "question_id"), self._truth()
-        places = (self.img_dir, self.img_dir.parent)
-        return [
-            Question(
-                id=self._number(row["question_id"]),
+        rows, truth = self.rows(), self._truth()
+
+        def ask(number: int, row: Row, **about: Any) -> Question:
+            return Question(
+                id=read_id(row, "question_id"),
                 prompt=f"[vqa] {row['text']}",
-                image=tuple(place / row["image"] for place in places),
+                image=tuple(place / row["image"] for place in (self.img_dir, self.img_dir.parent)),
                 extra=truth.get(str(row["question_id"]), {}),
             )
-            for row in rows
-        ]
 
-    def _number(self, question_id: Any) -> int:
-        if not str(question_id).isdecimal():
-            raise ValueError(f"{self.name}: {self.eval_file} holds the question_id {question_id!r}, expected a number")
-        return int(question_id)
+        return self.ask_each(rows, ask)
 
     def _truth(self) -> dict[str, dict[str, Any]]:
         path = self.eval_file.with_name(self.annotation_file)
         if not path.is_file():
             logger.warning("%s: %s is not there, so no accuracy is known; %s", self.name, path, self.source)
             return {}
-        annotation = read_json(path)
+        try:
+            annotation = read_seed(path, need_answers=False)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
         names = {number: name for name, number in annotation["question_type"].items()}
         return {
             str(q["question_id"]): {
-                "truth": q["answer"],
+                "truth": q.get("answer"),
                 "type": names.get(q["question_type_id"], "unknown"),
                 "options": {k: q[f"choice_{k.lower()}"] for k in LETTERS if f"choice_{k.lower()}" in q},
             }
@@ -72,7 +78,7 @@ class SeedBench(Benchmark):
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the first letter could be right."""
-        return first_letter(answer) in tuple(LETTERS)
+        return first_letter(answer) in LETTERS
 
 
 @registry.register_benchmark("mmbench")
@@ -84,27 +90,37 @@ class MMBench(Benchmark):
 
     def questions(self) -> list[Question]:
         """Return a question a row; the pictures stay in base64, one copy each, until they are asked about."""
-        if not self.eval_file.is_file():
+        if not os.path.exists(self.eval_file):
             raise ValueError(self.missing(self.eval_file))
-        table = read_tsv(self.eval_file, "the mmbench benchmark", as_text=True)
-        lacking = [key for key in ("index", "question", "image") if key not in table]
-        if lacking:
-            raise ValueError(f"{self.name}: {self.eval_file} has no column {', '.join(lacking)}")
+        columns = ("index", "question", "image")
+        try:
+            table = read_tsv(self.eval_file, "the mmbench benchmark", columns=columns, as_text=True)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        rows = table.to_dict("records")
+        images = {int(row["index"]): row["image"] for row in rows}
         pictures: dict[str, str] = {}
-        return [self._question(row, pictures) for row in table.to_dict("records")]
 
-    def _question(self, row: Mapping[str, Any], pictures: dict[str, str]) -> Question:
-        if is_absent(row["image"]):
-            raise ValueError(f"{self.name}[{row['index']}]: {self.eval_file} holds no image in this row")
+        def ask(number: int, row: Row) -> Question:
+            image = _picture(row["image"], images)
+            return self._question(row, pictures.setdefault(image, image))
+
+        return each(rows, ask, lambda number: f"{self.name}[{rows[number]['index']}]: {self.eval_file}")
+
+    def _question(self, row: Mapping[str, Any], image: str) -> Question:
+        if is_absent(row["question"]):
+            raise ValueError("holds no question in this row")
         options = {letter: row[letter] for letter in LETTERS if not is_absent(row.get(letter))}
         hint = row.get("hint")
         lines = [] if is_absent(hint) else [str(hint)]
         lines += [f"[vqa] {row['question']}", *(f"{k}. {v}" for k, v in options.items()), BY_LETTER]
         truth, category = row.get("answer"), row.get("category")
+        if not is_absent(truth) and truth not in LETTERS:
+            raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(truth)}")
         return Question(
             id=int(row["index"]),
             prompt="\n".join(lines),
-            image=pictures.setdefault(row["image"], row["image"]),
+            image=image,
             extra={
                 "options": options,
                 "truth": None if is_absent(truth) else truth,
@@ -135,6 +151,25 @@ class MMBench(Benchmark):
         return {**super().score(answered), **({} if circular is None else {"circular_accuracy": circular})}
 
 
+def _picture(text: Any, images: Mapping[int, Any]) -> str:
+    """Return the base64 text of a row's picture, which may lie in the row whose index the text is.
+
+    Raises: ValueError saying why there is none.
+    """
+    if is_absent(text):
+        raise ValueError("holds no image in this row")
+    if (index := id_number(text)) is not None:
+        text = images.get(index)
+        if text is None:
+            raise ValueError(f"its image names the row of index {index}, which is not there")
+        if is_absent(text) or id_number(text) is not None:
+            raise ValueError(f"its image names the row of index {index}, which holds no picture itself")
+    if text.startswith("["):
+        raise ValueError("its image is a list of pictures; a question has one")
+    found = _DATA_URL.match(text)
+    return text[found.end() :] if found else text
+
+
 @registry.register_benchmark("iconvqa")
 class IconQA(Benchmark):
     """IconQA, choosing a text: the choices are ranked by their losses; an answer is the choices' places, best first."""
@@ -142,18 +177,32 @@ class IconQA(Benchmark):
     result_file = "iconvqa.json"
     source = "IconQA: https://iconqa.github.io"
 
+    answers_by_id = True
+    fields: ClassVar = {"image_id": (int, str), "question": str, "choices": list[str]}
+    label = "answer"
+
     def questions(self) -> list[Question]:
         """Return a question a row with its choices."""
-        return [
-            Question(
-                id=row.get("question_id", number),
-                prompt=SHORT_ANSWER.format(row["question"]),
-                image=(self.img_dir / str(row["image_id"]) / "image.png",),
-                choices=tuple(row["choices"]),
-                extra={"truth": row["answer"], "key": "question_id" if "question_id" in row else "index"},
-            )
-            for number, row in enumerate(self.rows("image_id", "question", "choices", "answer"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        if "question_id" in row:
+            require(row, {"question_id": (int, str)})
+        if is_labelled:
+            require(row, {"answer": int})
+            last = len(row["choices"]) - 1
+            if not 0 <= row["answer"] <= last:
+                raise ValueError(f"'answer' should be the place of a choice, 0 to {last}, not {row['answer']}")
+        return Question(
+            id=row.get("question_id", number),
+            prompt=SHORT_ANSWER.format(row["question"]),
+            image=(self.img_dir / str(row["image_id"]) / "image.png",),
+            choices=tuple(row["choices"]),
+            extra={
+                "truth": row["answer"] if is_labelled else None,
+                "key": "question_id" if "question_id" in row else "index",
+            },
+        )
 
     def result(self, question: Question, answer: Sequence[int]) -> dict[str, Any]:
         """Return the best choice beside the true one, and all in order."""
@@ -162,7 +211,12 @@ class IconQA(Benchmark):
 
     def correctness(self, question: Question, answer: Sequence[int]) -> float | None:
         """Return whether the best choice is the true one."""
-        return float(answer[0] == question.extra["truth"])
+        truth = question.extra["truth"]
+        return None if truth is None else float(answer[0] == truth)
+
+    def is_answer(self, answer: Any) -> bool:
+        """Return whether these are places of choices."""
+        return isinstance(answer, list) and bool(answer) and all(type(place) is int for place in answer)
 
     def answer(self, entry: Mapping[str, Any]) -> list[int]:
         """Return the places of the choices, best first."""
@@ -174,8 +228,9 @@ class IconQA(Benchmark):
 
     def parses(self, question: Question, answer: Sequence[int]) -> bool:
         """Return whether the best choice is one of those given."""
-        return answer[0] < len(question.choices)
+        return 0 <= answer[0] < len(question.choices)
 
     def about(self, question: Question) -> dict[str, Any]:
         """Return the choices, and the true one in words."""
-        return {**super().about(question), "truth": question.choices[question.extra["truth"]]}
+        truth = question.extra["truth"]
+        return {**super().about(question), "truth": None if truth is None else question.choices[truth]}

@@ -92,21 +92,27 @@ def choose(cfg: Config, dataset: str | None, script: str) -> list[Benchmark]:
             problems.append(f"--dataset {name}: eval_scripts/{classes[name].script} evaluates it")
     if problems:
         raise ValueError("\n  ".join(problems))
-    names = names or [name for name, cls in classes.items() if cls.script == script]
+    names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if cls.script == script]
+    if not names:
+        own = [kind for kind in registry.list_benchmarks() if registry.get_benchmark_class(kind).script == script]
+        raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
     return [part for name in names for part in classes[name].build(entries[name], name=name)]
 
 
 def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | None = None) -> list[Prepared]:
     """Return the benchmarks with their questions.
 
-    Raises: ValueError that lists every missing file of all of them: images where they are asked, else result files.
+    Raises: ValueError that lists for all of them the missing files and the rows that are bad: images where they are
+    asked, else result files.
     """
     prepared, problems = [], []
     for benchmark in benchmarks:
         try:
             questions = benchmark.questions()
+            benchmark.check_questions(questions)
             if only != SCORE:
                 benchmark.check_images(questions)
+                benchmark.check_pictures(questions)
             elif not (save_path / benchmark.result_file).is_file():
                 raise ValueError(
                     f"{benchmark.name}: {save_path / benchmark.result_file} does not exist (run.save_path)"
@@ -115,7 +121,7 @@ def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | Non
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError("\n  ".join(["files of the evaluation are missing", *problems]))
+        raise ValueError("\n  ".join(["the evaluation cannot start", *problems]))
     return prepared
 
 

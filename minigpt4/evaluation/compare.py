@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minigpt4.evaluation.benchmark import read_json
+from minigpt4.common.json_records import read_json
 from minigpt4.evaluation.mistakes import WRONG
 from minigpt4.evaluation.results import RESULTS
 
@@ -24,7 +24,7 @@ def compare(first: Path, second: Path) -> list[str]:
         raise ValueError(f"{first} and {second} have no result file in common")
     lines = []
     for name in shared:
-        ours, theirs = read_json(first / name), read_json(second / name)
+        ours, theirs = (read_json(folder / name, any_text=True) for folder in (first, second))
         if len(ours) != len(theirs):
             raise ValueError(f"{name} holds {len(ours)} answers in {first} and {len(theirs)} in {second}")
         differing = sum(a != b for a, b in zip(ours, theirs, strict=True))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
+from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Question
+from minigpt4.evaluation.rows import Row, optional_text, read_label
 from minigpt4.evaluation.tables import need
 
 
@@ -20,7 +22,8 @@ class PredictedTruth(Benchmark):
 
     def correctness(self, question: Question, answer: str) -> float | None:
         """Return whether the answer in lower case is the truth."""
-        return float(answer.lower() == question.extra["truth"])
+        truth = question.extra["truth"]
+        return None if truth is None else float(answer.lower() == truth)
 
 
 @registry.register_benchmark("vsr")
@@ -30,19 +33,25 @@ class VSR(PredictedTruth):
     result_file = "vsr.json"
     source = "VSR images: https://github.com/cambridgeltl/visual-spatial-reasoning/tree/master/data"
     file_name = "test.jsonl"
+    fields: ClassVar = {"image": str, "caption": str}
+    label = "label"
+    words_of: Mapping[int, str] = {0: "false", 1: "true"}
 
     def questions(self) -> list[Question]:
         """Return a statement a row."""
         self.eval_file = self._find()
-        return [
-            Question(
-                id=number,
-                prompt=f"[vqa] Based on the image, is this statement true or false? {row['caption']}",
-                image=(self.img_dir / row["image"],),
-                extra={"truth": "true" if int(row["label"]) == 1 else "false", "type": row.get("relation")},
-            )
-            for number, row in enumerate(self.rows("image", "caption", "label"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        return Question(
+            id=number,
+            prompt=f"[vqa] Based on the image, is this statement true or false? {row['caption']}",
+            image=(self.img_dir / row["image"],),
+            extra={
+                "truth": self.words_of[read_label(row)] if is_labelled else None,
+                "type": optional_text(row, "relation"),
+            },
+        )
 
     def _find(self) -> Path:
         given = str(self.cfg.eval_file_path)
@@ -69,18 +78,22 @@ class GQA(PredictedTruth):
 
     result_file = "gqa.json"
     source = "GQA: https://cs.stanford.edu/people/dorarad/gqa/download.html"
+    fields: ClassVar = {"image": str, "question": str}
+    label = "answer"
 
     def questions(self) -> list[Question]:
         """Return a question a row; the truth is compared as it is."""
-        return [
-            Question(
-                id=number,
-                prompt=SHORT_ANSWER.format(row["question"]),
-                image=(self.img_dir / row["image"],),
-                extra={"truth": row["answer"]},
-            )
-            for number, row in enumerate(self.rows("image", "question", "answer"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        if is_labelled:
+            require(row, {"answer": str})
+        return Question(
+            id=number,
+            prompt=SHORT_ANSWER.format(row["question"]),
+            image=(self.img_dir / row["image"],),
+            extra={"truth": row["answer"] if is_labelled else None},
+        )
 
     def clean(self, answer: str) -> str:
         """Return the answer in lower case."""
@@ -93,19 +106,21 @@ class HatefulMemes(Benchmark):
 
     result_file = "hm.json"
     source = "Hateful Memes: https://hatefulmemeschallenge.com"
+    fields: ClassVar = {"img": str, "text": str}
+    label = "label"
     labels: Mapping[str, int] = {"yes": 1, "no": 0}
 
     def questions(self) -> list[Question]:
         """Return a question a row; the misspelt word is what the model was asked before."""
-        return [
-            Question(
-                id=number,
-                prompt=f"This is an image writting '{row['text']}'. Is this image hateful? Answer yes or no. Answer:",
-                image=(self.img_dir / row["img"],),
-                extra={"truth": int(row["label"])},
-            )
-            for number, row in enumerate(self.rows("img", "text", "label"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        return Question(
+            id=number,
+            prompt=f"This is an image writting '{row['text']}'. Is this image hateful? Answer yes or no. Answer:",
+            image=(self.img_dir / row["img"],),
+            extra={"truth": read_label(row) if is_labelled else None},
+        )
 
     def result(self, question: Question, answer: str) -> dict[str, Any]:
         """Return 1 for yes, 0 for no, else the answer itself, beside the label."""
@@ -123,7 +138,8 @@ class HatefulMemes(Benchmark):
 
     def correctness(self, question: Question, answer: str) -> float | None:
         """Return whether yes or no fits the label."""
-        return float(self.labels.get(answer.lower()) == question.extra["truth"])
+        truth = question.extra["truth"]
+        return None if truth is None else float(self.labels.get(answer.lower()) == truth)
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the answer is yes or no."""

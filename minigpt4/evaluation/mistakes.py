@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import Answered, Benchmark, Question
 from minigpt4.evaluation.parts import write_beside
+from minigpt4.evaluation.rows import each, read_rows
 
 WRONG = "wrong.jsonl"
 PICTURES = "wrong_pictures"
@@ -68,8 +70,13 @@ def read_mistakes(save_path: Path) -> list[dict[str, Any]]:
     path = save_path / WRONG
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    rows = read_rows(path, any_text=True) if path.stat().st_size else []
+    return each(rows, _checked, lambda number: f"{path}: row {number + 1}")
+
+
+def _checked(number: int, row: Any) -> dict[str, Any]:
+    require(row, {"benchmark": str})
+    return dict(row)
 
 
 def write_mistakes(save_path: Path, benchmark: str, rows: Iterable[Mapping[str, Any]]) -> None:

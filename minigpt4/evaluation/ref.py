@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
 from minigpt4.common.registry import registry
+from minigpt4.common.row_checks import NUMBER, is_number, require, shown
 from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.rows import Row
 from minigpt4.evaluation.scorers import BOX, BOX_SCALE, overlap, read_box
 
 IMAGE_NAME_LENGTH = 27
@@ -25,6 +27,8 @@ class RefCOCO(Benchmark):
     """One split of one of the three sets; right is an IoU above a half."""
 
     script = "eval_ref.py"
+    fields: ClassVar = {"img_id": str, "sents": str, "height": NUMBER, "width": NUMBER}
+    label = "bbox"
     source = "RefCOCO: the evaluation dataset, and COCO2014 training images; see Evaluation in the README"
 
     def __init__(self, cfg: DictConfig, *, name: str, split: str) -> None:
@@ -42,15 +46,22 @@ class RefCOCO(Benchmark):
 
     def questions(self) -> list[Question]:
         """Return a question a row, each with the box of its own row."""
-        return [
-            Question(
-                id=number,
-                prompt=f"[refer] give me the location of {row['sents']}",
-                image=(self.img_dir / f"{row['img_id'][:IMAGE_NAME_LENGTH]}.jpg",),
-                extra=row,
-            )
-            for number, row in enumerate(self.rows("img_id", "sents", "bbox", "height", "width"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        for side in ("height", "width"):
+            if row[side] < 1:
+                raise ValueError(f"'{side}' should be a positive number of pixels, not {shown(row[side])}")
+        if is_labelled:
+            require(row, {"bbox": list})
+            if len(row["bbox"]) != 4 or not all(map(is_number, row["bbox"])):
+                raise ValueError(f"'bbox' should be four numbers (x, y, width, height), not {str(row['bbox'])[:80]}")
+        return Question(
+            id=number,
+            prompt=f"[refer] give me the location of {row['sents']}",
+            image=(self.img_dir / f"{row['img_id'][:IMAGE_NAME_LENGTH]}.jpg",),
+            extra={**row, "bbox": row.get("bbox")},
+        )
 
     def clean(self, answer: str) -> str:
         """Return the answer without blanks."""
@@ -66,6 +77,8 @@ class RefCOCO(Benchmark):
 
     def about(self, question: Question) -> dict[str, Any]:
         """Return the true box as the model would write it."""
+        if question.extra["bbox"] is None:
+            return {"type": None, "options": None, "truth": None}
         (x, y, width, height), row = question.extra["bbox"], question.extra
         corners = zip((x, y, x + width, y + height), (row["width"], row["height"]) * 2, strict=True)
         box = "".join(f"<{int(at * BOX_SCALE / size)}>" for at, size in corners)
@@ -81,6 +94,8 @@ class RefCOCO(Benchmark):
 
     def correctness(self, question: Question, answer: str) -> float | None:
         """Return whether the box lies well enough on the true one (x, y, width, height in the file)."""
+        if question.extra["bbox"] is None:
+            return None
         box = self.box(question, answer)
         x, y, width, height = question.extra["bbox"]
         return float(box is not None and overlap(box, (x, y, x + width, y + height)) > MIN_IOU)

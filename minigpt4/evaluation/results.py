@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
+from minigpt4.common.json_records import read_json
+from minigpt4.common.row_checks import is_number
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question, read_json
+from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.evaluation.parts import write_beside
 from minigpt4.processors.pictures import AS_STORED
@@ -94,7 +96,7 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
 
     Raises: ValueError that names the file and the row which does not fit its question.
     """
-    entries = read_json(path)
+    entries = read_json(path, any_text=True)
     if not isinstance(entries, list) or len(entries) != len(questions):
         held = len(entries) if isinstance(entries, list) else "no list of"
         raise ValueError(f"{benchmark.name}: {path} holds {held} answers to {len(questions)} questions")
@@ -102,6 +104,8 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
     for row, (question, entry) in enumerate(zip(questions, entries, strict=True)):
         try:
             answer = benchmark.answer(entry)
+            if not benchmark.is_answer(answer):
+                raise TypeError(f"{answer} is no answer")
             expected = benchmark.result(question, answer)
         except (KeyError, StopIteration, TypeError, IndexError) as error:
             raise ValueError(f"{benchmark.name}: {path}, row {row}: no answer in {str(entry)[:100]}") from error
@@ -127,10 +131,18 @@ def score_file(benchmark: Benchmark, questions: Sequence[Question], save_path: P
 def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
     """Return what results.json holds, by benchmark. Raises: ValueError that names the file when it is not JSON."""
     path = save_path / RESULTS
+    if not path.is_file():
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON, remove it: {error}") from error
+        results = read_json(path, any_text=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove or mend this file") from error
+    known = results.values() if isinstance(results, dict) else ()
+    if not isinstance(results, dict) or not all(isinstance(facts, dict) for facts in known):
+        raise ValueError(f"{path}: should hold an object for each benchmark; remove or mend this file")
+    if not all(facts.get("accuracy") is None or is_number(facts["accuracy"]) for facts in known):
+        raise ValueError(f"{path}: 'accuracy' should be a number or null; remove or mend this file")
+    return results
 
 
 def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
+LETTERS = ("A", "B", "C", "D")
+"""What the options of SEED-Bench and MMBench are called."""
 BOX_SCALE = 100
 """Boxes in text run from 0 to 100."""
 CIRCLE = 1_000_000

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minigpt4.evaluation.benchmark import NUM_SHOWN, read_json
-from minigpt4.evaluation.scorers import first_letter
-from minigpt4.evaluation.tables import need, read_tsv
+from minigpt4.common.json_records import read_json
+from minigpt4.common.row_checks import require, shown
+from minigpt4.evaluation.rows import NUM_SHOWN, each, optional_text, read_rows
+from minigpt4.evaluation.scorers import LETTERS, first_letter
+from minigpt4.evaluation.tables import need
+from minigpt4.evaluation.tsv import read_tsv
 
 NO_ANSWER, UNKNOWN = "questions without an answer", "answers to no question"
 REPEATED = "questions answered more than once"
@@ -28,20 +31,40 @@ class Result(NamedTuple):
 
 def read_results(path: Path) -> list[Result]:
     """Return the answers of a result file. Raises: ValueError that names file and row of what is no answer."""
-    results = []
-    for number, row in enumerate(read_json(path), start=1):
-        lacking = [key for key in ("question_id", "text") if not isinstance(row, dict) or key not in row]
-        if lacking:
-            raise ValueError(f"{path}: row {number} has no {', '.join(lacking)}")
-        results.append(Result(str(row["question_id"]), "" if row["text"] is None else str(row["text"])))
-    return results
+
+    def result(number: int, row: Any) -> Result:
+        require(row, {"question_id": (int, str)})
+        if "text" not in row:
+            raise ValueError("has no text")
+        return Result(str(row["question_id"]), optional_text(row, "text") or "")
+
+    return each(read_rows(path, any_text=True), result, lambda number: f"{path}: row {number + 1}")
 
 
-def read_seed(path: Path) -> dict[str, Any]:
-    """Return SEED's annotation. Raises: ValueError when the file does not hold its questions and their types."""
+def read_seed(path: Path, *, need_answers: bool = True) -> dict[str, Any]:
+    """Return SEED's annotation; without answers, where they are not needed and no question has one.
+
+    Raises: ValueError that names the file, and the questions and keys that do not fit.
+    """
     annotation = read_json(path)
     if not isinstance(annotation, dict) or not {"question_type", "questions"} <= set(annotation):
         raise ValueError(f"{path} is no SEED annotation: it holds no question_type or no questions")
+    types, questions = annotation["question_type"], annotation["questions"]
+    kinds = set(map(type, types.values())) if isinstance(types, dict) else {dict}
+    if kinds not in (set(), {int}, {str}):
+        raise ValueError(f"{path}: 'question_type' should be an object with a number for each name")
+    if not isinstance(questions, list):
+        raise ValueError(f"{path}: 'questions' should be a list, not {shown(questions)}")
+    is_labelled = need_answers or any(isinstance(row, dict) and "answer" in row for row in questions)
+
+    def check(number: int, row: Any) -> None:
+        require(row, {"question_id": (int, str), "question_type_id": (int, str), "data_type": str})
+        if is_labelled:
+            require(row, {"answer": str})
+            if row["answer"].upper() not in LETTERS:
+                raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(row['answer'])}")
+
+    each(questions, check, lambda number: f"{path}: question {number + 1}")
     return annotation
 
 
@@ -84,11 +107,8 @@ def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
 
 
 def read_mmbench(path: Path) -> Any:
-    """Return MMBench's TSV as a DataFrame. Raises: ValueError when it has no column `index`."""
-    table = read_tsv(path, "the mmbench converter")
-    if "index" not in table:
-        raise ValueError(f"{path} has no column 'index'; its columns are {', '.join(map(str, table.columns))}")
-    return table
+    """Return MMBench's TSV as a DataFrame. Raises: ValueError that names the lines and rows that are broken."""
+    return read_tsv(path, "the mmbench converter", columns=("index",))
 
 
 def check_ids(expected: Sequence[str], results: Sequence[Result]) -> dict[str, list[str]]:

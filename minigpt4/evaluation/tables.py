@@ -1,4 +1,4 @@
-"""Tables: reading TSV files as the benchmark's authors do, and writing sheets that hold any text."""
+"""Tables: optional packages, empty cells, and sheets that hold any text."""
 
 from __future__ import annotations
 
@@ -25,18 +25,6 @@ def need(module: str, user: str) -> Any:
 def is_absent(value: Any) -> bool:
     """Return whether a cell of a table counts as empty: NaN, or a text that reads nan or none."""
     return (isinstance(value, float) and value != value) or str(value).lower() in ("nan", "none")
-
-
-def read_tsv(path: Path, user: str, *, as_text: bool = False) -> Any:
-    """Return a DataFrame of a tab-separated file, read with pandas' defaults (empty, NA, null.. become NaN).
-
-    `as_text` keeps a column of numbers as the text that stands in the file. Raises: ValueError that names the file.
-    """
-    pandas = need("pandas", user)
-    try:
-        return pandas.read_csv(path, sep="\t", dtype=str if as_text else None)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def clean_cell(text: str) -> str:

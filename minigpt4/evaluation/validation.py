@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt4.evaluation.choice import LETTERS
-from minigpt4.evaluation.scorers import circular_percent, first_letter, leading_letter, percent, read_letter
+from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, leading_letter, percent, read_letter
 from minigpt4.evaluation.submissions import (
     NO_ANSWER,
     NOT_SUBMITTED,
@@ -71,7 +71,7 @@ def read_answers(path: Path) -> tuple[list[Result], list[str]]:
     need("openpyxl", "reading a sheet")
     try:
         sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not {"index", "prediction"} <= set(sheet):
         raise ValueError(f"{path} needs the columns index and prediction; it has {some(list(sheet))}")

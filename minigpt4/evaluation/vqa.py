@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
-from minigpt4.evaluation.benchmark import SHORT_ANSWER, Answered, Benchmark, Question, read_json
+from minigpt4.common.row_checks import require
+from minigpt4.evaluation.benchmark import SHORT_ANSWER, Answered, Benchmark, Question
+from minigpt4.evaluation.rows import Row, check_answers, each, optional_text, repeated
 from minigpt4.evaluation.scorers import percent_by
 from minigpt4.evaluation.vqa_accuracy import AGREEING, vqa_accuracy
 
@@ -25,26 +27,35 @@ class OKVQA(Benchmark):
     is_graded = True
     source = "OK-VQA: the evaluation dataset, and COCO2014 validation images; see Evaluation in the README"
 
+    answers_by_id = True
+    fields: ClassVar = {"question_id": (int, str), "question": str, "image_id": int}
+    annotation_file = "mscoco_val2014_annotations_clean.json"
+    annotation_fields: ClassVar = {"question_id": (int, str), "question_type": str, "answer_type": str}
+
     def questions(self) -> list[Question]:
         """Return the questions of okvqa_test_split.json with the human answers of the annotation file."""
-        people = {row["question_id"]: row for row in self._file("mscoco_val2014_annotations_clean.json")["annotations"]}
-        return [self._question(row, people) for row in self._file("okvqa_test_split.json")]
+        annotations = self.eval_file / self.annotation_file
+        found = self.rows(annotations, key="annotations")
+        rows = each(found, self._annotation, lambda number: f"{self.name}: {annotations}: annotation {number}")
+        if twice := repeated(row["question_id"] for row in rows):
+            raise ValueError(f"{self.name}: {annotations}: has several annotations of question {twice[0]}")
+        self._people = {row["question_id"]: row for row in rows}
+        return self.ask_each(self.rows(self.eval_file / "okvqa_test_split.json"), self._question)
 
-    def _question(self, row: Mapping[str, Any], people: Mapping[int, Mapping[str, Any]]) -> Question:
-        if row["question_id"] not in people:
-            raise ValueError(f"{self.name}[{row['question_id']}]: {self.eval_file} holds no annotation of it")
+    def _annotation(self, number: int, row: Row) -> Row:
+        require(row, self.annotation_fields)
+        check_answers(row)
+        return row
+
+    def _question(self, number: int, row: Row, **about: Any) -> Question:
+        if row["question_id"] not in self._people:
+            raise ValueError(f"{self.annotation_file} holds no annotation of question {row['question_id']}")
         return Question(
             id=row["question_id"],
             prompt=SHORT_ANSWER.format(row["question"]),
             image=(self.img_dir / f"COCO_val2014_{row['image_id']:012}.jpg",),
-            extra=people[row["question_id"]],
+            extra=self._people[row["question_id"]],
         )
-
-    def _file(self, name: str) -> Any:
-        path = self.eval_file / name
-        if not path.is_file():
-            raise ValueError(self.missing(path))
-        return read_json(path)
 
     def clean(self, answer: str) -> str:
         """Return the answer in lower case."""
@@ -85,17 +96,25 @@ class VizWiz(Benchmark):
         "and reply 'unanswerable' when the provided information is insufficient"
     )
 
+    fields: ClassVar = {"image": str, "question": str}
+    label = "answers"
+
     def questions(self) -> list[Question]:
         """Return a question a row, with its human answers."""
-        return [
-            Question(
-                id=number,
-                prompt=self.template.format(row["question"]),
-                image=(self.img_dir / row["image"],),
-                extra={"answers": [person["answer"] for person in row["answers"]], "type": row.get("answer_type")},
-            )
-            for number, row in enumerate(self.rows("image", "question", "answers"))
-        ]
+        return self.ask_each(self.rows(), self._question)
+
+    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+        if is_labelled:
+            check_answers(row)
+        return Question(
+            id=number,
+            prompt=self.template.format(row["question"]),
+            image=(self.img_dir / row["image"],),
+            extra={
+                "answers": [person["answer"] for person in row["answers"]] if is_labelled else None,
+                "type": optional_text(row, "answer_type"),
+            },
+        )
 
     def result(self, question: Question, answer: str) -> dict[str, Any]:
         """Return the answer alone, in the order of the questions."""
@@ -103,9 +122,12 @@ class VizWiz(Benchmark):
 
     def about(self, question: Question) -> dict[str, Any]:
         """Return the type of answer where the file tells it, and what people answered."""
-        return {**super().about(question), "truth": votes(question.extra["answers"])}
+        people = question.extra["answers"]
+        return {**super().about(question), "truth": None if people is None else votes(people)}
 
     def correctness(self, question: Question, answer: str) -> float | None:
         """Return a third a person who agrees, at most 1."""
+        if question.extra["answers"] is None:
+            return None
         agreeing = sum(person.strip().lower() == answer.lower() for person in question.extra["answers"])
         return min(agreeing / AGREEING, 1.0)

@@ -123,7 +123,7 @@ def test_a_bad_row_is_reported_when_built_and_named_when_fetched(colours, caplog
     assert "colour: 2 of 3 rows are bad" in caplog.text
     with pytest.raises(ValueError, match=r"colour\[1\]: .*colours\.json: record 2: 'colour' is missing \("):
         get(dataset, 1)
-    with pytest.raises(ValueError, match=r"colour\[2\]: .*colours\.json: record 3: 'file' should be a text, not int"):
+    with pytest.raises(ValueError, match=r"colour\[2\]: .*colours\.json: record 3: 'file' should be a text, not 2"):
         get(dataset, 2)
 
 

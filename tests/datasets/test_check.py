@@ -99,7 +99,7 @@ def test_a_row_of_another_schema_stops_a_training_that_tolerates_none(load, worl
     rows = json.loads((world / "gqa.json").read_text())
     (world / "gqa.json").write_text(json.dumps([*rows, {**rows[0], "answer": 3}]))
     text = problems(load())
-    assert f"gqa: 1 of 4 rows are bad: {world}/gqa.json: record 4: 'answer' should be a text, not int" in text
+    assert f"gqa: 1 of 4 rows are bad: {world}/gqa.json: record 4: 'answer' should be a text, not 3" in text
     assert "1 rows are bad, run.max_bad_samples allows 0; repair them, raise it, or `--check full`" in text
     tolerant = check(load("run.max_bad_samples=1"))
     assert tolerant.problems == []

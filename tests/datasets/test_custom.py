@@ -91,7 +91,7 @@ def test_a_row_without_image_is_text_only(mine):
         ({"conversations": said("a")}, "should be questions with their answers, not 1 parts"),
         ({"conversations": said("a", "b", "c")}, "should be questions with their answers, not 3 parts"),
         ({"conversations": said("a", "b")[::-1]}, "part 1 of its conversation is from 'gpt' instead of human or user"),
-        ({"conversations": ["a", "b"]}, "a part of a conversation should be an object with value, not str"),
+        ({"conversations": ["a", "b"]}, "a part of a conversation should be an object with value, not 'a'"),
         (["x"], "a row should be an object"),
     ],
 )
@@ -139,3 +139,50 @@ def test_an_unknown_name_or_type_is_refused_with_the_nearest(tmp_path, kind):
     with pytest.raises(ValueError) as error:
         Config.load(path)
     assert f"datasets.gqaa: no builder is registered as {nearest} (data of your own: type: custom)" in str(error.value)
+
+
+ROW = '{"image": "a.jpg", "question": "What?", "answer": "a box"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "num_rows"),
+    [
+        ("a.json", f"\ufeff[{ROW}]\r\n\r\n", 1),
+        ("a.json", f"{ROW}\n\n{ROW}\r\n\n", 2),
+        ("a.jsonl", f"[{ROW},\n{ROW}]\n", 2),
+        ("a.jsonl", f"\ufeff{ROW}\n \n{ROW}", 2),
+    ],
+)
+def test_the_content_of_a_file_tells_how_its_rows_lie(mine, tmp_path, build, name, text, num_rows):
+    mine({"question": "Q", "answer": "A"})
+    (tmp_path / name).write_bytes(text.encode())
+    dataset = build("custom", {"ann_path": str(tmp_path / name), "image_path": str(tmp_path / "pictures")})
+    assert [turns(dataset, row) for row in range(len(dataset))] == [[(f"{SPAN} What? ", "a box")]] * num_rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"[{ROW}]\n[{ROW},\n{ROW}]\n", r"a\.json: more text after its list at byte 61"),
+        (f"{ROW}\n\nx\n{ROW}", r"a\.json: line 3: is no JSON|more text after its object at byte 60"),
+        (f"[{ROW}, {ROW[:-1]}", "broken or cut off JSON near byte"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+    ],
+)
+def test_a_file_with_more_or_less_than_its_rows_is_an_error(mine, tmp_path, build, text, message):
+    mine({"question": "Q", "answer": "A"})
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build("custom", {"ann_path": str(tmp_path / "a.json"), "image_path": str(tmp_path / "pictures")})
+
+
+def test_a_row_with_half_a_character_is_bad_and_named_at_its_line(mine, tmp_path, build):
+    mine({"question": "Q", "answer": "A"})
+    (tmp_path / "a.jsonl").write_text(f'{ROW}\n\n{{"question": "\\ud83d", "answer": "a"}}\n{ROW}\n')
+    dataset = build("custom", {"ann_path": str(tmp_path / "a.jsonl"), "image_path": str(tmp_path / "pictures")})
+    assert dataset.report.bad == [
+        f"{tmp_path}/a.jsonl: line 3: a text holds half a character: a \\ud8xx escape without its other half"
+    ]
+    with pytest.raises(ValueError, match=r"custom\[1\]: .*a\.jsonl: line 3: a text holds half a character"):
+        dataset.get(1, random.Random(0))
+    assert turns(dataset, 2) == turns(dataset, 0)

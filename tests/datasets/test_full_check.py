@@ -29,7 +29,7 @@ def test_a_full_check_opens_every_image_and_training_can_leave_out_what_its_repo
     report = json.loads((world / "out/bad_samples.json").read_text())
     assert report["num_images_opened"] == 5
     assert [Path(path).name for path in report["images"]] == ["0.jpg", "1.jpg", "gone.jpg"]
-    assert report["rows"] == {f"{world}/gqa.json: record 4": "'answer' should be a text, not int"}
+    assert report["rows"] == {f"{world}/gqa.json: record 4": "'answer' should be a text, not 3"}
 
     clean = check(load(f"run.bad_samples_report={world}/out/bad_samples.json"))
     assert clean.problems == []

@@ -52,8 +52,8 @@ def test_inverse_datasets_read_the_folder_without_inv(refcoco):
     ("ref", "message"),
     [
         ({"ann_id": 2}, "ref 2: instances.json has no annotation 2"),
-        ({"image_id": "7"}, "ref 2: 'image_id' should be a whole number, not str"),
-        ({"sentences": ["red"]}, "ref 2: a sentence should be an object with raw, not str"),
+        ({"image_id": "7"}, "ref 2: 'image_id' should be a whole number, not '7'"),
+        ({"sentences": ["red"]}, "ref 2: a sentence should be an object with raw, not 'red'"),
     ],
 )
 def test_a_ref_that_does_not_fit_is_named(refcoco, ref, message):

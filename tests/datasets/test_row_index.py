@@ -51,7 +51,7 @@ def test_the_rows_of_a_large_file_are_found_once(gqa, tmp_path, caplog):
     for dataset in (first, second):
         assert (len(dataset), dataset.report.num_bad) == (NUM_ROWS, 1)
         assert questions(dataset, 0, 6, 1999) == ["Q0 é?", "Q6 é?", "Q1999 é?"]
-        assert dataset.report.bad == [f"{tmp_path}/a.json: record 8: 'question' should be a text, not int"]
+        assert dataset.report.bad == [f"{tmp_path}/a.json: record 8: 'question' should be a text, not 7"]
 
 
 def test_a_small_file_leaves_nothing_behind(gqa, tmp_path, monkeypatch):

@@ -3,9 +3,8 @@ import pickle
 
 import pytest
 
-from minigpt4.datasets import rows
 from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.rows import JsonLines, JsonRecords, require
+from minigpt4.datasets.rows import JsonRecords, require
 
 RECORDS = [{"text": "plain"}, {"text": "東京 ☕ é"}, {"text": "after non-ASCII", "n": [1, {"m": -2.5}]}, {}]
 
@@ -35,38 +34,36 @@ def table_of(records, rules=None):
     return RowTable.scan(getattr(records, "path", ""), records, rules or OneEach())
 
 
-@pytest.fixture(params=[1, 3, 1 << 22])
-def chunk(request, monkeypatch):
-    """The file is read in pieces of so many bytes."""
-    monkeypatch.setattr(rows, "CHUNK", request.param)
+CHUNKS = pytest.mark.parametrize("chunk", [1, 3, 1 << 22])
+"""The file is read in pieces of this many bytes."""
 
 
-@pytest.mark.usefixtures("chunk")
+@CHUNKS
 @pytest.mark.parametrize("style", [{}, {"indent": 2}, {"ensure_ascii": False}, {"ensure_ascii": False, "indent": 1}])
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf", b" \n\t"])
-def test_each_record_is_found_again_where_it_lies(tmp_path, style, begin):
+def test_each_record_is_found_again_where_it_lies(tmp_path, chunk, style, begin):
     path = tmp_path / "a.json"
     path.write_bytes(begin + json.dumps(RECORDS, **style).encode())
-    table = table_of(JsonRecords(str(path)))
+    table = table_of(JsonRecords(str(path), chunk=chunk))
     assert [table[index] for index in range(len(table))] == [(record, 0) for record in RECORDS]
 
 
-@pytest.mark.usefixtures("chunk")
-def test_items_of_an_object_are_records_with_their_key(tmp_path):
+@CHUNKS
+def test_items_of_an_object_are_records_with_their_key(tmp_path, chunk):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"é": {"n": 1}, "b": {"n": [2]}}, ensure_ascii=False), encoding="utf-8")
-    table = table_of(JsonRecords(str(path)))
+    table = table_of(JsonRecords(str(path), chunk=chunk))
     assert [table[0][0], table[1][0]] == [{"é": {"n": 1}}, {"b": {"n": [2]}}]
 
 
-@pytest.mark.usefixtures("chunk")
+@CHUNKS
 @pytest.mark.parametrize(
     "text", ['{"info": {"data": [7]}, "n": 12, "data": [{"a": 1}, {"a": 2}], "z": 1}', '[{"a": 1}, {"a": 2}]']
 )
-def test_records_under_a_key_or_the_list_alone(tmp_path, text):
+def test_records_under_a_key_or_the_list_alone(tmp_path, chunk, text):
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert list(JsonRecords(str(path), key="data")) == [{"a": 1}, {"a": 2}]
+    assert list(JsonRecords(str(path), chunk=chunk, key="data")) == [{"a": 1}, {"a": 2}]
 
 
 class Numbers(OneEach):
@@ -101,16 +98,16 @@ def test_a_record_of_another_shape_is_one_bad_row_with_its_place(tmp_path):
 def test_lines_of_a_jsonl_file_are_records(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": "é"}\n{"a": 2}\n\n', encoding="utf-8")
-    table = table_of(JsonLines(str(path)))
+    table = table_of(JsonRecords(str(path)))
     assert [table[index] for index in range(len(table))] == [({"a": "é"}, 0), ({"a": 2}, 0)]
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": \n', '{"a": 1}\n\n{"a": 2}'])
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": \n', '{"a": 1}\n,\n{"a": 2}'])
 def test_a_line_that_is_no_json_is_named(tmp_path, text):
     path = tmp_path / "a.jsonl"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"a\.jsonl: line 2: is no JSON: Expecting value"):
-        table_of(JsonLines(str(path)))
+        table_of(JsonRecords(str(path)))
 
 
 def test_records_of_no_json_file_are_kept_in_memory():
@@ -132,7 +129,7 @@ def test_a_table_goes_to_another_process(tmp_path):
     assert table[1] == pickle.loads(pickle.dumps(table))[1]
 
 
-@pytest.mark.usefixtures("chunk")
+@CHUNKS
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -140,16 +137,17 @@ def test_a_table_goes_to_another_process(tmp_path):
         ('[{"a": 1}, {"a": "xy', "broken or cut off JSON near byte 17: Unterminated string"),
         ('[{"a": 1}', r"broken JSON at byte 9: its end where one of ,\] should be"),
         ('[{"a": 1} {"a": 2}]', r"broken JSON at byte 10: '\{' where one of ,\] should be"),
-        ("", r"broken JSON at byte 0: its end where one of \[\{ should be"),
+        (" ", r"broken JSON at byte 1: its end where one of \[\{ should be"),
+        ("", "is empty"),
         ("<html>", r"broken JSON at byte 0: '<' where one of \[\{ should be"),
         ('{"other": []}', "has no list under 'data'"),
     ],
 )
-def test_a_broken_file_is_named_with_the_place(tmp_path, text, message):
+def test_a_broken_file_is_named_with_the_place(tmp_path, chunk, text, message):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"a.json: {message}"):
-        list(JsonRecords(str(path), key="data"))
+        list(JsonRecords(str(path), chunk=chunk, key="data"))
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
@@ -173,12 +171,12 @@ def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
     [
         ({}, r"'q' is missing \(there are no keys\)"),
         ({"question": 1}, r"'q' is missing \(there are question\)"),
-        ({"q": 1, "n": 1, "a": ["x"]}, "'q' should be a text, not int"),
-        ({"q": "x", "n": [1], "a": ["x"]}, "'n' should be a whole number or a text, not list"),
+        ({"q": 1, "n": 1, "a": ["x"]}, "'q' should be a text, not 1"),
+        ({"q": "x", "n": [1], "a": ["x"]}, "'n' should be a whole number or a text, not a list"),
         ({"q": "x", "n": 1, "a": "x"}, "'a' should be a list of one or more texts"),
         ({"q": "x", "n": 1, "a": []}, "'a' should be a list of one or more texts"),
         ({"q": "x", "n": 1, "a": [None]}, "'a' should be a list of one or more texts"),
-        ("x", "a row should be an object with q, n, a, not str"),
+        ("x", "a row should be an object with q, n, a, not 'x'"),
     ],
 )
 def test_a_row_of_another_shape_is_told_in_words(row, message):

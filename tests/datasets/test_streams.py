@@ -96,6 +96,16 @@ def test_ranks_draw_different_rows_of_an_endless_stream_and_resume_in_it():
     assert streams[2] == streams[1][7000:]
 
 
+@pytest.mark.parametrize("text", [b'{"caption": "\\ud83d"}', b"[" * 100_000, b'{"caption": null}', b"5"])
+def test_a_sample_whose_text_cannot_be_used_is_skipped(tmp_path, build, text):
+    good = sample("good", 8)
+    image = next(content for name, content in good.items() if name.endswith("jpg"))
+    write_shard(tmp_path / "0.tar", good | {"bad.jpg": image, "bad.json": text})
+    dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})
+    assert {dataset.get(row, random.Random(0)).turns[0].answer for row in range(10)} == {"good"}
+    assert dataset.num_skipped >= 5
+
+
 def test_a_sample_that_does_not_decode_is_skipped_and_counted(tmp_path, build, caplog):
     write_shard(tmp_path / "0.tar", sample("good", 8) | {"bad.jpg": b"no jpeg", "bad.json": b'{"caption": "bad"}'})
     dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})

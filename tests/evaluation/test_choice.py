@@ -104,7 +104,7 @@ def test_a_seed_row_without_an_image_field_is_refused(make_benchmarks, tmp_path)
     path = Path(tmp_path / "s.jsonl")
     path.write_text('{"image": "x", "text": "t", "question_id": 1}\n{"text": "t", "question_id": 2}\n')
     [benchmark] = make_benchmarks("seed", eval_file_path=str(path))
-    with pytest.raises(ValueError, match=r"seed\[1\]: .* has no image in this row"):
+    with pytest.raises(ValueError, match=r"seed\[1\]: .*: 'image' is missing \(there are text, question_id"):
         benchmark.questions()
 
 
@@ -112,5 +112,5 @@ def test_a_seed_id_that_is_no_number_is_refused(make_benchmarks, tmp_path):
     path = Path(tmp_path / "s.jsonl")
     path.write_text('{"image": "x", "text": "t", "question_id": "v1"}\n')
     [benchmark] = make_benchmarks("seed", eval_file_path=str(path))
-    with pytest.raises(ValueError, match="holds the question_id 'v1', expected a number"):
+    with pytest.raises(ValueError, match=r"seed\[0\]: .*: 'question_id' should be a number, not 'v1'"):
         benchmark.questions()

@@ -81,7 +81,7 @@ def test_everything_that_is_missing_is_told_before_the_model_is_loaded(tmp_path,
         raise AssertionError("the model was loaded")
 
     options = ["evaluation_datasets.seed.eval_file_path=nowhere.jsonl", "evaluation_datasets.hm.img_path=nowhere"]
-    with pytest.raises(ValueError, match="files of the evaluation are missing") as error:
+    with pytest.raises(ValueError, match="the evaluation cannot start") as error:
         command.evaluate(parse(tmp_path, "--options", *options), "eval_vqa.py", load)
     assert "seed: nowhere.jsonl does not exist (evaluation_datasets.seed.eval_file_path)" in str(error.value)
     assert "hm: 16 questions have no image (evaluation_datasets.hm.img_path)" in str(error.value)
@@ -209,3 +209,18 @@ def test_questions_and_results_have_the_models_own_template_and_what_was_allowed
     assert facts["prompt_template"] == "<s>USER: <Img><ImageHere></Img> {} ASSISTANT:"
     assert facts["first_prompt"].startswith(start)
     assert facts["mismatches"] == list(Mismatched.mismatches)
+
+
+@pytest.mark.parametrize("section", ["", "evaluation_datasets:\n", "evaluation_datasets: {}\n", None])
+def test_a_script_with_nothing_to_evaluate_says_so_before_the_model_is_loaded(tmp_path, section):
+    section = "evaluation_datasets: {hm: {eval_file_path: a.json}}\n" if section is None else section
+    (tmp_path / "none.yaml").write_text("model: {arch: minigpt_v2}\n" + section + "run: {device: cpu}\n")
+    args = command.make_parser("test").parse_args(["--cfg-path", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match=r"^evaluation_datasets lists none of refcoco, refcoco\+, refcocog$"):
+        command.evaluate(args, "eval_ref.py", load_nothing)
+
+
+def test_a_script_ends_with_one_line_and_code_1_where_there_is_nothing_to_evaluate(capsys):
+    with pytest.raises(SystemExit) as error, command.plain_errors("eval_ref.py"):
+        raise ValueError("evaluation_datasets lists none of refcoco")
+    assert error.value.code == "eval_ref.py: evaluation_datasets lists none of refcoco"  # printed, with code 1

@@ -51,7 +51,7 @@ def test_a_file_about_other_questions_is_refused(make_benchmarks, golden, tmp_pa
 
 def test_a_damaged_results_file_is_named(tmp_path):
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results.json is not JSON, remove it"):
+    with pytest.raises(ValueError, match=r"results.json: broken JSON at byte 1: .*; remove or mend this file"):
         read_results(tmp_path)
 
 

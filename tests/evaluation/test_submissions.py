@@ -85,14 +85,14 @@ def test_hostile_answers_stay_text(tmp_path):
 def test_a_result_row_without_text_is_named(tmp_path):
     path = tmp_path / "seed.jsonl"
     path.write_text(json.dumps({"question_id": 1, "text": None}) + "\n" + json.dumps({"question_id": 2}) + "\n")
-    with pytest.raises(ValueError, match=r"seed.jsonl: row 2 has no text"):
+    with pytest.raises(ValueError, match=r"seed.jsonl: row 2: has no text"):
         read_results(path)
 
 
 def test_a_broken_result_line_is_named(tmp_path):
     path = tmp_path / "seed.jsonl"
     path.write_text('{"question_id": 1, "text": "A"}\n{"question_id"\n')
-    with pytest.raises(ValueError, match=r"seed.jsonl:2 is not JSON"):
+    with pytest.raises(ValueError, match=r"seed.jsonl: line 2: is no JSON"):
         read_results(path)
 
 

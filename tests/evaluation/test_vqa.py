@@ -165,7 +165,7 @@ def test_an_okvqa_question_without_people_is_refused(make_benchmarks, tmp_path):
     (tmp_path / "okvqa_test_split.json").write_text('[{"question_id": 5, "image_id": 1, "question": "q"}]')
     (tmp_path / "mscoco_val2014_annotations_clean.json").write_text('{"annotations": []}')
     [benchmark] = make_benchmarks("okvqa", eval_file_path=str(tmp_path))
-    with pytest.raises(ValueError, match=r"okvqa\[5\]: .* holds no annotation of it"):
+    with pytest.raises(ValueError, match=r"okvqa\[0\]: .* holds no annotation of question 5"):
         benchmark.questions()
 
 

@@ -1,0 +1,53 @@
+"""Opening a text file that a user gives: what is no UTF-8 text is named for what it is."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from typing import BinaryIO
+
+_OTHER_FILES = (
+    (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull`"),
+    (codecs.BOM_UTF32_LE, "is UTF-32 text; save it as UTF-8"),
+    (codecs.BOM_UTF32_BE, "is UTF-32 text; save it as UTF-8"),
+    (codecs.BOM_UTF16_LE, "is UTF-16 text; save it as UTF-8"),
+    (codecs.BOM_UTF16_BE, "is UTF-16 text; save it as UTF-8"),
+    (b"\x1f\x8b", "is a gzip file; unpack it first"),
+    (b"PK\x03\x04", "is a zip file; unpack it first"),
+)
+_HEAD = 64
+"""Bytes that tell what a file is."""
+
+
+def open_text(path: str | os.PathLike[str]) -> BinaryIO:
+    """Return a file of UTF-8 text, open for reading bytes behind a byte order mark.
+
+    Raises: ValueError naming the path when it is a folder, cannot be read, is empty, or is another kind of file.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115  # the caller closes it
+        head = file.read(_HEAD)
+    except IsADirectoryError as error:
+        raise ValueError(f"{path}: is a folder, not a file") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    found = next((what for begin, what in _OTHER_FILES if head.startswith(begin)), None)
+    if not head:
+        found = "is empty"
+    elif found is None and b"\0" in head[:2]:
+        found = "begins with a NUL byte, as UTF-16 text does; save it as UTF-8"
+    if found is not None:
+        file.close()
+        raise ValueError(f"{path}: {found}")
+    file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
+    return file
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the whole text of a file, without a byte order mark. Raises: as `open_text`, and where it is no UTF-8."""
+    with open_text(path) as file:
+        start, data = file.tell(), file.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text: {error.reason} at byte {start + error.start}") from error
