@@ -52,7 +52,7 @@ class RunConfig:
     strategy: str = "ddp"  # or fsdp, which shards the frozen LLM
     deterministic: bool = False  # on CUDA: bit-identical runs, slower
 
-    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    train_splits: list[str] = field(default_factory=lambda: ["train"])  # no other; build_info names its files
     valid_splits: list[str] = field(default_factory=list)
     test_splits: list[str] = field(default_factory=list)
     evaluate: bool = False

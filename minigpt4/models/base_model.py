@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ _BACKBONE = ("visual_encoder.", "ln_vision.")
 
 class BaseModel(nn.Module):
     """A module of which a part is trained."""
+
+    DEFAULT_CONFIG: ClassVar[str | None] = None
+    """The YAML file with the defaults of the `model` and `preprocess` sections, absolute or below the package."""
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield published name and parameter of all that is trained, in the order of registration."""
