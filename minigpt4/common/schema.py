@@ -57,6 +57,7 @@ class RunConfig:
     test_splits: list[str] = field(default_factory=list)
     evaluate: bool = False
     resume_ckpt_path: str | None = None  # a checkpoint, or auto: the newest of this job, or a start where there is none
+    allow_changes: bool = False  # resume a checkpoint of another mixture, seed or model; run.json lists the changes
     log_freq: int = 50
     wandb_log: bool = False
 

@@ -61,6 +61,7 @@ def describe_run(
     num_steps: int,
     device: torch.device,
     base_model: str,
+    changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what run.json says."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -73,6 +74,7 @@ def describe_run(
         "num_frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
         "fingerprint": base_model,
         "mixture": describe_mixture(ingredients, num_steps=num_steps),
+        "changed_options": list(changes),
         "config": dict(config),
     }
 

@@ -77,8 +77,8 @@ class RunnerBase:
         self.start_step = 0
         self.best_loss = float("inf")
         self.history: list[tuple[int, int]] = [(0, get_world_size())]  # (first step, number of ranks) of each part
-        if self.run.resume_ckpt_path:
-            resume(self, self.run.resume_ckpt_path)
+        self.changes: list[dict[str, Any]] = []  # options that differed when a checkpoint was resumed
+        resume(self)
         self.balanced = self.run.balance_ranks and get_world_size() > 1
         self.checkpoints = Checkpoints(
             self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
@@ -165,6 +165,7 @@ class RunnerBase:
                 num_steps=self.num_steps,
                 device=self.device,
                 base_model=self.base_model,
+                changes=self.changes,
             )
             write_run_file(self.folder / RUN_FILE, described)
             logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
