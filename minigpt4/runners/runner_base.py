@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,8 @@ class RunnerBase:
         for span in spans(self.run, start=self.start_step, num_steps=self.num_steps):
             sent = ahead or feeder.send(meter.fetch(batches))
             stop.ask()
-            seed_torch("step", self.run.seed, get_rank(), span.first)  # dropout masks
             feeder.arrive(sent)
-            losses, own_seconds = add_gradients(self, span, sent)
+            losses, own_seconds = self._take(span, sent)
             ahead = None
             if self.run.look_ahead and span.last + 1 < self.num_steps:
                 ahead = feeder.send(meter.fetch(batches))
@@ -124,6 +123,11 @@ class RunnerBase:
             if stopped:
                 return span.last + 1 == self.num_steps
         return True
+
+    def _take(self, span: Span, sent: Sequence[tuple[Loaded, Batch]]) -> tuple[Tensor, float]:
+        """Add the gradients of a span's batches, which are on the device; return what `add_gradients` returns."""
+        seed_torch("step", self.run.seed, get_rank(), span.first)  # dropout masks
+        return add_gradients(self, span, sent)
 
     def _look_back(self, span: Span, meter: Meter, log: RunLog, *, stopped: bool) -> None:
         """Log, validate and save where that fell due with a span's steps."""

@@ -2,9 +2,11 @@ import json
 
 import pytest
 
-from minigpt4.evaluation.benchmark import Answered
+from minigpt4.common.config import Config
+from minigpt4.evaluation.benchmark import Answered, Question
+from minigpt4.evaluation.parts import fingerprint
 from minigpt4.evaluation.published import results_table
-from minigpt4.evaluation.results import read_answered, read_results
+from minigpt4.evaluation.results import read_answered, read_results, settings_of
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
@@ -47,6 +49,22 @@ def test_a_file_about_other_questions_is_refused(make_benchmarks, golden, tmp_pa
     path.write_text("".join(['{"question_id": 1}\n', *lines[1:]]))
     with pytest.raises(ValueError, match=r"seed.jsonl, row 0: no answer in {'question_id': 1}"):
         read_answered(benchmark, questions, path)
+
+
+def test_answers_of_another_image_processor_are_another_run(tmp_path):
+    """Part files hold the name of their run, so answers made at 224 pixels are not taken for those at 448."""
+    path = tmp_path / "x.yaml"
+    path.write_text("run: {device: cpu}\n")
+    names = {
+        fingerprint([Question(id=1, prompt="What is this?", image="")], settings_of(Config.load(path, options)))
+        for options in (
+            [],
+            ["preprocess.vis_processor.eval.image_size=224"],
+            ["preprocess.vis_processor.eval.mean=[0.5,0.5,0.5]"],
+            ["model.lora_alpha=32"],
+        )
+    }
+    assert len(names) == 4
 
 
 def test_a_damaged_results_file_is_named(tmp_path):
