@@ -155,7 +155,7 @@ def _leaves(tree: Mapping[Any, Any], above: Keys = ()) -> dict[Keys, Any]:
 def _meaning(path: Keys, leaves: Mapping[Keys, Any]) -> Any:
     """Return the value that an option has, also where it is null."""
     value = leaves.get(path)
-    if path == ("run", "warmup_lr") and (value is None or value < 0):
+    if path == ("run", "warmup_lr") and (value is None or (isinstance(value, (int, float)) and value < 0)):
         return leaves[("run", "init_lr")]
     if path == ("model", "lora_target_modules") and isinstance(value, list):
         return sorted(value)

@@ -1,13 +1,14 @@
 """Which options differ between a checkpoint's config and a run's, and which of them make it another run."""
 
 import copy
+import json
 import sys
 
 import pytest
 
 from minigpt4.common.config import Config
 from minigpt4.runners.changes import changed_options, num_rows_of
-from tests.runners.tiny import tiny_config, write_config
+from tests.runners.tiny import ROOT, tiny_config, write_config
 
 ROWS = {"gqa": 9, "engine_mc": 8, "textcaps_caption": 7}
 
@@ -119,7 +120,7 @@ def test_what_no_step_depends_on_is_not_listed(saved, option, value):
         ("model.end_sym", None, "\n"),
         ("model.lora_target_modules", ["q_proj", "v_proj"], ["v_proj", "q_proj"]),
         ("run.warmup_lr", None, 1e-3),  # init_lr of the tiny config
-        ("run.warmup_lr", -1, None),
+        ("run.warmup_lr", -1.0, None),
         ("datasets.gqa.type", None, "gqa"),
         ("datasets.gqa.sample_ratio", 2, 2.0),
         ("datasets.gqa.build_info.images.storage", "images", ["images"]),
@@ -188,3 +189,14 @@ def test_a_long_value_is_cut(saved):
     many = [f"shard-{number:05}.tar" for number in range(1000)]
     [change] = changes(saved, set_at(saved, "datasets.gqa.build_info.storage", many))
     assert len(str(change)) < 300
+
+
+@pytest.mark.parametrize("name", ["minigptv2_finetune", "minigptv2_finetune_dataengine"])
+def test_a_config_of_the_published_trainer_may_be_resumed_by_the_same_yaml(name):
+    """Its paths alone differ, and in one of them the number of epochs."""
+    recorded = json.loads((ROOT / "tests/golden/data/golden/misc/config_merge.json").read_text())
+    path = f"train_configs/{name}.yaml"
+    [saved] = [entry["config"] for entry in recorded if entry["cfg_path"] == path and "config" in entry]
+    found = changed_options(saved, Config.load(ROOT / path).to_dict(), rows_before=None, rows_now={})
+    assert not [change for change in found if change.refused]
+    assert {change.option for change in found} >= {"datasets.flickr_grounded_caption.build_info.ann_path"}
