@@ -26,6 +26,7 @@ from minigpt4.common.seeds import seed_torch
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
 from minigpt4.runners.checkpoints import choose_job
+from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.stop import EXIT_CODE as STOPPED
 from minigpt4.tasks import setup_task
 
@@ -71,9 +72,11 @@ def main() -> None:
         device = pick_device(cfg.run_cfg)
         task = setup_task(cfg)
         datasets = task.build_datasets(cfg)
+        job_id = choose_job(cfg.run_cfg)
+        refuse_changes(cfg, datasets, job_id)  # before the model's weights are read
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
-        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=choose_job(cfg.run_cfg))
+        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
     except ValueError as error:
         raise SystemExit(f"train.py: {error}") from error
     finished = runner.train()

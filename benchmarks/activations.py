@@ -94,8 +94,7 @@ def ours(count: int, *, recompute: bool) -> tuple[int, int]:
     images = model.see(batch.images.to(META))  # by a frozen encoder, which keeps nothing
     with FakeTensorMode() as pretended:
         pretend_on_gpu(model)
-        batch.images = images
-        on_gpu = batch._each(lambda tensor: pretended.from_tensor(tensor).to("cuda"))
+        on_gpu = batch.with_fields(images=images)._each(lambda tensor: pretended.from_tensor(tensor).to("cuda"))
         saved = SavedBytes(model)
         with saved_tensors_hooks(saved.save, lambda tensor: tensor):
             model(on_gpu)

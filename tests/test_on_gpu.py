@@ -176,7 +176,7 @@ def test_a_case_that_the_budget_cuts_off_is_due_again(tmp_path):
 def test_the_command_measures_what_has_no_result_yet(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "on_gpu.py"), "--out", str(tmp_path), "--size", "tiny"]
     command += ["--device", "cpu", "--only", "ceiling", "golden answers"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["case"], line["status"]) for line in lines] == [("ceiling", "ok"), ("golden answers", "ok")]

@@ -86,12 +86,13 @@ class Config:
     def _merge_model(self, user: dict[str, Any], problems: list[str]) -> tuple[DictConfig, Any]:
         section = user.get("model")
         arch = section.get("arch", "minigpt_v2") if isinstance(section, Mapping) else "minigpt_v2"
-        known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
-        if arch not in known:
-            problems.append(f"model.arch: no model is registered as '{arch}'{_near(arch, known)}")
-            arch = "minigpt_v2"
-        defaults = _read_yaml(known[arch])
-        return _merge(schema.ModelConfig, "model", [defaults.get("model"), section], problems), defaults["preprocess"]
+        try:
+            defaults = _model_defaults(str(arch))
+        except ValueError as error:
+            problems.append(f"model.arch: {error}")
+            defaults = _model_defaults("minigpt_v2")
+        layers = [defaults.get("model"), section]
+        return _merge(schema.ModelConfig, "model", layers, problems), defaults.get("preprocess")
 
     def _merge_datasets(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
         merged = {}
@@ -122,6 +123,18 @@ class Config:
         for body in merged.values():
             body.pictures = body.pictures or self.model_cfg.pictures
         return OmegaConf.create(merged)
+
+
+def _model_defaults(arch: str) -> dict[str, Any]:
+    """Return the defaults of a model: its YAML in the package, or the one that its registered class names.
+
+    Raises: ValueError when no such model is registered, or its YAML cannot be read.
+    """
+    known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
+    if arch in known:  # found without importing the models, which takes seconds
+        return _read_yaml(known[arch])
+    path = getattr(registry.get_model_class(arch), "DEFAULT_CONFIG", None)
+    return _read_yaml(PACKAGE_DIR / path) if path else {}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -210,6 +223,8 @@ def _wrong_values(run: DictConfig) -> list[str]:
     lowest = dict.fromkeys(from_one, 1) | dict.fromkeys((*from_zero, "max_skipped_steps"), 0)
     wrong = {key: low for key, low in lowest.items() if run[key] is not None and run[key] < low}
     problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in wrong.items()]
+    if list(run.train_splits) != ["train"]:
+        problems.append(f"run.train_splits: expected [train], the split that is trained on, got {run.train_splits}")
     for key, names in NAMES.items():
         given = run[key] if OmegaConf.is_list(run[key]) else [run[key]]
         wrong_names = [name for name in given if name not in names]

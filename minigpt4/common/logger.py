@@ -1,16 +1,14 @@
-"""Lines on the terminal, and the name of a run's folder."""
+"""Lines on the terminal."""
 
 from __future__ import annotations
 
-import datetime
 import logging
 import sys
 from typing import Any
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
-from minigpt4.common.dist_utils import broadcast_object, get_rank
+from minigpt4.common.dist_utils import get_rank
 
 
 class _TqdmHandler(logging.StreamHandler[Any]):
@@ -27,8 +25,3 @@ def setup_logger() -> None:
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s{name} %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, handlers=[handler], force=True)
-
-
-def new_job_id(run_cfg: DictConfig) -> str:
-    """Return the folder name of this run below `run.output_dir`, the same on every rank: `run.job_id` or the time."""
-    return broadcast_object(run_cfg.job_id or datetime.datetime.now().strftime("%Y%m%d%H%M%S"))

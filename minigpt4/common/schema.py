@@ -52,11 +52,12 @@ class RunConfig:
     strategy: str = "ddp"  # or fsdp, which shards the frozen LLM
     deterministic: bool = False  # on CUDA: bit-identical runs, slower
 
-    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    train_splits: list[str] = field(default_factory=lambda: ["train"])  # no other; build_info names its files
     valid_splits: list[str] = field(default_factory=list)
     test_splits: list[str] = field(default_factory=list)
     evaluate: bool = False
     resume_ckpt_path: str | None = None  # a checkpoint, or auto: the newest of this job, or a start where there is none
+    allow_changes: bool = False  # resume a checkpoint of another mixture, seed or model; run.json lists the changes
     log_freq: int = 50
     wandb_log: bool = False
 

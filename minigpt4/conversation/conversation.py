@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Example:
             raise ValueError(f"{self.id}: its prompts show {shown} images but it carries {len(self.images)}")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Examples laid end to end, no padding between them.
 
@@ -75,10 +76,12 @@ class Batch:
     sizes: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.image_places = (self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1)
-        self.target_places = (self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
-        self.bounds = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int()
-        self.sizes = tuple(self.lengths.tolist())
+        self._set(
+            image_places=(self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1),
+            target_places=(self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1,
+            bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
+            sizes=tuple(self.lengths.tolist()),
+        )
 
     @classmethod
     def empty(cls) -> Batch:
@@ -94,11 +97,22 @@ class Batch:
         """Return the batch in page-locked memory; the DataLoader calls this when it pins."""
         return self._each(Tensor.pin_memory)
 
+    def with_fields(self, **values: Any) -> Batch:
+        """Return a batch with other values in the named fields; it shares all other tensors with this one.
+
+        What was found when this batch was made is kept, so no device is asked again: the caller names those fields too
+        where other values change them.
+        """
+        other = copy(self)
+        other._set(**values)
+        return other
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch of changed tensors; what was found when this one was made is not looked for again."""
-        changed = copy(self)
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, Tensor):
-                setattr(changed, one.name, change(value))
-        return changed
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return self.with_fields(**{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+
+    def _set(self, **values: Any) -> None:
+        """Set fields while a batch is made; afterwards it is frozen."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)

@@ -187,7 +187,7 @@ def _judge_checkpoints(cfg: Config, checkup: Checkup) -> None:
     for file in checkup.weights:
         resumed = file.key == "run.resume_ckpt_path"
         if (resumed or file.key == "model.ckpt") and not (file.problem or file.remark):
-            allowed = resumed and bool(cfg.run_cfg.get("allow_changes", False))
+            allowed = resumed and cfg.run_cfg.allow_changes
             problems, remarks = judge_checkpoint(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
             checkup.problems += problems
             checkup.remarks += remarks

@@ -57,12 +57,3 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
     return aligned(rows)
-
-
-def comparison_table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Return the published table, followed by a line for each run: title -> its results.json."""
-    lines = {"published baseline": BASELINE, "published engine (270k)": ENGINE}
-    lines |= {title: {name: facts["accuracy"] for name, facts in run.items()} for title, run in runs.items()}
-    rows = [["", *COLUMNS.values()]]
-    rows += [[title, *(as_percent(scores.get(name)) for name in COLUMNS)] for title, scores in lines.items()]
-    return aligned(rows)

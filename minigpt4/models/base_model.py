@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class BaseModel(nn.Module):
     """
 
     mismatches: Sequence[str] = ()
+
+    DEFAULT_CONFIG: ClassVar[str | None] = None
+    """The YAML file with the defaults of the `model` and `preprocess` sections, absolute or below the package."""
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield published name and parameter of all that is trained, in the order of registration."""

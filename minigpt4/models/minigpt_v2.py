@@ -43,6 +43,8 @@ class Float32LayerNorm(nn.LayerNorm):
 class MiniGPTv2(BaseModel):
     """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
 
+    DEFAULT_CONFIG = "configs/models/minigpt_v2.yaml"
+
     def __init__(
         self,
         *,

@@ -29,10 +29,9 @@ def target_counts(parts: Sequence[Loaded], *, num_draws: int, device: torch.devi
 
 
 def weigh(batch: Batch, loaded: Loaded, counts: Tensor) -> Batch:
-    """Give a batch on its device the weights of its labels: one over the number of targets of the draw of each."""
+    """Return a batch, on its device, with a weight for each label: one over the number of targets of its draw."""
     groups = loaded.groups.to(counts.device, non_blocking=True)
-    batch.weights = _each_token(counts.reciprocal()[groups], batch)
-    return batch
+    return batch.with_fields(weights=_each_token(counts.reciprocal()[groups], batch))
 
 
 def group_losses(output: dict[str, Tensor], batch: Batch, loaded: Loaded, *, num_draws: int) -> Tensor:

@@ -46,7 +46,7 @@ class Feeder:
         batch = batch.to(self.device, non_blocking=True)
         if self.see is not None and len(batch.images):
             with self.context(), torch.no_grad():
-                batch.images = self.see(batch.images)
+                return batch.with_fields(images=self.see(batch.images))
         return batch
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +52,18 @@ def shape_of(batch: Batch, num_accumulated: int) -> Shape:
 
 def padded_buffers(batch: Batch, shape: Shape) -> Batch:
     """Return a batch of a shape on the device of `batch`, to be filled by `fill`."""
-    made = copy(batch)
-    made.images = torch.empty_like(batch.images)
-    made.input_ids = batch.input_ids.new_zeros(shape.num_tokens)
-    made.labels = batch.labels.new_zeros(shape.num_tokens)
-    made.position_ids = batch.position_ids.new_zeros(shape.num_tokens)
-    made.weights = torch.zeros(shape.num_tokens, device=batch.input_ids.device)
-    made.image_places = torch.empty_like(batch.image_places)
-    made.target_places = batch.target_places.new_zeros(shape.num_targets)
-    made.bounds = batch.bounds.new_zeros(shape.num_examples + 1)
-    made.lengths = batch.lengths.new_zeros(shape.num_examples)
-    made.sizes = (shape.num_tokens,)  # the kernel asks for the longest example: a bound is enough
-    return made
+    return batch.with_fields(
+        images=torch.empty_like(batch.images),
+        input_ids=batch.input_ids.new_zeros(shape.num_tokens),
+        labels=batch.labels.new_zeros(shape.num_tokens),
+        position_ids=batch.position_ids.new_zeros(shape.num_tokens),
+        weights=torch.zeros(shape.num_tokens, device=batch.input_ids.device),
+        image_places=torch.empty_like(batch.image_places),
+        target_places=batch.target_places.new_zeros(shape.num_targets),
+        bounds=batch.bounds.new_zeros(shape.num_examples + 1),
+        lengths=batch.lengths.new_zeros(shape.num_examples),
+        sizes=(shape.num_tokens,),  # the kernel asks for the longest example: a bound is enough
+    )
 
 
 def fill(padded: Batch, batch: Batch) -> None:

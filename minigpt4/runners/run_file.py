@@ -42,6 +42,7 @@ def describe_run(
     num_steps: int,
     device: torch.device,
     base_model: Mapping[str, Any],
+    changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what run.json says; `base_model` is the identity of the frozen weights."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -55,6 +56,7 @@ def describe_run(
         "fingerprint": labels(base_model),
         "mismatches": list(model.mismatches),
         "mixture": describe_mixture(ingredients, num_steps=num_steps),
+        "changed_options": list(changes),
         "config": dict(config),
     }
 

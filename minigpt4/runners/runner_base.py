@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ class RunnerBase:
         self.start_step = 0
         self.best_loss = float("inf")
         self.history: list[tuple[int, int]] = [(0, get_world_size())]  # (first step, number of ranks) of each part
-        if self.run.resume_ckpt_path:
-            resume(self, self.run.resume_ckpt_path)
+        self.changes: list[dict[str, Any]] = []  # options that differed when a checkpoint was resumed
+        resume(self)
         self.balanced = self.run.balance_ranks and get_world_size() > 1
         self.checkpoints = Checkpoints(
             self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
@@ -108,9 +108,8 @@ class RunnerBase:
         for span in spans(self.run, start=self.start_step, num_steps=self.num_steps):
             sent = ahead or feeder.send(meter.fetch(batches))
             stop.ask()
-            seed_torch("step", self.run.seed, get_rank(), span.first)  # dropout masks
             feeder.arrive(sent)
-            losses, own_seconds = add_gradients(self, span, sent)
+            losses, own_seconds = self._take(span, sent)
             ahead = None
             if self.run.look_ahead and span.last + 1 < self.num_steps:
                 ahead = feeder.send(meter.fetch(batches))
@@ -125,6 +124,11 @@ class RunnerBase:
             if stopped:
                 return span.last + 1 == self.num_steps
         return True
+
+    def _take(self, span: Span, sent: Sequence[tuple[Loaded, Batch]]) -> tuple[Tensor, float]:
+        """Add the gradients of a span's batches, which are on the device; return what `add_gradients` returns."""
+        seed_torch("step", self.run.seed, get_rank(), span.first)  # dropout masks
+        return add_gradients(self, span, sent)
 
     def _look_back(self, span: Span, meter: Meter, log: RunLog, *, stopped: bool) -> None:
         """Log, validate and save where that fell due with a span's steps."""
@@ -166,6 +170,7 @@ class RunnerBase:
                 num_steps=self.num_steps,
                 device=self.device,
                 base_model=self.base_model,
+                changes=self.changes,
             )
             write_run_file(self.folder / RUN_FILE, described)
             logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])

@@ -54,7 +54,7 @@ class Sinks:
 
     def close(self) -> None:
         """Close all watchers."""
-        for sink in self._sinks:
+        for sink in list(self._sinks):
             self._guarded(sink, sink.close)
         self._sinks.clear()
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
 
 YAML = """
 model:
@@ -145,3 +146,36 @@ def test_the_config_as_plain_containers_loads_back_to_the_same(path, tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(plain))
     assert Config.load(again).to_dict() == plain
+
+
+def test_a_model_that_a_user_registered_is_named_by_its_arch(path, tmp_path):
+    """Its class names the YAML of its defaults; the options of the user's file lie over them."""
+    defaults = tmp_path / "mine.yaml"
+    defaults.write_text(
+        "model: {lora_alpha: 99, lora_r: 5}\n"
+        "preprocess:\n"
+        "  vis_processor: {train: {name: blip2_image_eval}}\n"
+        "  text_processor: {train: {name: blip_caption}}\n"
+    )
+    registry.register_model("test_config_with_yaml")(type("Mine", (), {"DEFAULT_CONFIG": str(defaults)}))
+    cfg = Config.load(path, ["model.arch=test_config_with_yaml"])
+    assert (cfg.model_cfg.arch, cfg.model_cfg.lora_alpha, cfg.model_cfg.lora_r) == ("test_config_with_yaml", 99, 8)
+    assert cfg.datasets_cfg.gqa.vis_processor.train.name == "blip2_image_eval"
+
+
+def test_a_registered_model_without_a_yaml_has_the_defaults_of_the_schema(path):
+    registry.register_model("test_config_without_yaml")(type("Bare", (), {}))
+    cfg = Config.load(path, ["model.arch=test_config_without_yaml"])
+    assert (cfg.model_cfg.lora_alpha, cfg.model_cfg.lora_r) == (16, 8)
+    assert cfg.preprocess_cfg.vis_processor.train is None
+
+
+def test_a_model_that_nobody_registered_names_the_nearest(path):
+    said = mistakes(path, "model.arch=minigpt_v3", "run.max_epoch=ten")
+    assert "model.arch: no model is registered as 'minigpt_v3'; did you mean 'minigpt_v2'?" in said
+    assert "run.max_epoch: expected int" in said
+
+
+@pytest.mark.parametrize("splits", ["[val]", "[train,val]", "[]"])
+def test_other_splits_to_train_on_are_refused_by_name(path, splits):
+    assert "run.train_splits: expected [train]" in mistakes(path, f"run.train_splits={splits}")

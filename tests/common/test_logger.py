@@ -2,9 +2,8 @@ import logging
 import re
 
 import pytest
-from omegaconf import OmegaConf
 
-from minigpt4.common.logger import new_job_id, setup_logger
+from minigpt4.common.logger import setup_logger
 
 
 @pytest.fixture
@@ -27,8 +26,3 @@ def test_setting_up_twice_does_not_say_everything_twice(own_root_logger, capsys)
     setup_logger()
     logging.getLogger("minigpt4.some").warning("once")
     assert capsys.readouterr().err.count("once") == 1
-
-
-def test_a_run_is_named_by_its_job_id_or_the_time():
-    assert new_job_id(OmegaConf.create({"job_id": "mine"})) == "mine"
-    assert re.fullmatch(r"20\d{12}", new_job_id(OmegaConf.create({"job_id": None})))

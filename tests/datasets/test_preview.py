@@ -90,7 +90,7 @@ def test_the_page_opens_in_a_browser_and_has_its_boxes(preview, tmp_path):
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     flags += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
     flags += [f"--user-data-dir={tmp_path}/profile", "--window-size=1260,5000", f"--screenshot={tmp_path}/page.png"]
-    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr  # where a page's errors go
     text = path.read_text(encoding="utf-8")

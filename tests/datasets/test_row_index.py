@@ -121,7 +121,7 @@ def test_of_several_processes_one_finds_the_rows_and_the_others_wait(gqa):
     for process in processes:
         process.start()
     start.set()
-    found = [counts.get(timeout=60) for _ in processes]
+    found = [counts.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     assert [length for length, _ in found] == [NUM_ROWS] * 3

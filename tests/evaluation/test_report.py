@@ -92,10 +92,10 @@ def test_a_browser_shows_the_page_without_harm(tmp_path):
     flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
     page = f"file://{tmp_path / 'report.html'}"
     shot = [f"--screenshot={tmp_path / 'page.png'}", "--window-size=1280,900"]
-    subprocess.run([CHROMIUM, *flags, *shot, page], check=True, capture_output=True, timeout=120)
+    subprocess.run([CHROMIUM, *flags, *shot, page], check=True, capture_output=True, timeout=600)
     with Image.open(tmp_path / "page.png") as image:
         colours = image.convert("RGB").getcolors(maxcolors=1 << 24)
     assert image.size == (1280, 900)
     assert any(colour == (9, 105, 218) and count > 1000 for count, colour in colours)  # the bars
-    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", page], check=True, capture_output=True, timeout=120)
+    done = subprocess.run([CHROMIUM, *flags, "--dump-dom", page], check=True, capture_output=True, timeout=600)
     assert b"<title>Evaluation</title>" in done.stdout

@@ -33,8 +33,7 @@ def padded(batch):
     shape = shape_of(batch, 1)
     buffers = padded_buffers(batch, shape)
     fill(buffers, batch)
-    buffers.sizes = tuple(buffers.bounds.diff().tolist())  # the CPU attends example by example
-    return buffers
+    return buffers.with_fields(sizes=tuple(buffers.bounds.diff().tolist()))  # the CPU attends example by example
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -43,7 +42,7 @@ def test_a_padded_batch_has_the_loss_and_gradient_of_the_batch(images, weighted)
     model = tiny_model().eval()
     batch = batch_of(model, "is it red", "what is to the left of the man", "x", images=images)
     if weighted:
-        batch.weights = torch.rand(len(batch.input_ids), generator=torch.Generator().manual_seed(0))
+        batch = batch.with_fields(weights=torch.rand(len(batch.input_ids), generator=torch.Generator().manual_seed(0)))
     output, wanted = gradients(model, batch)
     padded_output, found = gradients(model, padded(batch))
     torch.testing.assert_close(padded_output["loss"], output["loss"], rtol=1e-5, atol=0)
@@ -88,7 +87,7 @@ def test_graphs_are_refused_where_the_kernel_for_packed_examples_fails():
 def test_a_shape_always_has_a_token_of_padding():
     model = tiny_model().eval()
     batch = batch_of(model, *["x" * 3] * 4, images=False)
-    batch.input_ids = torch.zeros(128, dtype=torch.int64)
+    batch = batch.with_fields(input_ids=torch.zeros(128, dtype=torch.int64))
     expected = Shape(num_tokens=256, num_targets=256, num_examples=8, images=(0, 3, 1, 1), num_accumulated=2)
     assert shape_of(batch, 2) == expected
 

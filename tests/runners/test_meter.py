@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from minigpt4.conversation.conversation import Batch
 from minigpt4.runners.loader import LeftOut, Loaded
@@ -71,3 +73,18 @@ def test_what_streams_skip_is_counted_by_dataset():
     Stream.num_skipped = 4
     add(one, 0, 1.0, loaded("a"))
     assert one.flush(0, device=CPU)["num_skipped_in_streams"] == {"laion": 4, "cc": 4}
+
+
+def test_the_share_of_waiting_for_data_is_the_mean_over_the_ranks():
+    """The other one of two ranks is lacking here, so its waiting counts as none."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        one = Meter(num_steps=10, max_bad_samples=0, names=["gqa"], chosen=[[0, 0]])
+        one.fetch(iter([[loaded("a")]]))
+        one.add([0], torch.ones(1, 2), [loaded("a")], own_seconds=0.1)
+        waited = one._window.waiting
+        figures = one.flush(0, device=CPU)
+    finally:
+        dist.destroy_process_group()
+    seconds = 1 / figures["samples_per_s"]
+    assert figures["data_wait"] == pytest.approx(waited / seconds / 2)

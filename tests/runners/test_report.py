@@ -189,6 +189,6 @@ def test_a_browser_shows_the_page_and_the_values_under_the_pointer(tmp_path):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
     command = [CHROMIUM, *options, "--window-size=1240,900", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     title = done.stdout.split("<title>")[1].split("</title>")[0]
     assert title == "true; true; step 100 · raw 1.04 · mean 1.041 · validation 1.25", done.stderr

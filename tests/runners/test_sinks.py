@@ -157,3 +157,26 @@ def test_tensorboard_shows_the_steps_of_a_resumed_run_once(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss_by_dataset/gqa")] == [(0, 1), (1, 1), (2, 2), (3, 2)]
+
+
+def test_a_watcher_that_fails_to_close_leaves_the_others_to_be_closed(tmp_path, monkeypatch, caplog):
+    class FailingWriter:
+        def __init__(self, folder, purge_step):
+            self.folder = folder
+
+        def add_scalar(self, name, number, step):
+            assert (name, number, step) == ("loss", 1.5, 0)
+
+        def close(self):
+            raise OSError("no space left")
+
+    tensorboard = ModuleType("torch.utils.tensorboard")
+    tensorboard.SummaryWriter = FailingWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)
+    run = FakeRun()
+    fake_wandb(monkeypatch, lambda **options: run)
+    watchers = started(tmp_path)
+    watchers.write({"step": 0, "loss": 1.5})
+    watchers.close()
+    assert run.finished
+    assert warnings(caplog) == ["TensorBoard fails, the run goes on without it: no space left"]

@@ -67,7 +67,7 @@ def environment():
 def train(tmp_path, config, *options, num_processes=1):
     """Run train.py where the data lie; return the finished process."""
     command = command_of(tmp_path, config, *options, num_processes=num_processes)
-    return subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 def log_lines(tmp_path, job="job"):

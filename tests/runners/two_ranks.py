@@ -124,7 +124,7 @@ def drawn_from_meta():
 
 def one_rank(rank, path, folder):
     torch.set_num_threads(1)
-    patience = timedelta(seconds=60)  # a rank that waits for calls the other never makes fails
+    patience = timedelta(seconds=300)  # a rank that waits for calls the other never makes fails
     meeting = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
     mixed = ("text", "two images")
