@@ -36,7 +36,9 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg-path", required=True, help="the YAML file of the run")
-    parser.add_argument("--options", nargs="+", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML"
+    )
     parser.add_argument(
         "--check", nargs="?", const="quick", choices=("quick", "full"), help="only say what is missing or broken"
     )

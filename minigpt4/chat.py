@@ -28,7 +28,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, help="the picture to talk about; without one it is text alone")
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--device", help="overrides run.device; default: a GPU where there is one")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest words")
     parser.add_argument("--top-p", type=float, default=0.9, help="with a temperature: sample from this much")

@@ -51,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the merged weights")
     parser.add_argument("--device", default="cpu", help="where to merge and compare")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     return parser
 
 

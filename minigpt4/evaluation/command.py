@@ -48,7 +48,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--cfg-path", required=True, help="YAML with model, datasets, evaluation_datasets and run")
     parser.add_argument("--dataset", help="names from evaluation_datasets, with commas between; default: all of them")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     parser.add_argument(
         "--only",
         choices=(INFER, SCORE),
@@ -72,6 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
         for key in ("batch_size", "max_new_tokens"):
             if getattr(args, key) is not None:
                 entry[key] = getattr(args, key)
+    cfg.check_values()
     return cfg
 
 
