@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common.config import Config
+from minigpt4.common.llama_folder import TOKENIZERS, look_at_llama
+from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
+from minigpt4.conversation.tokenizer import load_tokenizer
 from minigpt4.datasets.bad_samples import open_images, read_report, write_report
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS
@@ -92,11 +95,13 @@ def check(cfg: Config) -> Checkup:
             body, name=str(name), seed=cfg.run_cfg.seed, listings=listings, bad_samples=bad_samples
         )
         datasets.append(_build(builder))
-    weights = weight_files(cfg.model_cfg, cfg.run_cfg)
+    weights = [_with_tokenizer(file) for file in weight_files(cfg.model_cfg, cfg.run_cfg)]
     checkup = Checkup(datasets, weights, problems)
     checkup.problems += [problem for one in datasets for problem in one.problems]
     checkup.problems += [file.problem for file in weights if file.problem]
     checkup.problems += _image_sizes_that_differ(cfg)
+    output = os.path.join(cfg.run_cfg.output_dir, cfg.run_cfg.job_id or "")
+    checkup.problems += [wrong] if (wrong := wrong_output_folder("run.output_dir", output)) else []
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
     return checkup
@@ -130,6 +135,24 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
             f"{num_unreadable:,} rows show an image that cannot be read, run.max_bad_samples allows "
             f"{run_cfg.max_bad_samples}; leave them out with run.bad_samples_report={report}"
         )
+
+
+def _with_tokenizer(file: WeightFile) -> WeightFile:
+    """Return what was found of the language model with what is wrong with its tokenizer, which is read for it."""
+    if file.key != "model.llama_model" or file.problem or not os.path.isdir(file.path):
+        return file
+    if not any(os.path.isfile(os.path.join(file.path, name)) for name in TOKENIZERS):
+        return file  # a hub id of which the cache has a part
+    try:
+        num_tokens = load_tokenizer(file.path).vocab_size
+    except ValueError as error:
+        text = str(error)
+        return replace(file, problem=text if text.startswith(file.key) else f"{file.key}: {text}")
+    num_rows = look_at_llama(file.path).config.get("vocab_size", num_tokens)
+    if num_tokens > num_rows:
+        wrong = f"its tokenizer has {num_tokens:,} tokens, its config.json says vocab_size {num_rows:,}"
+        return replace(file, problem=f"{file.key}: {file.path}: {wrong}")
+    return file
 
 
 def _build(builder: Any) -> DatasetCheck:

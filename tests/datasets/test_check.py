@@ -142,13 +142,12 @@ def test_weights_that_are_cut_off_or_incomplete(load, world):
             f"model.ckpt={world}/cut.pth",
             f"model.llama_model={world}/llama",
             f"run.resume_ckpt_path={world}/gone.pth",
-            f"model.vit_ckpt={world}/whole.pth",
         )
     )
     assert f"model.ckpt: {world}/cut.pth is cut off or no file of weights" in text
     assert f"{world}/llama lacks tokenizer.model or tokenizer.json, weights (*.safetensors or *.bin)" in text
     assert f"run.resume_ckpt_path: no file {world}/gone.pth" in text
-    assert "whole.pth" not in text
+    assert "model.vit_ckpt" not in text
 
 
 def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch):
