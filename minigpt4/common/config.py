@@ -66,7 +66,7 @@ class Config:
             ("evaluation_datasets", self.evaluation_datasets_cfg),
         ):
             for name, body in entries.items():
-                found += wrong_values(body, SECTIONS[section], f"{section}.{name}")
+                found += wrong_values(body, SECTIONS[section], f"{section}.{name!s}")
         found += wrong_together(self.model_cfg, self.datasets_cfg)
         if found:
             joined = "\n  ".join(["", *dict.fromkeys(found)]) if len(found) > 1 else f" {found[0]}"

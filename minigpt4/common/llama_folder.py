@@ -107,8 +107,9 @@ def _absent_siblings(shards: Sequence[str], names: set[str]) -> list[str]:
     absent: list[str] = []
     for name in shards:
         match = _SHARD.fullmatch(name)
-        total = int(match["total"]) if match else 0
-        for number in range(1, min(total, MAX_SHARDS) + 1) if match else ():
+        if match is None:
+            continue
+        for number in range(1, min(int(match["total"]), MAX_SHARDS) + 1):
             sibling = f"{match['name']}-{number:0{len(match['total'])}}-of-{match['total']}.{match['suffix']}"
             if sibling not in names and sibling not in absent:
                 absent.append(sibling)

@@ -30,7 +30,7 @@ class Named:
 
 
 Expected = type | Named | Kind
-_KINDS = {str: Kind.TEXT, str | None: Kind.OPTIONAL_TEXT, list[str]: Kind.TEXTS}
+_KINDS: dict[Any, Kind] = {str: Kind.TEXT, str | None: Kind.OPTIONAL_TEXT, list[str]: Kind.TEXTS}
 
 
 def expected_of(above: Expected | None, key: str) -> Expected:
@@ -48,8 +48,9 @@ def expected_of(above: Expected | None, key: str) -> Expected:
     for part in (hint, *typing.get_args(hint)):
         if isinstance(part, type) and is_dataclass(part):
             return part
-    rules = next((field.metadata for field in fields(above) if field.name == key), {})
-    return Kind.PATHS if rules.get("kind") == "paths" else _KINDS.get(hint, Kind.OTHER)
+    if any(field.name == key and field.metadata.get("kind") == "paths" for field in fields(above)):
+        return Kind.PATHS
+    return _KINDS.get(hint, Kind.OTHER)
 
 
 def plain(tree: Tree, expected: Expected | None) -> Any:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,31 @@ def read_report(path: str | None) -> Collection[str]:
         raise ValueError(f"run.bad_samples_report: {path} is no report of `--check full`: {error}") from error
 
 
-def write_report(path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int) -> None:
-    """Write what is wrong with which images and rows."""
+def write_report(
+    path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int, shards: dict[str, Any] | None = None
+) -> None:
+    """Write what is wrong with which images and rows, and what the shards of streams hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {"num_images_opened": num_images, "images": images, "rows": rows}
+    report |= {"shards": shards} if shards else {}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> dict[str, str]:
-    """Return the images that do not decode, each with the reason.
+    """Return the images that do not decode, each with the reason."""
+    return open_each(paths, _bad_ones, journal, chunk=CHUNK, unit="image", num_processes=num_processes)
+
+
+def open_each(
+    paths: Sequence[str],
+    look: Callable[[Sequence[str]], dict[str, Any]],
+    journal: Path,
+    *,
+    chunk: int,
+    unit: str,
+    num_processes: int,
+) -> dict[str, Any]:
+    """Return what `look` finds at each path, called in processes with `chunk` paths at a time.
 
     `journal` says how far it has come, so that a check that was broken off goes on there; it is removed at the end.
     """
@@ -53,17 +69,17 @@ def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> d
     done = _read_journal(journal, names)
     num_opened = sum(line["opened"] for line in done)
     if num_opened:
-        logger.info("%s: %d of %d images were opened before; going on there", journal, num_opened, len(paths))
+        logger.info("%s: %d of %d %ss were opened before; going on there", journal, num_opened, len(paths), unit)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    chunks = [list(paths[at : at + CHUNK]) for at in range(num_opened, len(paths), CHUNK)]
-    bar = tqdm(total=len(paths), initial=num_opened, unit="image", disable=not sys.stderr.isatty())
+    chunks = [list(paths[at : at + chunk]) for at in range(num_opened, len(paths), chunk)]
+    bar = tqdm(total=len(paths), initial=num_opened, unit=unit, disable=not sys.stderr.isatty())
     with journal.open("w", encoding="utf-8") as file, Pool(num_processes) as pool, bar:
         file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
-        for chunk, found in zip(chunks, pool.imap(_bad_ones, chunks), strict=True):
-            done.append({"opened": len(chunk), "bad": found})
+        for part, found in zip(chunks, pool.imap(look, chunks), strict=True):
+            done.append({"opened": len(part), "bad": found})
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
-            bar.update(len(chunk))
+            bar.update(len(part))
     os.remove(journal)
     return {path: reason for line in done for path, reason in line["bad"].items()}
 
