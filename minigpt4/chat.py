@@ -15,6 +15,7 @@ from typing import Any
 
 from minigpt4.common.dist_utils import use_expandable_segments
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.user_errors import USER_ERRORS, message_of
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.inference import Assistant, Chat, load_model, open_picture
 
@@ -97,8 +98,8 @@ def main() -> None:
     try:
         assistant = load_model(args.cfg_path, options=args.options, ckpt=args.ckpt, device=args.device)
         session = Session(assistant, args)
-    except ValueError as error:
-        parser.error(str(error))
+    except USER_ERRORS as error:
+        parser.error(message_of(error))
     seed_torch("chat", args.seed)
     print(HELP)
     while True:

@@ -6,7 +6,8 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from minigpt4.common import schema
 from minigpt4.common.option_texts import lay_options, plain
 from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import SECTIONS
+from minigpt4.common.schema import SECTIONS, hints_of, inner_of
 from minigpt4.common.yaml_reader import number_of, read_yaml_file
 
 MAX_SHOWN = 200
@@ -126,6 +127,7 @@ class Config:
         return OmegaConf.create(merged)
 
 
+@cache
 def _defaults(path: Path) -> dict[str, Any]:
     """Return what a YAML file of the library says."""
     return typing.cast(dict[str, Any], plain(read_yaml_file(path), None))
@@ -166,19 +168,23 @@ def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[
     if not isinstance(layer, Mapping):
         problems.append(f"{path}: expected options, got {_shown(layer)}")
         return
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     known = [f.name for f in fields(cls)]
     for key, value in layer.items():
         if key not in known:
             problems.append(_no_such(f"{path}.{key}", known))
             continue
-        inner = next((t for t in (hints[key], *typing.get_args(hints[key])) if is_dataclass(t)), None)
-        if isinstance(inner, type) and value is not None:
+        inner = inner_of(hints[key])
+        if inner is not None and value is not None:
             if node[key] is None:
                 node[key] = OmegaConf.structured(inner)
             _overlay(node[key], inner, value, f"{path}.{key}", problems)
             continue
-        if any(isinstance(one, str) and "${" in one for one in (value if isinstance(value, list) else [value])):
+        texts = list(_texts_of(value))
+        if "???" in texts:
+            problems.append(f"{path}.{key} is not set")
+            continue
+        if any("${" in text for text in texts):
             problems.append(f"{path}.{key}: got {_shown(value)}; ${{ is no part of a text here")
             continue
         rules = next(f.metadata for f in fields(cls) if f.name == key)
@@ -187,8 +193,17 @@ def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[
             continue
         try:
             node[key] = _converted(value, _leaves(hints[key]))
-        except (OmegaConfBaseException, OverflowError):
+        except (OmegaConfBaseException, OverflowError, ValueError):
             problems.append(f"{path}.{key}: expected {_type_name(hints[key])}, got {_shown(value)}")
+
+
+def _texts_of(value: Any) -> typing.Iterator[str]:
+    """Yield the texts in a value, in its lists and dictionaries too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts_of(inner)
 
 
 def _leaves(hint: Any) -> set[Any]:
@@ -198,7 +213,10 @@ def _leaves(hint: Any) -> set[Any]:
 
 
 def _converted(value: Any, types_: set[Any]) -> Any:
-    """Return a value in the type of its option where no doubt is possible: 1 as 1.0, "1e-5" in quotes as a number."""
+    """Return a value in the type of its option where no doubt is possible: 1 as 1.0, "1e-5" in quotes as a number.
+
+    Raises: ValueError for a number that is no flag.
+    """
     if isinstance(value, list):
         return [_converted(element, types_) for element in value]
     if isinstance(value, str) and types_ & {int, float}:
@@ -207,7 +225,11 @@ def _converted(value: Any, types_: set[Any]) -> Any:
         return float(value)
     if str in types_ and type(value) in (int, float):  # what a ${..} names
         return str(value)
-    return bool(value) if bool in types_ and type(value) is int and value in (0, 1) else value
+    if bool in types_ and type(value) in (int, float):
+        if value not in (0, 1):
+            raise ValueError(f"{value} is no flag")
+        return bool(value)
+    return value
 
 
 def _is_paths(value: Any) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS
+from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS, hints_of, inner_of
 from minigpt4.common.yaml_reader import Scalar, Tree, parse_yaml
 
 
@@ -44,10 +43,10 @@ def expected_of(above: Expected | None, key: str) -> Expected:
         return above.cls
     if isinstance(above, Kind):
         return Kind.OTHER
-    hint = typing.get_type_hints(above).get(key)
-    for part in (hint, *typing.get_args(hint)):
-        if isinstance(part, type) and is_dataclass(part):
-            return part
+    hint = hints_of(above).get(key)
+    inner = inner_of(hint)
+    if inner is not None:
+        return inner
     if any(field.name == key and field.metadata.get("kind") == "paths" for field in fields(above)):
         return Kind.PATHS
     return _KINDS.get(hint, Kind.OTHER)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt4.common.registry import did_you_mean, registry
-from minigpt4.common.schema import LLAMA_LINEAR_LAYERS
+from minigpt4.common.schema import LLAMA_LINEAR_LAYERS, hints_of, inner_of
 
 LARGEST = 2**63 - 1
 BOUNDS = {
@@ -25,13 +24,12 @@ BOUNDS = {
 
 def wrong_values(node: DictConfig, cls: type, path: str) -> Iterator[str]:
     """Yield what is wrong with the values of a section whose types are right."""
-    hints = typing.get_type_hints(cls)
     for field in fields(cls):
         if OmegaConf.is_missing(node, field.name):
             continue
         value, at = node[field.name], f"{path}.{field.name}"
-        inner = next((t for t in (hints[field.name], *typing.get_args(hints[field.name])) if is_dataclass(t)), None)
-        if isinstance(inner, type):
+        inner = inner_of(hints_of(cls)[field.name])
+        if inner is not None:
             if value is not None:
                 yield from wrong_values(value, inner, at)
             continue
@@ -55,8 +53,7 @@ def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
             yield f"model.image_size: expected {what}, got {model.image_size}"
         if vit.embed_dim % vit.num_heads:
             yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
-    if "{}" not in model.prompt_template:
-        yield f"model.prompt_template: {model.prompt_template!r} has no {{}} where the question goes"
+    yield from _wrong_template(model.prompt_template)
     if model.lora_r > 0 and not model.lora_target_modules:
         yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
     for name in model.lora_target_modules:
@@ -65,6 +62,17 @@ def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
             yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
     if len(datasets) and all(body.sample_ratio == 0 for body in datasets.values()):
         yield "datasets: at least one sample_ratio should be above 0"
+
+
+def _wrong_template(template: str) -> Iterator[str]:
+    if "{}" not in template:
+        yield f"model.prompt_template: {template!r} has no {{}} where the question goes"
+        return
+    try:
+        template.format("")
+    except (LookupError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__} {error}"
+        yield f"model.prompt_template: {template!r} cannot be filled in: {reason}; {{{{ and }}}} are single braces"
 
 
 def wrong_text(text: str) -> str | None:

@@ -6,8 +6,10 @@ option; `minigpt4/common/ranges.py` compares the values with them.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from typing import Any
 
 LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -244,3 +246,14 @@ SECTIONS: dict[str, type] = {
 }
 NAMED_SECTIONS = ("datasets", "evaluation_datasets")
 """These hold names, each with the section's options."""
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a section's options."""
+    return typing.get_type_hints(cls)
+
+
+def inner_of(hint: Any) -> type | None:
+    """Return the section that an option holds, or None for one that holds values."""
+    return next((t for t in (hint, *typing.get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)

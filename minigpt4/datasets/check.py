@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minigpt4.common.config import Config
 from minigpt4.common.llama_folder import TOKENIZERS, look_at_llama
 from minigpt4.common.paths import wrong_output_folder
@@ -104,9 +106,11 @@ def check(cfg: Config) -> Checkup:
     checkup.remarks += [remark for one in datasets for remark in one.remarks]
     checkup.problems += [file.problem for file in weights if file.problem]
     checkup.problems += _image_sizes_that_differ(cfg)
-    output = os.path.join(cfg.run_cfg.output_dir, cfg.run_cfg.job_id or "")
+    output = os.path.join(cfg.run_cfg.output_dir, *([cfg.run_cfg.job_id] if cfg.run_cfg.job_id else []))
     checkup.problems += [wrong] if (wrong := wrong_output_folder("run.output_dir", output)) else []
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
+    if cfg.run_cfg.device.startswith("cuda") and not torch.cuda.is_available():
+        checkup.remarks.append(f"run.device is {cfg.run_cfg.device}, which this machine does not have")
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
     return checkup
 

@@ -98,9 +98,9 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
         options |= _quantised(cfg, dtype)
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(cfg.llama_model, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what a damaged folder raises depends on where it is damaged
         where = "" if Path(cfg.llama_model).is_dir() else ", which is no folder here"
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"model.llama_model: cannot load {cfg.llama_model}{where}: {reason}") from error
     llama, info = loaded
     if info["missing_keys"]:  # transformers would have drawn them at random
