@@ -78,7 +78,10 @@ def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausa
         if name not in known:
             raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
     heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
-    config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})
+    try:
+        config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})
+    except Exception as error:  # what it raises depends on the release of transformers
+        raise ValueError(f"model.llama_config: {dict(sizes)}: {' '.join(str(error).split())}") from error
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
     try:
