@@ -64,9 +64,11 @@ def plain(tree: Tree, expected: Expected | None) -> Any:
 
 
 def lay_options(tree: dict[str, Tree], words: Sequence[str]) -> list[str]:
-    """Lay "a.b=c" or "a.b c" over a file's tree, in place; return what is wrong with them."""
+    """Lay "a.b=c" or "a.b c" over a file's tree, in place; return what is wrong with them.
+
+    Of a key that is given twice the last value counts, so that a command can be lengthened.
+    """
     problems: list[str] = []
-    given: dict[str, str] = {}
     rest = iter(words)
     for word in rest:
         key, equals, raw = word.partition("=")
@@ -76,9 +78,6 @@ def lay_options(tree: dict[str, Tree], words: Sequence[str]) -> list[str]:
                 problems.append(f"--options: '{word}' has no value; write {word}=VALUE")
                 continue
             raw = value
-        if given.setdefault(key, raw) != raw:
-            problems.append(f"--options: {key} is given twice, as '{given[key]}' and as '{raw}'")
-            continue
         try:
             _lay(tree, key.split("."), _read(key.split("."), raw))
         except ValueError as error:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
 from minigpt4.models.attention import PACKED, register_packed_attention
 from minigpt4.models.lean_layers import make_lean
@@ -77,6 +78,8 @@ def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausa
     for name in sizes:
         if name not in known:
             raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
+        if name in SIZES and not (isinstance(sizes[name], int) and sizes[name] > 0):
+            raise ValueError(f"model.llama_config.{name}: expected at least 1, got {sizes[name]!r}")
     heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
     try:
         config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})

@@ -100,7 +100,6 @@ def test_a_dataset_may_have_a_number_for_a_name(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["run.seed=1", "run.seed=2"], "--options: run.seed is given twice, as '1' and as '2'"),
         (["datasets.2024=3"], "--options datasets.2024=3: datasets.2024 holds options, not one value"),
         (["run.job_id.x=1"], "--options run.job_id.x=1: run.job_id is '0010' and holds no options"),
         (["run.train_splits.0=x"], "--options run.train_splits.0=x: run.train_splits is a list; write the whole list"),
@@ -122,8 +121,8 @@ def test_an_option_that_cannot_be_laid_over_the_file_is_told_in_one_line(path, o
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_an_option_given_twice_with_one_value_is_taken(path):
-    assert Config.load(path, ["run.seed=5", "run.seed=5"]).run_cfg.seed == 5
+def test_of_an_option_given_twice_the_last_value_counts(path):
+    assert Config.load(path, ["run.seed=5", "run.seed=6"]).run_cfg.seed == 6
 
 
 def test_an_option_may_name_another_one(path):

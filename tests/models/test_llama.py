@@ -171,6 +171,6 @@ def test_a_damaged_weight_file_is_one_line_that_names_the_option(tmp_path, conte
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": "big"}, {"num_attention_heads": 3}, {"hidden_size": -4}])
 def test_sizes_that_make_no_model_name_the_option(sizes):
-    with pytest.raises(ValueError, match=r"model\.llama_config: \{'") as error:
+    with pytest.raises(ValueError, match=r"model\.llama_config") as error:
         random_model(llama_config={**TINY_LLAMA, **sizes})
     assert "\n" not in str(error.value)
