@@ -23,6 +23,7 @@ from minigpt4.common.dist_utils import (
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.user_errors import plain_errors
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
 from minigpt4.runners.checkpoints import choose_job
@@ -63,7 +64,7 @@ def main() -> None:
     """Parse, check, build, train."""
     use_expandable_segments()
     args = parse_args()
-    try:
+    with plain_errors("train.py"):
         cfg = Config(args)
         if args.check or args.preview is not None:
             raise SystemExit(look(cfg, args))
@@ -76,8 +77,6 @@ def main() -> None:
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
         runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=choose_job(cfg.run_cfg))
-    except ValueError as error:
-        raise SystemExit(f"train.py: {error}") from error
     finished = runner.train()
     leave_distributed_mode()
     if not finished:
