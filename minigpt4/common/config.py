@@ -36,14 +36,15 @@ class Config:
     def __init__(self, args: Any) -> None:
         """Read `args.cfg_path` and lay `args.options` ("a.b=c" or "a.b c" pairs) over it."""
         self._path = str(args.cfg_path)
+        self._unset: set[str] = set()  # where a null stands over a default of the library
         tree = read_yaml_file(Path(self._path))
         problems = lay_options(tree, getattr(args, "options", None) or ())
         user = _resolved(plain(tree, None), self._path)
         problems += [_no_such(f"{name}", SECTIONS) for name in user if name not in SECTIONS]
-        self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems)
+        self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems, self._unset)
         self.model_cfg, preprocess = self._merge_model(user, problems)
         layers = [preprocess, user.get("preprocess")]
-        self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems)
+        self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems, self._unset)
         for processor in self.preprocess_cfg.vis_processor.values():
             if processor is not None and processor.image_size is None:
                 processor.image_size = self.model_cfg.image_size
@@ -83,9 +84,11 @@ class Config:
         return {
             "run": OmegaConf.to_container(self.run_cfg),
             "model": OmegaConf.to_container(self.model_cfg),
-            "preprocess": _without_none(OmegaConf.to_container(self.preprocess_cfg)),
-            "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg)),
-            "evaluation_datasets": _without_none(OmegaConf.to_container(self.evaluation_datasets_cfg)),
+            "preprocess": _without_none(OmegaConf.to_container(self.preprocess_cfg), "preprocess", self._unset),
+            "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg), "datasets", self._unset),
+            "evaluation_datasets": _without_none(
+                OmegaConf.to_container(self.evaluation_datasets_cfg), "evaluation_datasets", self._unset
+            ),
         }
 
     def _merge_model(self, user: dict[str, Any], problems: list[str]) -> tuple[DictConfig, Any]:
@@ -97,7 +100,9 @@ class Config:
             problems.append(f"model.arch: no model is registered as '{arch}'{_near(arch, known)}")
             arch = "minigpt_v2"
         defaults = _defaults(known[arch])
-        return _merge(schema.ModelConfig, "model", [defaults.get("model"), section], problems), defaults["preprocess"]
+        return _merge(schema.ModelConfig, "model", [defaults.get("model"), section], problems, self._unset), defaults[
+            "preprocess"
+        ]
 
     def _merge_datasets(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
         merged = {}
@@ -109,7 +114,7 @@ class Config:
                 problems.append(f"datasets.{name}: {error} (data of your own: type: custom)")
                 continue
             defaults = _defaults(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
-            merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems)
+            merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems, self._unset)
             for kind in ("vis_processor", "text_processor"):
                 if merged[name][kind] is None:
                     merged[name][kind] = schema.ProcessorsConfig(train=self.preprocess_cfg[kind].train)
@@ -123,7 +128,11 @@ class Config:
             if name not in known
         ]
         of = schema.EvaluationDatasetConfig
-        merged = {k: _merge(of, f"evaluation_datasets.{k}", [v], problems) for k, v in section.items() if k in known}
+        merged = {
+            k: _merge(of, f"evaluation_datasets.{k}", [v], problems, self._unset)
+            for k, v in section.items()
+            if k in known
+        }
         return OmegaConf.create(merged)
 
 
@@ -152,16 +161,16 @@ def _named(user: dict[str, Any], name: str, problems: list[str]) -> dict[str, An
     return section
 
 
-def _merge(cls: type, path: str, layers: Sequence[Any], problems: list[str]) -> DictConfig:
+def _merge(cls: type, path: str, layers: Sequence[Any], problems: list[str], unset: set[str]) -> DictConfig:
     """Return the options of `cls` with the layers over its defaults, the last one on top."""
     node = OmegaConf.structured(cls)
     for layer in layers:
-        _overlay(node, cls, layer, path, problems)
+        _overlay(node, cls, layer, path, problems, unset)
     problems += [f"{path}.{key} is not set" for key in sorted(OmegaConf.missing_keys(node))]
     return node
 
 
-def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[str]) -> None:
+def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[str], unset: set[str]) -> None:
     """Write `layer` into `node`, and what does not fit into `problems`; OmegaConf alone stops at the first mistake."""
     if layer is None:
         return
@@ -178,7 +187,7 @@ def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[
         if inner is not None and value is not None:
             if node[key] is None:
                 node[key] = OmegaConf.structured(inner)
-            _overlay(node[key], inner, value, f"{path}.{key}", problems)
+            _overlay(node[key], inner, value, f"{path}.{key}", problems, unset)
             continue
         texts = list(_texts_of(value))
         if "???" in texts:
@@ -191,6 +200,8 @@ def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[
         if rules.get("kind") == "paths" and not _is_paths(value):
             problems.append(f"{path}.{key}: expected a path or a list of paths, got {_shown(value)}")
             continue
+        if value is None and not OmegaConf.is_missing(node, key) and node[key] is not None:
+            unset.add(f"{path}.{key}")
         try:
             node[key] = _converted(value, _leaves(hints[key]))
         except (OmegaConfBaseException, OverflowError, ValueError):
@@ -260,7 +271,9 @@ def _type_name(hint: Any) -> str:
     return " or ".join("null" if name == "NoneType" else name for name in names)
 
 
-def _without_none(tree: Any) -> Any:
+def _without_none(tree: Any, path: str, unset: set[str]) -> Any:
+    """Return a tree without the values that are not set; a null that stands over a default stays."""
     if isinstance(tree, dict):
-        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+        inner = {key: (value, f"{path}.{key}") for key, value in tree.items()}
+        return {k: _without_none(v, at, unset) for k, (v, at) in inner.items() if v is not None or at in unset}
     return tree
