@@ -23,6 +23,7 @@ from minigpt4.common.dist_utils import (
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.user_errors import plain_errors
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
 from minigpt4.runners.checkpoints import choose_job
@@ -37,7 +38,9 @@ def parse_args() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg-path", required=True, help="the YAML file of the run")
-    parser.add_argument("--options", nargs="+", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], help="run.max_epoch=9 model.ckpt=x.pth ...: over the YAML"
+    )
     parser.add_argument(
         "--check", nargs="?", const="quick", choices=("quick", "full"), help="only say what is missing or broken"
     )
@@ -62,7 +65,7 @@ def main() -> None:
     """Parse, check, build, train."""
     use_expandable_segments()
     args = parse_args()
-    try:
+    with plain_errors("train.py"):
         cfg = Config(args)
         if args.check or args.preview is not None:
             raise SystemExit(look(cfg, args))
@@ -77,8 +80,6 @@ def main() -> None:
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
         runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
-    except ValueError as error:
-        raise SystemExit(f"train.py: {error}") from error
     finished = runner.train()
     leave_distributed_mode()
     if not finished:

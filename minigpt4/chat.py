@@ -15,6 +15,7 @@ from typing import Any
 
 from minigpt4.common.dist_utils import use_expandable_segments
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.user_errors import USER_ERRORS, message_of
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.inference import Assistant, Chat, load_model, open_picture
 
@@ -28,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=Path, help="the picture to talk about; without one it is text alone")
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--device", help="overrides run.device; default: a GPU where there is one")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest words")
     parser.add_argument("--top-p", type=float, default=0.9, help="with a temperature: sample from this much")
@@ -95,8 +98,8 @@ def main() -> None:
     try:
         assistant = load_model(args.cfg_path, options=args.options, ckpt=args.ckpt, device=args.device)
         session = Session(assistant, args)
-    except ValueError as error:
-        parser.error(str(error))
+    except USER_ERRORS as error:
+        parser.error(message_of(error))
     seed_torch("chat", args.seed)
     print(HELP)
     while True:

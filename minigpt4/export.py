@@ -24,8 +24,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import prepare_device, use_expandable_segments
+from minigpt4.common.dist_utils import pick_device, use_expandable_segments
 from minigpt4.common.logger import setup_logger
+from minigpt4.common.paths import wrong_output_folder
+from minigpt4.common.user_errors import USER_ERRORS, message_of
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
 from minigpt4.inference import build_model
@@ -48,7 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the merged weights")
     parser.add_argument("--device", default="cpu", help="where to merge and compare")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     return parser
 
 
@@ -126,20 +130,24 @@ def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
     setup_logger()
-    if args.out.exists() and any(args.out.iterdir()):
-        parser.error(f"--out {args.out} holds something already")
     try:
+        if args.out.is_dir() and any(args.out.iterdir()):
+            raise ValueError(f"--out {args.out} holds something already")
+        if wrong := wrong_output_folder("--out", str(args.out)):
+            raise ValueError(wrong)
         cfg = Config.load(args.cfg_path, args.options)
         if args.ckpt is not None:
             cfg.model_cfg.ckpt = args.ckpt
+        cfg.run_cfg.device = args.device
+        cfg.check_values()
         for option, bits in (("low_resource", 8), ("load_in_4bit", 4)):
             if cfg.model_cfg[option]:
                 name = f"model.{option}"
                 raise ValueError(f"{name}: {bits}-bit weights cannot be merged; --options {name}=False")
-        model = build_model(cfg, prepare_device(torch.device(args.device)), DTYPES[args.dtype])
+        model = build_model(cfg, pick_device(cfg.run_cfg), DTYPES[args.dtype])
         differences = export(model, args.out, llama_folder=cfg.model_cfg.llama_model, dtype=args.dtype)
-    except ValueError as error:
-        parser.error(str(error))
+    except USER_ERRORS as error:
+        parser.error(message_of(error))
     for name, differs in differences.items():
         print(f"{args.out / name}: logits differ by {differs:.1e} of the largest")
     print(f"{args.out / 'projection.safetensors'}: llama_proj.weight, llama_proj.bias")

@@ -36,6 +36,7 @@ def load_model(
     if device is None and not torch.cuda.is_available():
         device = "cpu"
     cfg.run_cfg.device = device or cfg.run_cfg.device
+    cfg.check_values()
     where = dist_utils.pick_device(cfg.run_cfg)
     dtype = dist_utils.autocast_dtype(cfg.run_cfg, where)
     seed_torch(cfg.run_cfg.seed, "weights")

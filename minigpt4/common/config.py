@@ -6,30 +6,24 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common import schema
+from minigpt4.common.option_texts import lay_options, plain
+from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import SECTIONS, hints_of, inner_of
+from minigpt4.common.yaml_reader import number_of, read_yaml_file
 
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
-SECTIONS: dict[str, type] = {
-    "run": schema.RunConfig,
-    "model": schema.ModelConfig,
-    "preprocess": schema.PreprocessConfig,
-    "datasets": schema.DatasetConfig,
-    "evaluation_datasets": schema.EvaluationDatasetConfig,
-}
-NAMES = {"amp_dtype": ("auto", "bfloat16", "float16"), "strategy": ("ddp", "fsdp"), "compile": ("vit", "llm")}
-"""The names that options of the run section take."""
-SHOWN = {"pictures": ("as_seen", "as_stored"), "bad_boxes": ("keep", "clip", "drop")}
-"""The same for options of the model, of datasets and of benchmarks."""
-NAMED_SECTIONS = ("datasets", "evaluation_datasets")
 
 
 class Config:
@@ -41,20 +35,46 @@ class Config:
 
     def __init__(self, args: Any) -> None:
         """Read `args.cfg_path` and lay `args.options` ("a.b=c" or "a.b c" pairs) over it."""
-        user = _read_user(Path(args.cfg_path), getattr(args, "options", None) or ())
-        problems = [_no_such(f"{name}", SECTIONS) for name in user if name not in SECTIONS]
-        self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems)
+        self._path = str(args.cfg_path)
+        self._unset: set[str] = set()  # where a null stands over a default of the library
+        tree = read_yaml_file(Path(self._path))
+        problems = lay_options(tree, getattr(args, "options", None) or ())
+        user = _resolved(plain(tree, None), self._path)
+        problems += [_no_such(f"{name}", SECTIONS) for name in user if name not in SECTIONS]
+        self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems, self._unset)
         self.model_cfg, preprocess = self._merge_model(user, problems)
         layers = [preprocess, user.get("preprocess")]
-        self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems)
+        self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems, self._unset)
         for processor in self.preprocess_cfg.vis_processor.values():
             if processor is not None and processor.image_size is None:
                 processor.image_size = self.model_cfg.image_size
         self.datasets_cfg = self._merge_datasets(_named(user, "datasets", problems), problems)
         self.evaluation_datasets_cfg = self._merge_benchmarks(_named(user, "evaluation_datasets", problems), problems)
-        problems += [*_wrong_values(self.run_cfg), *self._wrong_names()]
-        if problems:
-            raise ValueError(f"{args.cfg_path}: " + "\n  ".join(["these options are wrong", *problems]))
+        self.check_values(problems)
+
+    def check_values(self, problems: Sequence[str] = ()) -> None:
+        """Compare all values with their ranges and choices; a command that changed some calls it again.
+
+        Raises: ValueError that lists `problems` and every value that is wrong.
+        """
+        found = [
+            *problems,
+            *wrong_values(self.run_cfg, schema.RunConfig, "run"),
+            *wrong_values(self.model_cfg, schema.ModelConfig, "model"),
+            *wrong_values(self.preprocess_cfg, schema.PreprocessConfig, "preprocess"),
+        ]
+        for section, entries in (
+            ("datasets", self.datasets_cfg),
+            ("evaluation_datasets", self.evaluation_datasets_cfg),
+        ):
+            for name, body in entries.items():
+                found += wrong_values(body, SECTIONS[section], f"{section}.{name!s}")
+        found += wrong_together(self.model_cfg, self.datasets_cfg)
+        if (splits := list(self.run_cfg.train_splits)) != ["train"]:
+            found.append(f"run.train_splits: expected [train], the split that is trained on, got {splits}")
+        if found:
+            joined = "\n  ".join(["", *dict.fromkeys(found)]) if len(found) > 1 else f" {found[0]}"
+            raise ValueError(f"{self._path}: these options are wrong:{joined}")
 
     @classmethod
     def load(cls, path: str | Path, options: Sequence[str] = ()) -> Config:
@@ -66,45 +86,35 @@ class Config:
         return {
             "run": OmegaConf.to_container(self.run_cfg),
             "model": OmegaConf.to_container(self.model_cfg),
-            "preprocess": _without_none(OmegaConf.to_container(self.preprocess_cfg)),
-            "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg)),
-            "evaluation_datasets": _without_none(OmegaConf.to_container(self.evaluation_datasets_cfg)),
+            "preprocess": _without_none(OmegaConf.to_container(self.preprocess_cfg), "preprocess", self._unset),
+            "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg), "datasets", self._unset),
+            "evaluation_datasets": _without_none(
+                OmegaConf.to_container(self.evaluation_datasets_cfg), "evaluation_datasets", self._unset
+            ),
         }
-
-    def _wrong_names(self) -> list[str]:
-        """Return what is wrong with the options that say how pictures and boxes are shown."""
-        entries = {"model": self.model_cfg}
-        entries |= {f"datasets.{name!s}": body for name, body in self.datasets_cfg.items()}
-        entries |= {f"evaluation_datasets.{name!s}": body for name, body in self.evaluation_datasets_cfg.items()}
-        return [
-            f"{path}.{key}: expected one of {', '.join(names)}, got '{body[key]}'"
-            for path, body in entries.items()
-            for key, names in SHOWN.items()
-            if body.get(key) is not None and body[key] not in names
-        ]
 
     def _merge_model(self, user: dict[str, Any], problems: list[str]) -> tuple[DictConfig, Any]:
         section = user.get("model")
-        arch = section.get("arch", "minigpt_v2") if isinstance(section, Mapping) else "minigpt_v2"
+        arch = section.get("arch") if isinstance(section, Mapping) else None
         try:
-            defaults = _model_defaults(str(arch))
+            defaults = _model_defaults("minigpt_v2" if arch is None else str(arch))
         except ValueError as error:
             problems.append(f"model.arch: {error}")
             defaults = _model_defaults("minigpt_v2")
         layers = [defaults.get("model"), section]
-        return _merge(schema.ModelConfig, "model", layers, problems), defaults.get("preprocess")
+        return _merge(schema.ModelConfig, "model", layers, problems, self._unset), defaults.get("preprocess")
 
     def _merge_datasets(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
         merged = {}
         for name, body in section.items():
-            builder_name = (body.get("type") if isinstance(body, Mapping) else None) or name
+            builder_name = str((body.get("type") if isinstance(body, Mapping) else None) or name)
             try:
                 builder = registry.get_builder_class(builder_name)
             except ValueError as error:
                 problems.append(f"datasets.{name}: {error} (data of your own: type: custom)")
                 continue
-            defaults = _read_yaml(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
-            merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems)
+            defaults = _defaults(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
+            merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems, self._unset)
             merged[name].pictures = merged[name].pictures or self.model_cfg.pictures
             for kind in ("vis_processor", "text_processor"):
                 if merged[name][kind] is None:
@@ -119,7 +129,11 @@ class Config:
             if name not in known
         ]
         of = schema.EvaluationDatasetConfig
-        merged = {k: _merge(of, f"evaluation_datasets.{k}", [v], problems) for k, v in section.items() if k in known}
+        merged = {
+            k: _merge(of, f"evaluation_datasets.{k}", [v], problems, self._unset)
+            for k, v in section.items()
+            if k in known
+        }
         for body in merged.values():
             body.pictures = body.pictures or self.model_cfg.pictures
         return OmegaConf.create(merged)
@@ -132,104 +146,128 @@ def _model_defaults(arch: str) -> dict[str, Any]:
     """
     known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
     if arch in known:  # found without importing the models, which takes seconds
-        return _read_yaml(known[arch])
+        return _defaults(known[arch])
     path = getattr(registry.get_model_class(arch), "DEFAULT_CONFIG", None)
-    return _read_yaml(PACKAGE_DIR / path) if path else {}
+    return _defaults(PACKAGE_DIR / path) if path else {}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+@cache
+def _defaults(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of the library says."""
+    return typing.cast(dict[str, Any], plain(read_yaml_file(path), None))
+
+
+def _resolved(user: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the user's options with every ${a.b} replaced by what it names."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path} is not the YAML that it should be: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected sections (model, datasets, run), got {type(content).__name__}")
-    return typing.cast(dict[str, Any], content)
-
-
-def _read_user(path: Path, options: Sequence[str]) -> dict[str, Any]:
-    try:
-        user = OmegaConf.merge(_read_yaml(path), OmegaConf.from_dotlist(_dotlist(options)))
-    except (yaml.YAMLError, OmegaConfBaseException, TypeError) as error:  # TypeError: a list where a mapping is
-        raise ValueError(f"--options {' '.join(options)}: {error}") from error
-    return typing.cast(dict[str, Any], OmegaConf.to_container(user, resolve=True))
-
-
-def _dotlist(options: Sequence[str]) -> list[str]:
-    """Return "key=value" strings; a key without "=" takes the next word as its value."""
-    words, dotlist = iter(options), []
-    for word in words:
-        if "=" in word:
-            dotlist.append(word)
-            continue
-        value = next(words, None)
-        if value is None:
-            raise ValueError(f"--options: '{word}' has no value; write {word}=VALUE")
-        dotlist.append(f"{word}={value}")
-    return dotlist
+        return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(user), resolve=True))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: a ${{..}} leads back to itself, or options are nested too deeply") from error
 
 
 def _named(user: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
     section = user.get(name) or {}
     if not isinstance(section, dict):
-        problems.append(f"{name}: expected names with their options, got {section!r}")
+        problems.append(f"{name}: expected names with their options, got {_shown(section)}")
         return {}
+    problems += [f"{name}: {wrong}" for key in section if (wrong := wrong_text(key))]
     return section
 
 
-def _merge(cls: type, path: str, layers: Sequence[Any], problems: list[str]) -> DictConfig:
+def _merge(cls: type, path: str, layers: Sequence[Any], problems: list[str], unset: set[str]) -> DictConfig:
     """Return the options of `cls` with the layers over its defaults, the last one on top."""
     node = OmegaConf.structured(cls)
     for layer in layers:
-        _overlay(node, cls, layer, path, problems)
+        _overlay(node, cls, layer, path, problems, unset)
     problems += [f"{path}.{key} is not set" for key in sorted(OmegaConf.missing_keys(node))]
     return node
 
 
-def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[str]) -> None:
+def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[str], unset: set[str]) -> None:
     """Write `layer` into `node`, and what does not fit into `problems`; OmegaConf alone stops at the first mistake."""
     if layer is None:
         return
     if not isinstance(layer, Mapping):
-        problems.append(f"{path}: expected options, got {layer!r}")
+        problems.append(f"{path}: expected options, got {_shown(layer)}")
         return
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     known = [f.name for f in fields(cls)]
     for key, value in layer.items():
         if key not in known:
             problems.append(_no_such(f"{path}.{key}", known))
             continue
-        inner = next((t for t in (hints[key], *typing.get_args(hints[key])) if is_dataclass(t)), None)
-        if isinstance(inner, type) and value is not None:
+        inner = inner_of(hints[key])
+        if inner is not None and value is not None:
             if node[key] is None:
                 node[key] = OmegaConf.structured(inner)
-            _overlay(node[key], inner, value, f"{path}.{key}", problems)
+            _overlay(node[key], inner, value, f"{path}.{key}", problems, unset)
             continue
+        texts = list(_texts_of(value))
+        if "???" in texts:
+            problems.append(f"{path}.{key} is not set")
+            continue
+        if any("${" in text for text in texts):
+            problems.append(f"{path}.{key}: got {_shown(value)}; ${{ is no part of a text here")
+            continue
+        rules = next(f.metadata for f in fields(cls) if f.name == key)
+        if rules.get("kind") == "paths" and not _is_paths(value):
+            problems.append(f"{path}.{key}: expected a path or a list of paths, got {_shown(value)}")
+            continue
+        if value is None and not OmegaConf.is_missing(node, key) and node[key] is not None:
+            unset.add(f"{path}.{key}")
         try:
-            node[key] = float(value) if hints[key] in (float, float | None) and type(value) is int else value
-        except OmegaConfBaseException:
-            problems.append(f"{path}.{key}: expected {_type_name(hints[key])}, got {value!r}")
+            node[key] = _converted(value, _leaves(hints[key]))
+        except (OmegaConfBaseException, OverflowError, ValueError):
+            problems.append(f"{path}.{key}: expected {_type_name(hints[key])}, got {_shown(value)}")
 
 
-def _wrong_values(run: DictConfig) -> list[str]:
-    """Return what is wrong with numbers and names whose type is right."""
-    from_one = (
-        *("max_epoch", "iters_per_epoch", "accum_grad_iters", "log_freq", "prefetch_factor"),
-        *("keep_last", "save_every_steps", "max_tokens_per_forward"),
+def _texts_of(value: Any) -> typing.Iterator[str]:
+    """Yield the texts in a value, in its lists and dictionaries too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts_of(inner)
+
+
+def _leaves(hint: Any) -> set[Any]:
+    """Return the types that a hint is made of, without lists and unions."""
+    inner = typing.get_args(hint)
+    return set().union(*map(_leaves, inner)) if inner else {hint}
+
+
+def _converted(value: Any, types_: set[Any]) -> Any:
+    """Return a value in the type of its option where no doubt is possible: 1 as 1.0, "1e-5" in quotes as a number.
+
+    Raises: ValueError for a number that is no flag.
+    """
+    if isinstance(value, list):
+        return [_converted(element, types_) for element in value]
+    if isinstance(value, str) and types_ & {int, float}:
+        value = number_of(value)
+    if float in types_ and type(value) is int:
+        return float(value)
+    if str in types_ and type(value) in (int, float):  # what a ${..} names
+        return str(value)
+    if bool in types_ and type(value) in (int, float):
+        if value not in (0, 1):
+            raise ValueError(f"{value} is no flag")
+        return bool(value)
+    return value
+
+
+def _is_paths(value: Any) -> bool:
+    """Return whether a value is null, a text or a list of texts."""
+    return (
+        value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
     )
-    from_zero = ("num_workers", "warmup_steps", "max_bad_samples", "init_lr", "min_lr", "weight_decay")
-    lowest = dict.fromkeys(from_one, 1) | dict.fromkeys((*from_zero, "max_skipped_steps"), 0)
-    wrong = {key: low for key, low in lowest.items() if run[key] is not None and run[key] < low}
-    problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in wrong.items()]
-    if list(run.train_splits) != ["train"]:
-        problems.append(f"run.train_splits: expected [train], the split that is trained on, got {run.train_splits}")
-    for key, names in NAMES.items():
-        given = run[key] if OmegaConf.is_list(run[key]) else [run[key]]
-        wrong_names = [name for name in given if name not in names]
-        problems += [f"run.{key}: expected one of {', '.join(names)}, got '{name}'" for name in wrong_names]
-    return problems
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
 
 
 def _no_such(path: str, known: typing.Iterable[str]) -> str:
@@ -248,7 +286,9 @@ def _type_name(hint: Any) -> str:
     return " or ".join("null" if name == "NoneType" else name for name in names)
 
 
-def _without_none(tree: Any) -> Any:
+def _without_none(tree: Any, path: str, unset: set[str]) -> Any:
+    """Return a tree without the values that are not set; a null that stands over a default stays."""
     if isinstance(tree, dict):
-        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+        inner = {key: (value, f"{path}.{key}") for key, value in tree.items()}
+        return {k: _without_none(v, at, unset) for k, (v, at) in inner.items() if v is not None or at in unset}
     return tree

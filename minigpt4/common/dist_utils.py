@@ -73,16 +73,24 @@ def pick_device(run_cfg: DictConfig) -> torch.device:
 
     Raises: ValueError when the machine has no such device.
     """
-    if not str(run_cfg.device).startswith("cuda"):
-        return torch.device(run_cfg.device)
-    if not torch.cuda.is_available():
-        raise ValueError("run.device is cuda but this machine has none; --options run.device=cpu")
     device = torch.device(run_cfg.device)
-    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-    if index >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return device
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is cuda but this machine has none; --options run.device=cpu")
+    if device.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
         num_gpus = torch.cuda.device_count()
-        raise ValueError(f"local rank {index} has no GPU: this machine has {num_gpus}; lower --nproc_per_node")
-    return prepare_device(torch.device("cuda", index))
+        if device.index is not None and index >= num_gpus:
+            raise ValueError(f"run.device is {device} but this machine has {num_gpus} GPUs, counted from 0")
+        if index >= num_gpus:
+            raise ValueError(f"local rank {index} has no GPU: this machine has {num_gpus}; lower --nproc_per_node")
+        device = torch.device("cuda", index)
+    try:
+        return prepare_device(device if device.type == "cuda" else torch.empty(1, device=device).device)
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        raise ValueError(f"run.device is {device}, which does not work here: {reason}") from error
 
 
 def prepare_device(device: torch.device) -> torch.device:

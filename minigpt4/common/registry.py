@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
+MAX_NAMED = 6
+"""A message names all that is registered of a kind when there are no more than these."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -51,7 +53,8 @@ class Registry:
     def _get(self, kind: str, name: str) -> Any:
         table = self._table(kind)
         if name not in table:
-            raise ValueError(f"no {kind} is registered as '{name}'{did_you_mean(name, table)}")
+            known = f" (there are {', '.join(sorted(table))})" if len(table) <= MAX_NAMED else ""
+            raise ValueError(f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}")
         return table[name]
 
     def register_builder(self, name: str) -> Callable[[C], C]:

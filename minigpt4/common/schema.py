@@ -1,55 +1,91 @@
-"""The options of every YAML section: names, types and defaults, written once.
+"""The options of every YAML section: names, types, defaults, ranges and choices, written once.
 
-`Optional` means that null is allowed; a value of None here is "not set".
+`Optional` means that null is allowed; a value of None here is "not set". `option(..)` gives a range or choices to an
+option; `minigpt4/common/ranges.py` compares the values with them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from typing import Any
 
+LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PICTURES = ("as_seen", "as_stored")
+"""Upright by EXIF and transparent parts white, or the stored pixels without alpha."""
 EVA_VIT_G_URL = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"
+
+
+def option(
+    default: Any = None,
+    *,
+    default_factory: Callable[[], Any] | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] = (),
+    length: int | None = None,
+    registered: str | None = None,
+    kind: str | None = None,
+) -> Any:
+    """Return a dataclass field with what its values must fulfil; of a list of `length`, every element must.
+
+    `registered` is a kind of the registry: the value is one of its names. `kind` is "device" for a device of torch, and
+    "paths" for an option that takes one path or several.
+    """
+    numbers = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "length": length}
+    rules: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
+    rules |= {"choices": tuple(choices)} if choices else {}
+    rules |= {"registered": registered} if registered else {}
+    rules |= {"kind": kind} if kind else {}
+    if default_factory is not None:
+        return field(default_factory=default_factory, metadata=rules)
+    return field(default=default, metadata=rules)
 
 
 @dataclass
 class RunConfig:
     """The `run` section: how to train or evaluate."""
 
-    task: str = "image_text_pretrain"
-    runner: str = "runner_base"
+    task: str = option("image_text_pretrain", registered="task")
+    runner: str = option("runner_base", registered="runner")
     name: str | None = None  # accepted and unused, as the published files carry it
     job_name: str = "minigptv2_finetune"
     job_id: str | None = None  # folder below output_dir; a time stamp when unset
     output_dir: str = "output"
     seed: int = 42
 
-    lr_sched: str = "linear_warmup_cosine_lr"
-    init_lr: float = 1e-5
-    min_lr: float = 1e-6
+    lr_sched: str = option("linear_warmup_cosine_lr", registered="lr_scheduler")
+    init_lr: float = option(1e-5, at_least=0)
+    min_lr: float = option(1e-6, at_least=0)
     warmup_lr: float | None = None  # init_lr when unset or negative
-    warmup_steps: int = 0
-    lr_decay_rate: float | None = None
-    weight_decay: float = 0.05
-    beta2: float = 0.999
+    warmup_steps: int = option(0, at_least=0)
+    lr_decay_rate: float | None = option(at_least=0)
+    weight_decay: float = option(0.05, at_least=0)
+    beta2: float = option(0.999, at_least=0, below=1)
 
-    max_epoch: int = 30
-    iters_per_epoch: int = 1000
-    accum_grad_iters: int = 1
-    max_tokens_per_forward: int | None = None  # several micro-batches a forward, up to this many tokens
-    compile: list[str] = field(default_factory=list)  # vit, llm: parts for torch.compile, which takes its time first
+    max_epoch: int = option(30, at_least=1)
+    iters_per_epoch: int = option(1000, at_least=1)
+    accum_grad_iters: int = option(1, at_least=1)
+    max_tokens_per_forward: int | None = option(at_least=1)  # several micro-batches a forward, up to this many tokens
+    compile: list[str] = option(default_factory=list, choices=("vit", "llm"))  # for torch.compile; slow to start
     look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
     cuda_graphs: bool | None = None  # replay training steps from CUDA graphs; unset: on a GPU of 60 GiB where possible
     amp: bool = True
-    amp_dtype: str = "auto"  # auto: bfloat16 where the device has it, else float16
-    num_workers: int = 6
-    prefetch_factor: int = 2
-    max_bad_samples: int = 0
+    # auto: bfloat16 where the device has it, else float16
+    amp_dtype: str = option("auto", choices=("auto", "bfloat16", "float16"))
+    num_workers: int = option(6, at_least=0)
+    prefetch_factor: int = option(2, at_least=1)
+    max_bad_samples: int = option(0, at_least=0)
     bad_samples_report: str | None = None  # what `--check full` wrote: the samples that it names are left out
-    max_skipped_steps: int = 0  # updates that may be left out because a loss is not finite
-    save_every_steps: int | None = None  # besides the checkpoint of every epoch
-    keep_last: int | None = None  # delete older checkpoints than these; all are kept when unset
+    max_skipped_steps: int = option(0, at_least=0)  # updates that may be left out because a loss is not finite
+    save_every_steps: int | None = option(at_least=1)  # besides the checkpoint of every epoch
+    keep_last: int | None = option(at_least=1)  # delete older checkpoints than these; all are kept when unset
     balance_ranks: bool = True  # share the samples of all ranks' draws evenly; the gradient stays theirs
-    strategy: str = "ddp"  # or fsdp, which shards the frozen LLM
+    strategy: str = option("ddp", choices=("ddp", "fsdp"))  # or fsdp, which shards the frozen LLM
     deterministic: bool = False  # on CUDA: bit-identical runs, slower
 
     train_splits: list[str] = field(default_factory=lambda: ["train"])  # no other; build_info names its files
@@ -58,13 +94,13 @@ class RunConfig:
     evaluate: bool = False
     resume_ckpt_path: str | None = None  # a checkpoint, or auto: the newest of this job, or a start where there is none
     allow_changes: bool = False  # resume a checkpoint of another mixture, seed or model; run.json lists the changes
-    log_freq: int = 50
+    log_freq: int = option(50, at_least=1)
     wandb_log: bool = False
 
-    device: str = "cuda"
+    device: str = option("cuda", kind="device")
     distributed: bool = True
     dist_url: str = "env://"
-    world_size: int = 1  # accepted and unused: torchrun says how many processes there are
+    world_size: int = option(1, at_least=1)  # accepted and unused: torchrun says how many processes there are
 
     save_path: str = "evaluation_results"
 
@@ -73,11 +109,11 @@ class RunConfig:
 class VitSize:
     """The size of an EVA vision transformer; the defaults are ViT-g/14."""
 
-    embed_dim: int = 1408
-    depth: int = 39
-    num_heads: int = 16
-    patch_size: int = 14
-    mlp_ratio: float = 4.3637
+    embed_dim: int = option(1408, at_least=1)
+    depth: int = option(39, at_least=1)
+    num_heads: int = option(16, at_least=1)
+    patch_size: int = option(14, at_least=1)
+    mlp_ratio: float = option(4.3637, above=0)
 
 
 @dataclass
@@ -87,38 +123,39 @@ class ModelConfig:
     arch: str = "minigpt_v2"
     model_type: str = "pretrain"  # accepted and unused
     prompt: str = ""  # accepted and unused
-    image_size: int = 448
-    pictures: str | None = (
-        None  # as_seen: upright by EXIF, transparent parts white; as_stored; unset: see docs/datasets.md
-    )
+    image_size: int = option(448, at_least=1)
+    pictures: str | None = option(choices=PICTURES)  # unset: as_seen for a user's own data alone
 
-    vit_model: str = "eva_clip_g"
+    vit_model: str = option("eva_clip_g", choices=("eva_clip_g",))
     vit_ckpt: str | None = EVA_VIT_G_URL  # a file or an address
     vit: VitSize = field(default_factory=VitSize)
-    vit_precision: str = "fp16"  # fp32 keeps the ViT in float32; anything else follows the run
+    # fp32 keeps the ViT in float32; fp16 and bf16 follow the run
+    vit_precision: str = option("fp16", choices=("fp16", "bf16", "fp32"))
     freeze_vit: bool = True
-    drop_path_rate: float = 0.0
+    drop_path_rate: float = option(0.0, at_least=0, below=1)
     use_grad_checkpoint: bool = False
 
     llama_model: str = "meta-llama/Llama-2-7b-chat-hf"  # hub id or folder
     llama_config: dict[str, Any] = field(default_factory=dict)  # sizes for random_weights, over those of Llama-2-7b
-    lora_r: int = 64
-    lora_alpha: int = 16
-    lora_dropout: float = 0.05
+    lora_r: int = option(64, at_least=0)
+    lora_alpha: int = option(16, at_least=1)
+    lora_dropout: float = option(0.05, at_least=0, at_most=1)
     lora_target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     use_grad_checkpoint_llm: bool = False
     low_resource: bool = False  # frozen weights of the language model in 8 bits
-    device_8bit: int = 0  # the GPU of low_resource in a process alone; of several processes each takes its own GPU
+    # the GPU of low_resource in a process alone; of several processes each takes its own GPU
+    device_8bit: int = option(0, at_least=0)
     load_in_4bit: bool = False  # frozen weights of the language model in 4 bits (NF4), on each process's own GPU
-    frozen_dtype: str = "auto"  # or float8, an experiment: training multiplies frozen weights in 8 bits (GPUs from 8.9)
+    # or float8, an experiment: training multiplies frozen weights in 8 bits (GPUs from 8.9)
+    frozen_dtype: str = option("auto", choices=("auto", "float8"))
     random_weights: bool = False  # no weight file is read: for benchmarks and tests
 
     ckpt: str | None = None
     allow_mismatch: bool = False  # load a checkpoint that another base model, LoRA alpha, image size or prompt trained
     chat_template: bool | None = None  # training: single questions too go into prompt_template; false when unset
     prompt_template: str = "[INST] {} [/INST]"
-    max_txt_len: int = 160
-    max_context_len: int = 3800
+    max_txt_len: int = option(160, at_least=1)
+    max_context_len: int = option(3800, at_least=1)
     end_sym: str | None = None  # a newline when unset
 
 
@@ -126,12 +163,12 @@ class ModelConfig:
 class ProcessorConfig:
     """One image or text processor; what a processor does not use stays None."""
 
-    name: str = "???"
-    image_size: int | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    name: str = option("???", registered="processor")
+    image_size: int | None = option(at_least=1)
+    mean: list[float] | None = option(length=3)
+    std: list[float] | None = option(above=0, length=3)
     prompt: str | None = None
-    max_words: int | None = None
+    max_words: int | None = option(at_least=1)
 
 
 @dataclass
@@ -154,9 +191,9 @@ class PreprocessConfig:
 class StorageConfig:
     """Where one thing lies: a path or a list of paths, and where it is to be had."""
 
-    storage: Any = None
-    url: Any = None
-    md5: Any = None
+    storage: Any = option(kind="paths")
+    url: Any = option(kind="paths")
+    md5: Any = option(kind="paths")
 
 
 @dataclass
@@ -177,7 +214,7 @@ class BuildInfoConfig:
     image_path: str | None = None
     ann_path: str | None = None
     data_dir: str | None = None
-    storage: Any = None
+    storage: Any = option(kind="paths")
     dataset: str | None = None
     splitBy: str | None = None
 
@@ -191,10 +228,11 @@ class DatasetConfig:
     build_info: BuildInfoConfig = field(default_factory=BuildInfoConfig)
     vis_processor: ProcessorsConfig | None = None
     text_processor: ProcessorsConfig | None = None
-    batch_size: int = 1
-    sample_ratio: float = 1.0
-    pictures: str | None = None  # as_seen or as_stored; model.pictures when unset, else as_seen for custom alone
-    bad_boxes: str | None = None  # boxes that stick out, are empty or reversed: keep (unset), clip, or drop such rows
+    batch_size: int = option(1, at_least=1)
+    sample_ratio: float = option(1.0, at_least=0)
+    pictures: str | None = option(choices=PICTURES)  # model.pictures when unset, else as_seen for custom alone
+    # boxes that stick out, are empty or reversed: keep (unset), clip, or drop such rows
+    bad_boxes: str | None = option(choices=("keep", "clip", "drop"))
 
 
 @dataclass
@@ -203,6 +241,28 @@ class EvaluationDatasetConfig:
 
     eval_file_path: str = "???"
     img_path: str | None = None
-    batch_size: int = 10
-    max_new_tokens: int = 20
-    pictures: str | None = None  # as_seen or as_stored; model.pictures when unset, else as_stored
+    batch_size: int = option(10, at_least=1)
+    max_new_tokens: int = option(20, at_least=1)
+    pictures: str | None = option(choices=PICTURES)  # model.pictures when unset, else as_stored
+
+
+SECTIONS: dict[str, type] = {
+    "run": RunConfig,
+    "model": ModelConfig,
+    "preprocess": PreprocessConfig,
+    "datasets": DatasetConfig,
+    "evaluation_datasets": EvaluationDatasetConfig,
+}
+NAMED_SECTIONS = ("datasets", "evaluation_datasets")
+"""These hold names, each with the section's options."""
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a section's options."""
+    return typing.get_type_hints(cls)
+
+
+def inner_of(hint: Any) -> type | None:
+    """Return the section that an option holds, or None for one that holds values."""
+    return next((t for t in (hint, *typing.get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)

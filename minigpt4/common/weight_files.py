@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlparse
 
+from minigpt4.common.llama_folder import look_at_llama
+from minigpt4.common.paths import wrong_path
 from minigpt4.common.schema import EVA_VIT_G_URL
+from minigpt4.common.weight_headers import Shapes, read_shapes
 
 LLAMA_ADDRESS = "https://huggingface.co/meta-llama/Llama-2-7b-chat-hf"
 CKPT_ADDRESS = "https://drive.google.com/file/d/1Vi_E7ZtZXRAQcyz4f8E6LtLh2UXABCmu/view?usp=sharing"
-WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class WeightFile:
 
 def weight_files(model_cfg: Any, run_cfg: Any) -> list[WeightFile]:
     """Return what `model` and `run` name, each looked at but not read."""
-    found = [] if model_cfg.random_weights else [_llama(str(model_cfg.llama_model)), _vit(model_cfg.vit_ckpt)]
+    found = (
+        []
+        if model_cfg.random_weights
+        else [_llama(str(model_cfg.llama_model)), _vit(model_cfg.vit_ckpt, model_cfg.vit)]
+    )
     if model_cfg.ckpt:
         found.append(_file("model.ckpt", model_cfg.ckpt, CKPT_ADDRESS))
     resumed = run_cfg.resume_ckpt_path
@@ -45,24 +49,50 @@ def weight_files(model_cfg: Any, run_cfg: Any) -> list[WeightFile]:
 
 
 def _file(key: str, path: str, address: str) -> WeightFile:
-    """Look at one file as torch.save writes it."""
-    problem = None
-    if not os.path.isfile(path):
-        problem = f"{key}: no file {path}; to be had from {address}"
-    elif os.path.getsize(path) == 0:
-        problem = f"{key}: {path} is empty (0 bytes)"
-    elif not path.endswith(".safetensors") and not _is_checkpoint(path):
-        problem = f"{key}: {path} is cut off or no file of weights"
+    """Look at one file as torch.save or safetensors writes it."""
+    wrong, _ = _look(path)
+    problem = f"{key}: {wrong}" if wrong else None
+    if wrong and not os.path.exists(path):
+        problem = f"{problem}; to be had from {address}"
     return WeightFile(key, path, address, problem)
 
 
-def _is_checkpoint(path: str) -> bool:
-    """Return whether a file is a whole zip archive, or begins as a pickle does, as torch before 1.6 wrote it."""
-    with open(path, "rb") as file:
-        return zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(1) == b"\x80")
+def _look(path: str) -> tuple[str | None, Shapes | None]:
+    """Return what is wrong with a file of weights, and the shapes of what it holds where they are known."""
+    try:
+        return None, read_shapes(path)
+    except ValueError as error:
+        return str(error), None
 
 
-def _vit(source: str | None) -> WeightFile:
+def _vit(source: str | None, size: Any) -> WeightFile:
+    """Look at the vision encoder's file, and whether its sizes are those of `model.vit`."""
+    found = _vit_file(source)
+    if found.problem or found.remark:
+        return found
+    shapes = _look(found.path)[1]
+    wrong = None if shapes is None else _wrong_vit(shapes, size)
+    return replace(found, problem=f"{found.key}: {found.path} {wrong}" if wrong else None)
+
+
+def _wrong_vit(shapes: Shapes, size: Any) -> str | None:
+    """Return what the sizes of `model.vit` and a file's first and last block do not share; None when they agree."""
+    width, last = size.embed_dim, f"blocks.{size.depth - 1}"
+    wanted = {
+        "patch_embed.proj.weight": (width, 3, size.patch_size, size.patch_size),
+        "cls_token": (1, 1, width),
+        f"{last}.attn.qkv.weight": (3 * width, width),
+        f"{last}.mlp.fc1.weight": (int(width * size.mlp_ratio), width),
+    }
+    for name, shape in wanted.items():
+        if name not in shapes:
+            return f"does not fit model.vit: it has no {name}"
+        if shapes[name] != shape:
+            return f"does not fit model.vit: its {name} is {shapes[name]}, not {shape}"
+    return None
+
+
+def _vit_file(source: str | None) -> WeightFile:
     key = "model.vit_ckpt"
     if not source:
         return WeightFile(key, "", "", f"{key}: no file is set")
@@ -80,29 +110,35 @@ def _vit(source: str | None) -> WeightFile:
 def _llama(source: str) -> WeightFile:
     key = "model.llama_model"
     if os.path.isdir(source):
-        return WeightFile(key, source, LLAMA_ADDRESS, _wrong_folder(key, source))
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        return WeightFile(key, source, LLAMA_ADDRESS, f"{key}: no folder {source}; to be had from {LLAMA_ADDRESS}")
-    from huggingface_hub import constants, try_to_load_from_cache
+        problem = look_at_llama(source).problem()
+        return WeightFile(key, source, LLAMA_ADDRESS, problem and f"{key}: {problem}")
+    is_path = source.startswith((".", "/", "~")) or source.count("/") != 1
+    if is_path or os.path.lexists(source):
+        problem = f"{key}: {wrong_path(source, folder=True)}; to be had from {LLAMA_ADDRESS}"
+        return WeightFile(key, source, LLAMA_ADDRESS, problem)
+    return _cached_llama(key, source)
 
-    config = try_to_load_from_cache(source, "config.json")
+
+def _cached_llama(key: str, source: str) -> WeightFile:
+    """Look at a hub id's files in the cache; those that are not there yet will be downloaded, where that is allowed."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return WeightFile(key, source, LLAMA_ADDRESS, f"{key}: no folder {source}, and no id of the hub either")
     address = f"https://huggingface.co/{source}"
+    remark = "will be downloaded (Llama-2 asks for `hf auth login`)"
     if isinstance(config, str):
-        folder = os.path.dirname(config)
-        return WeightFile(key, folder, address, _wrong_folder(key, folder))
+        found = look_at_llama(os.path.dirname(config))
+        if found.lacks and not constants.HF_HUB_OFFLINE:
+            remark, found.lacks = f"{', '.join(found.lacks)} will be downloaded", []
+            problem = found.problem()
+            return WeightFile(key, found.path, address, problem and f"{key}: {problem}", remark)
+        problem = found.problem()
+        return WeightFile(key, found.path, address, problem and f"{key}: {problem}")
     if constants.HF_HUB_OFFLINE:
         problem = f"{key}: {source} is no folder here, not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
         return WeightFile(key, source, address, f"{problem}; to be had from {address}")
-    return WeightFile(key, source, address, remark="will be downloaded (Llama-2 asks for `hf auth login`)")
-
-
-def _wrong_folder(key: str, folder: str) -> str | None:
-    names = {path.name for path in Path(folder).iterdir()}
-    lacks = [] if "config.json" in names else ["config.json"]
-    lacks += [] if {"tokenizer.model", "tokenizer.json"} & names else ["tokenizer.model or tokenizer.json"]
-    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
-    lacks += [] if weights else ["weights (*.safetensors or *.bin)"]
-    if lacks:
-        return f"{key}: {folder} lacks {', '.join(lacks)}"
-    empty = sorted(name for name in weights if os.path.getsize(os.path.join(folder, name)) == 0)
-    return f"{key}: {folder}: {', '.join(empty)} is empty (0 bytes)" if empty else None
+    return WeightFile(key, source, address, remark=remark)

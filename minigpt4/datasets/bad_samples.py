@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,10 +37,13 @@ def read_report(path: str | None) -> Collection[str]:
         raise ValueError(f"run.bad_samples_report: {path} is no report of `--check full`: {error}") from error
 
 
-def write_report(path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int) -> None:
-    """Write what is wrong with which images and rows."""
+def write_report(
+    path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int, shards: dict[str, Any] | None = None
+) -> None:
+    """Write what is wrong with which images and rows, and what the shards of streams hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {"num_images_opened": num_images, "images": images, "rows": rows}
+    report |= {"shards": shards} if shards else {}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -52,7 +55,21 @@ class Opened(NamedTuple):
 
 
 def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> Opened:
-    """Open every image; return those that do not decode, each with the reason, and those of the kinds to count.
+    """Open every image; return those that do not decode, each with the reason, and those of the kinds to count."""
+    found = open_each(paths, _open_each, journal, chunk=CHUNK, unit="image", num_processes=num_processes)
+    return Opened(found.get("bad", {}), found.get("kinds", {}))
+
+
+def open_each(
+    paths: Sequence[str],
+    look: Callable[[Sequence[str]], Mapping[str, dict[str, Any]]],
+    journal: Path,
+    *,
+    chunk: int,
+    unit: str,
+    num_processes: int,
+) -> dict[str, dict[str, Any]]:
+    """Return what `look` finds, called in processes with `chunk` paths at a time: findings of each kind by path.
 
     `journal` says how far it has come, so that a check that was broken off goes on there; it is removed at the end.
     """
@@ -60,20 +77,24 @@ def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> O
     done = _read_journal(journal, names)
     num_opened = sum(line["opened"] for line in done)
     if num_opened:
-        logger.info("%s: %d of %d images were opened before; going on there", journal, num_opened, len(paths))
+        logger.info("%s: %d of %d %ss were opened before; going on there", journal, num_opened, len(paths), unit)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    chunks = [list(paths[at : at + CHUNK]) for at in range(num_opened, len(paths), CHUNK)]
-    bar = tqdm(total=len(paths), initial=num_opened, unit="image", disable=not sys.stderr.isatty())
+    chunks = [list(paths[at : at + chunk]) for at in range(num_opened, len(paths), chunk)]
+    bar = tqdm(total=len(paths), initial=num_opened, unit=unit, disable=not sys.stderr.isatty())
     with journal.open("w", encoding="utf-8") as file, Pool(num_processes) as pool, bar:
         file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
-        for chunk, found in zip(chunks, pool.imap(_open_each, chunks), strict=True):
-            done.append({"opened": len(chunk), **found._asdict()})
+        for part, found in zip(chunks, pool.imap(look, chunks), strict=True):
+            done.append({"opened": len(part), **found})
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
-            bar.update(len(chunk))
+            bar.update(len(part))
     os.remove(journal)
-    bad = {path: reason for line in done for path, reason in line["bad"].items()}
-    return Opened(bad, {path: kinds for line in done for path, kinds in line.get("kinds", {}).items()})
+    merged: dict[str, dict[str, Any]] = {}
+    for line in done:
+        for kind, found in line.items():
+            if kind != "opened":
+                merged.setdefault(kind, {}).update(found)
+    return merged
 
 
 def digest(paths: Sequence[str]) -> str:
@@ -81,17 +102,18 @@ def digest(paths: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join(map(str, paths)).encode(), digest_size=16).hexdigest()
 
 
-def _open_each(paths: Sequence[str]) -> Opened:
-    found = Opened({}, {})
+def _open_each(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    bad: dict[str, str] = {}
+    kinds: dict[str, list[str]] = {}
     for path in paths:
         try:
-            kinds = kinds_of_file(path)
+            found = kinds_of_file(path)
         except ValueError as error:
-            found.bad[path] = str(error)
+            bad[path] = str(error)
         else:
-            if kinds:
-                found.kinds[path] = kinds
-    return found
+            if found:
+                kinds[path] = found
+    return {"bad": bad, "kinds": kinds}
 
 
 def _read_journal(journal: Path, names: str) -> list[dict[str, Any]]:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minigpt4.common.config import Config
+from minigpt4.common.llama_folder import TOKENIZERS, look_at_llama
 from minigpt4.common.model_match import judge_checkpoint
+from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_files import WeightFile, weight_files
-from minigpt4.datasets.bad_samples import open_images, read_report, write_report
+from minigpt4.conversation.tokenizer import load_tokenizer
+from minigpt4.datasets.bad_samples import open_each, open_images, read_report, write_report
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.picture_kinds import lines_of
 from minigpt4.datasets.report import MAX_EXAMPLES
+from minigpt4.datasets.shards import open_shards
 from minigpt4.datasets.table import as_table
 
 logger = logging.getLogger(__name__)
@@ -35,6 +42,7 @@ class DatasetCheck:
     splits: dict[str, InstructionDataset] | None = None
     num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def lines(self) -> list[Sequence[str]]:
         """Return the dataset's lines of the table: its counts, and each of its files."""
@@ -100,12 +108,17 @@ def check(cfg: Config) -> Checkup:
             body, name=str(name), seed=cfg.run_cfg.seed, listings=listings, bad_samples=bad_samples
         )
         datasets.append(_build(builder))
-    weights = weight_files(cfg.model_cfg, cfg.run_cfg)
+    weights = [_with_tokenizer(file) for file in weight_files(cfg.model_cfg, cfg.run_cfg)]
     checkup = Checkup(datasets, weights, problems)
     checkup.problems += [problem for one in datasets for problem in one.problems]
+    checkup.remarks += [remark for one in datasets for remark in one.remarks]
     checkup.problems += [file.problem for file in weights if file.problem]
     checkup.problems += _image_sizes_that_differ(cfg)
+    output = os.path.join(cfg.run_cfg.output_dir, *([cfg.run_cfg.job_id] if cfg.run_cfg.job_id else []))
+    checkup.problems += [wrong] if (wrong := wrong_output_folder("run.output_dir", output)) else []
     checkup.remarks += [f"{file.key}: {file.path}: {file.remark}" for file in weights if file.remark]
+    if cfg.run_cfg.device.startswith("cuda") and not torch.cuda.is_available():
+        checkup.remarks.append(f"run.device is {cfg.run_cfg.device}, which this machine does not have")
     _judge_checkpoints(cfg, checkup)
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
     return checkup
@@ -134,8 +147,10 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
         dataset = one.splits["train"]
         checkup.remarks += lines_of(one.name, shown[one.name], kinds, dataset.pictures)
         dataset.look_at_boxes()
-    write_report(Path(report), images=bad, rows=rows, num_images=len(paths))
-    checkup.remarks.append(f"{len(paths):,} images were opened; {report} names the bad samples")
+    shards = _open_shards(checkup, Path(f"{report}.shards.part"), num_processes)
+    num_images = len(paths) + sum(found["num_samples"] for found in shards.values())
+    write_report(Path(report), images=bad, rows=rows, num_images=num_images, shards=shards)
+    checkup.remarks.append(f"{num_images:,} images were opened; {report} names the bad samples")
     num_unreadable = sum(one.num_unreadable for one in checkup.datasets)
     if num_unreadable > run_cfg.max_bad_samples and not run_cfg.bad_samples_report:
         checkup.problems.append(
@@ -144,15 +159,65 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
         )
 
 
+def _open_shards(checkup: Checkup, journal: Path, num_processes: int) -> dict[str, Any]:
+    """Open every sample of every shard of the streams; add what is wrong to the checkup and return it by shard."""
+    shards: dict[str, Any] = {}
+    for one in checkup.datasets:
+        stream: Any = one.splits["train"] if one.splits is not None else ()
+        if len(stream) != ENDLESS:
+            continue
+        look = partial(open_shards, stream.read_row)
+        opened = open_each(stream.shards, look, journal, chunk=1, unit="shard", num_processes=num_processes)
+        found = opened.get("shards", {})
+        shards |= found
+        num_samples = sum(shard["num_samples"] for shard in found.values())
+        bad = {f"{path}/{name}": why for path, shard in found.items() for name, why in shard["bad"].items()}
+        remarks = [f"{one.name}: {remark}" for shard in found.values() for remark in shard["remarks"]]
+        kinds = {f"{path}/{name}": kinds for path, shard in found.items() for name, kinds in shard["kinds"].items()}
+        remarks += lines_of(one.name, kinds, kinds, stream.pictures)
+        if bad:
+            named = "; ".join(f"{name}: {bad[name]}" for name in list(bad)[:MAX_EXAMPLES])
+            remarks.append(f"{one.name}: {len(bad):,} of {num_samples:,} samples cannot be read: {named}")
+        checkup.remarks += [remark for remark in remarks if remark not in checkup.remarks]
+        checkup.problems += [
+            f"{one.name}: not one of the {shard['num_samples']:,} samples of {path} can be read"
+            for path, shard in found.items()
+            if shard["num_samples"] and len(shard["bad"]) == shard["num_samples"]
+        ]
+    return shards
+
+
+def _with_tokenizer(file: WeightFile) -> WeightFile:
+    """Return what was found of the language model with what is wrong with its tokenizer, which is read for it."""
+    if file.key != "model.llama_model" or file.problem or not os.path.isdir(file.path):
+        return file
+    if not any(os.path.isfile(os.path.join(file.path, name)) for name in TOKENIZERS):
+        return file  # a hub id of which the cache has a part
+    try:
+        num_tokens = load_tokenizer(file.path).vocab_size
+    except ValueError as error:
+        text = str(error)
+        return replace(file, problem=text if text.startswith(file.key) else f"{file.key}: {text}")
+    num_rows = look_at_llama(file.path).config.get("vocab_size", num_tokens)
+    if num_tokens > num_rows:
+        wrong = f"its tokenizer has {num_tokens:,} tokens, its config.json says vocab_size {num_rows:,}"
+        return replace(file, problem=f"{file.key}: {file.path}: {wrong}")
+    return file
+
+
 def _build(builder: Any) -> DatasetCheck:
     """Build one dataset, or say why that cannot be."""
-    found = DatasetCheck(builder.name, builder.places(), problems=builder.problems())
-    if not found.problems:
-        try:
+    found = DatasetCheck(builder.name, ())
+    try:
+        found.places, found.problems = builder.places(), builder.problems()
+        if not found.problems:
+            found.remarks = builder.remarks()
             found.splits = builder.build_datasets()
-        except (ValueError, OSError) as error:
-            text = str(error)
-            found.problems.append(text if text.startswith(builder.name) else f"{builder.name}: {text}")
+            found.remarks += getattr(found.splits["train"], "remarks", ())
+    except (ValueError, OSError) as error:
+        text = str(error)
+        starts = (builder.name, f"datasets.{builder.name}")
+        found.problems.append(text if text.startswith(starts) else f"{builder.name}: {text}")
     return found
 
 

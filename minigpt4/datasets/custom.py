@@ -69,7 +69,8 @@ class CustomStream(StreamDataset):
     fields: ClassVar = {}
     pool_name = None
 
-    def rows_of(self, record: Any) -> list[Row]:
+    @classmethod
+    def rows_of(cls, record: Any) -> list[Row]:
         """Return the record's questions with their answers."""
         return [{"turns": read_turns(record, num_images=1)}]
 
@@ -169,6 +170,10 @@ class CustomBuilder(StreamBuilder):
         if not self._option("annotations.train.storage") and not self._option("ann_path"):
             return [self.place("ann_path", None)]
         return BaseDatasetBuilder.annotation_places(self)
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know about shards."""
+        return super().remarks() if self._option("storage") else []
 
     def image_place(self) -> Place | None:
         """Return where the images are looked for when a folder is set."""

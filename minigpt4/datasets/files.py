@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minigpt4.common.paths import wrong_path
+
 
 @dataclass(frozen=True)
 class Place:
@@ -23,8 +25,10 @@ class Place:
 
     def problem(self) -> str | None:
         """Return what is wrong, in words for the user, or None."""
-        if self.find() is not None:
-            return None
+        there = next((path for path in self.paths if os.path.lexists(path)), None)
+        if there is not None:
+            wrong = wrong_path(self.find() or there, folder=self.folder)
+            return f"{self.key}: {wrong}" if wrong else None
         kind = "folder" if self.folder else "file"
         where = " or ".join(self.paths) if self.paths else "is set"
         return f"{self.key}: no {kind} {where}" + (f"; to be had from {self.address}" if self.address else "")

@@ -10,8 +10,7 @@ import io
 import logging
 import os
 import random
-import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,11 +29,11 @@ from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.rows import require
+from minigpt4.datasets.shards import Shard, cut_shards, named, read_shard
 from minigpt4.processors.pictures import decode_image
 
 logger = logging.getLogger(__name__)
 
-IMAGES, TEXT = ("jpg", "jpeg", "png", "webp"), "json"
 MAX_TRIES = 100
 """After so many unreadable samples in a row a stream gives up."""
 NUM_BLOCKS_KEPT = 2
@@ -46,6 +45,7 @@ class StreamDataset(InstructionDataset):
     """Samples of tar shards: an image, and beside it a .json with its `caption`.
 
     A sample that does not decode is skipped: another of its block takes its place, and `num_skipped` counts it.
+    `remarks` says what the user should know about the first block's shard, which `build` reads.
     """
 
     fields: ClassVar = {"caption": str}
@@ -59,7 +59,9 @@ class StreamDataset(InstructionDataset):
         self.shards = list(annotations)
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # a place a worker: no races
         self._blocks: dict[int, tuple[str, np.ndarray]] = {}
-        self._block(0)
+        shard, members = self._read_block(0)
+        self._blocks[0] = shard.path, members
+        self.remarks = [f"{self.name}: {remark}" for remark in shard.remarks()]
 
     @property
     def num_skipped(self) -> int:
@@ -84,6 +86,18 @@ class StreamDataset(InstructionDataset):
             place = instead.randrange(len(members))
         raise ValueError(f"{sample_id}: {MAX_TRIES} samples in a row cannot be read")
 
+    @classmethod
+    def rows_of(cls, record: Any) -> list[Row]:
+        """Return the one row that a .json holds."""
+        return [record]
+
+    @classmethod
+    def read_row(cls, content: bytes) -> Row:
+        """Return the row of a .json member. Raises: ValueError when it is no JSON, or lacks a key."""
+        [row] = cls.rows_of(parse_record(content))
+        require(row, cls.fields)
+        return row
+
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask for a caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
@@ -94,8 +108,7 @@ class StreamDataset(InstructionDataset):
             file.seek(image_start)
             image = decode_image(io.BytesIO(file.read(image_size)), self.pictures)
             file.seek(text_start)
-            [row] = self.rows_of(parse_record(file.read(text_size)))
-        require(row, self.fields)
+            row = self.read_row(file.read(text_size))
         if self.bad_boxes == DROP and (fault := self.box_fault(row)) in DROPPED:
             raise ValueError(f"a box of its text is {FAULTS[fault]}")
         return Example(turns=self.clipped_turns(row, rng), images=(self.vis_processor(image),), id=sample_id)
@@ -110,45 +123,33 @@ class StreamDataset(InstructionDataset):
     def _block(self, block: int) -> tuple[str, np.ndarray]:
         """Return a block's shard and where its samples lie there, in the block's order, (num_samples, 4) int64."""
         if block not in self._blocks:
-            rng = derive_rng(self.seed, self.name, "shard", block)
-            for path in rng.sample(self.shards, len(self.shards)):
-                members = np.array(list(samples_of(path)), np.int64).reshape(-1, 4)
-                if len(members):
-                    break
-                logger.warning("%s: %s has no sample that can be read", self.name, path)
-            else:
-                raise ValueError(f"{self.name}: none of its {len(self.shards)} shards has a sample that can be read")
-            order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
+            shard, members = self._read_block(block)
             for old in sorted(self._blocks)[: -NUM_BLOCKS_KEPT + 1]:
                 del self._blocks[old]
-            self._blocks[block] = path, members[np.argsort(order, kind="stable")]
+            self._blocks[block] = shard.path, members
         return self._blocks[block]
 
+    def _read_block(self, block: int) -> tuple[Shard, np.ndarray]:
+        """Return a block's shard, and where its samples lie there, in the block's order."""
+        rng = derive_rng(self.seed, self.name, "shard", block)
+        shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
+        members = np.array(shard.samples, np.int64).reshape(-1, 4)
+        order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
+        return shard, members[np.argsort(order, kind="stable")]
 
-def samples_of(path: str) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (image start, image bytes, text start, text bytes) of the samples of a shard that have both.
-
-    Stops, with a warning, where the shard is cut off.
-    """
-    # webdataset's own reader gives contents in the order of the file; a row that can be found again needs their places
-    from webdataset.tariterators import base_plus_ext
-
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while member := tar.next():
-                key, extension = base_plus_ext(member.name)
-                if key is None:
-                    continue
-                kind = "image" if extension.lower() in IMAGES else extension.lower()
-                parts = found.setdefault(key, {})
-                parts[kind] = (member.offset_data, member.size)
-                if "image" in parts and TEXT in parts:
-                    yield (*parts.pop("image"), *parts.pop(TEXT))
-            if os.path.getsize(path) < tar.offset + tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("its end mark is missing")
-    except (tarfile.TarError, OSError) as error:
-        logger.warning("%s: cannot be read to its end: %s", path, error)
+    def _first_with_samples(self, shards: Sequence[str]) -> Shard:
+        """Return the first shard that has samples. Raises: ValueError when none has one."""
+        reasons = []
+        for path in shards:
+            shard = read_shard(path)
+            if shard.cut:
+                logger.warning("%s: cannot be read to its end: %s", path, shard.cut)
+            if shard.samples:
+                return shard
+            reasons.append(shard.why_empty())
+            logger.warning("%s: %s has no sample that can be read", self.name, path)
+        total = f"none of its {len(shards)} shards has a sample that can be read"
+        raise ValueError(f"{self.name}: {total}: {reasons[0]}")
 
 
 class StreamBuilder(BaseDatasetBuilder):
@@ -159,15 +160,37 @@ class StreamBuilder(BaseDatasetBuilder):
 
     def annotation_places(self) -> list[Place]:
         """Return the shards that are there; when none is, the patterns."""
+        present, absent, patterns = self._shards()
+        if present and absent:
+            counts = f"{len(absent)} of its {len(present) + len(absent)}"
+            logger.warning("%s: %s shards are not there", self.name, counts)
+        return [self.place("storage", path, self.annotations_address) for path in (present or patterns)] or [
+            self.place("storage", None, self.annotations_address)
+        ]
+
+    def remarks(self) -> list[str]:
+        """Return which shards are not there, and which do not end as a tar file does."""
+        present, absent, _ = self._shards()
+        counts = {"are not there": absent, "are cut off or no tar files": cut_shards(present)}
+        total = len(present) + len(absent)
+        return [
+            f"{self.name}: {len(paths):,} of its {total:,} shards {what}: {named(paths)}"
+            for what, paths in counts.items()
+            if paths and present
+        ]
+
+    def _shards(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the shards that are there, those that are not, and the patterns that name them."""
         from webdataset.shardlists import expand_urls
 
         storage: Any = self._option("storage")
         patterns = [storage] if isinstance(storage, str) else list(storage or ())
-        paths = [path for pattern in patterns for path in expand_urls(pattern)]
-        present = [path for path in paths if os.path.isfile(path)]
-        if 0 < len(present) < len(paths):
-            logger.warning("%s: %d of its %d shards are not there", self.name, len(paths) - len(present), len(paths))
-        return [self.place("storage", path, self.annotations_address) for path in present or patterns or [None]]
+        try:
+            paths = [path for pattern in patterns for path in expand_urls(pattern)]
+        except ValueError as error:
+            raise ValueError(f"datasets.{self.name}.build_info.storage: {error}") from error
+        there = {path: os.path.isfile(path) for path in paths}
+        return [p for p in paths if there[p]], [p for p in paths if not there[p]], patterns
 
     def image_place(self) -> Place | None:
         """Return None: the images are in the shards."""

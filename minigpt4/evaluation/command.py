@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.logger import setup_logger
+from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
@@ -48,7 +48,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--cfg-path", required=True, help="YAML with model, datasets, evaluation_datasets and run")
     parser.add_argument("--dataset", help="names from evaluation_datasets, with commas between; default: all of them")
-    parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+    )
     parser.add_argument(
         "--only",
         choices=(INFER, SCORE),
@@ -72,6 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
         for key in ("batch_size", "max_new_tokens"):
             if getattr(args, key) is not None:
                 entry[key] = getattr(args, key)
+    cfg.check_values()
     return cfg
 
 
@@ -141,15 +144,6 @@ def summary(name: str, score: dict[str, Any]) -> str:
     return f"{name}: {accuracy} of {score['num_questions']} questions ({odd}){seconds}"
 
 
-@contextmanager
-def plain_errors(script: str) -> Iterator[None]:
-    """End a script with the message alone where what the user gave is wrong."""
-    try:
-        yield
-    except ValueError as error:
-        raise SystemExit(f"{script}: {error}") from error
-
-
 def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, resample: int = 0) -> None:
     """Evaluate what the command line asks for; rank 0 prints a line a benchmark and a table, and writes the files.
 
@@ -160,6 +154,8 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
     dist_utils.init_distributed_mode(cfg.run_cfg)
     setup_logger()
     save_path = Path(cfg.run_cfg.save_path)
+    if wrong := wrong_output_folder("run.save_path", str(save_path)):
+        raise ValueError(wrong)
     prepared = prepare(choose(cfg, args.dataset, script), save_path=save_path, only=args.only)
     ask = None if args.only == SCORE else Asking(cfg, load_model, resample=resample)
     for item in prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -98,8 +99,12 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
     with torch.device("meta"):  # the file brings every weight: random ones would be drawn for nothing
         vit = build_vit(size, image_size=image_size, drop_path_rate=drop_path_rate)
     wanted = vit.state_dict()
-    state = read_tensors(fetch(source))
-    if isinstance(state.get("pos_embed"), Tensor):
+    try:
+        state = {name: value for name, value in read_tensors(fetch(source)).items() if isinstance(value, Tensor)}
+    except (ValueError, OSError) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("model.vit_ckpt") else f"model.vit_ckpt: {text}") from error
+    if "pos_embed" in state and _is_grid(state["pos_embed"]):
         state["pos_embed"] = resize_pos_embed(state["pos_embed"], num_tokens=wanted["pos_embed"].shape[1])
     check_fit(state, wanted, source)
     vit.load_state_dict({name: state[name].to(dtype) for name in wanted}, assign=True)
@@ -107,6 +112,12 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
         if isinstance(module, EvaAttention):  # a buffer of zeros that no file holds
             module.register_buffer("k_bias", torch.zeros(module.q_bias.shape, dtype=dtype), persistent=False)
     return vit
+
+
+def _is_grid(pos_embed: Tensor) -> bool:
+    """Return whether a position embedding is that of a class token and a square of patches, (1, 1 + g*g, C)."""
+    num_patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0
+    return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
 
 
 def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:

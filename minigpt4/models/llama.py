@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
 from minigpt4.models.attention import PACKED, register_packed_attention
 from minigpt4.models.lean_layers import make_lean
@@ -77,8 +78,13 @@ def _random_llama(sizes: Mapping[str, Any], dtype: torch.dtype) -> LlamaForCausa
     for name in sizes:
         if name not in known:
             raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
+        if name in SIZES and not (isinstance(sizes[name], int) and sizes[name] > 0):
+            raise ValueError(f"model.llama_config.{name}: expected at least 1, got {sizes[name]!r}")
     heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
-    config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})
+    try:
+        config = LlamaConfig(**{**LLAMA_2_7B, **heads, **sizes})
+    except Exception as error:  # what it raises depends on the release of transformers
+        raise ValueError(f"model.llama_config: {dict(sizes)}: {' '.join(str(error).split())}") from error
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
     try:
@@ -98,9 +104,9 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
         options |= _quantised(cfg, dtype)
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(cfg.llama_model, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what a damaged folder raises depends on where it is damaged
         where = "" if Path(cfg.llama_model).is_dir() else ", which is no folder here"
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"model.llama_model: cannot load {cfg.llama_model}{where}: {reason}") from error
     llama, info = loaded
     if info["missing_keys"]:  # transformers would have drawn them at random

@@ -12,7 +12,7 @@ import torch
 
 from minigpt4.datasets.check import check
 from tests.datasets.conftest import REFS, cells
-from tests.runners.tiny import ROOT
+from tests.runners.tiny import ASSETS, ROOT
 
 
 def problems(cfg):
@@ -69,10 +69,8 @@ def test_a_json_file_that_is_cut_off(load, world):
 def test_a_pickle_that_is_cut_off(load, world):
     (world / REFS).write_bytes((world / REFS).read_bytes()[:-9])
     text = problems(load())
-    assert (
-        f"refcoco: {world}/{REFS}: is cut off or no pickle file: expected 7 bytes in a unicodestring4, but only 5 remain"
-        in text
-    )
+    reason = "expected 7 bytes in a unicodestring4, but only 5 remain"
+    assert f"refcoco: {world}/{REFS}: is cut off or no pickle file: {reason}" in text
 
 
 class RunsCode:
@@ -145,13 +143,12 @@ def test_weights_that_are_cut_off_or_incomplete(load, world):
             f"model.ckpt={world}/cut.pth",
             f"model.llama_model={world}/llama",
             f"run.resume_ckpt_path={world}/gone.pth",
-            f"model.vit_ckpt={world}/whole.pth",
         )
     )
     assert f"model.ckpt: {world}/cut.pth is cut off or no file of weights" in text
     assert f"{world}/llama lacks tokenizer.model or tokenizer.json, weights (*.safetensors or *.bin)" in text
     assert f"run.resume_ckpt_path: no file {world}/gone.pth" in text
-    assert "whole.pth" not in text
+    assert "model.vit_ckpt" not in text
 
 
 def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch):
@@ -182,3 +179,44 @@ def test_the_command_ends_with_1_when_training_could_not_start(load, world, how)
     assert "training cannot start:" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "set by" in done.stdout + done.stderr  # the table
+
+
+def test_a_tokenizer_that_is_none_or_larger_than_the_weights(load, world):
+    llama = world / "llama"
+    shutil.copytree(ASSETS / "llama_tiny", llama)
+    assert check(load(f"model.llama_model={llama}")).problems == []
+    (llama / "tokenizer.model").write_bytes(b"<html>")
+    assert f"model.llama_model: {llama}/tokenizer.model: cannot read it as a sentencepiece model" in problems(
+        load(f"model.llama_model={llama}")
+    )
+    shutil.copy(ASSETS / "llama_tiny/tokenizer.model", llama)
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 9, "quantization_config": {}}))
+    text = problems(load(f"model.llama_model={llama}"))
+    assert f"model.llama_model: {llama}: its tokenizer has " in text and "its config.json says vocab_size 9" in text
+
+
+@pytest.mark.parametrize("below", ["file/out", "file"])
+def test_an_output_folder_that_cannot_be_made(load, world, below):
+    (world / "file").touch()
+    text = problems(load(f"run.output_dir={world}/{below}", "run.job_id=0010"))
+    assert f"run.output_dir: the folder {world}/{below}/0010 cannot be made, since {world}/file is a file" in text
+
+
+def test_links_pointers_and_folders_in_the_place_of_files(load, world):
+    (world / "text.json").unlink()
+    (world / "text.json").symlink_to("nowhere.json")
+    (world / "gqa.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (world / REFS).unlink()
+    (world / REFS).mkdir()
+    text = problems(load())
+    assert f"unnatural_instruction.build_info.ann_path: {world}/text.json is a link to nowhere.json, which does" in text
+    assert f"datasets.gqa.build_info.annotations.train.storage: {world}/gqa.json is a pointer of git-lfs" in text
+    assert f"datasets.refcoco.build_info.ann_path: {world}/{REFS} is a folder, not a file" in text
+
+
+def test_a_gpu_that_this_machine_lacks_is_a_remark(load, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checkup = check(load("run.device=cuda"))
+    assert checkup.problems == []
+    assert "run.device is cuda, which this machine does not have" in checkup.found()

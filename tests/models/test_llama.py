@@ -157,3 +157,20 @@ def test_another_vision_encoder_is_refused():
 def test_no_vision_weights_are_refused():
     with pytest.raises(ValueError, match=r"model\.vit_ckpt: give the file or the address"):
         MiniGPTv2.from_config(tiny_config(vit_ckpt=None))
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\xff" * 99])
+def test_a_damaged_weight_file_is_one_line_that_names_the_option(tmp_path, content):
+    folder = tmp_path / "llama"
+    shutil.copytree(ASSETS / "llama_tiny", folder)
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.llama_model: cannot load .*/llama: ") as error:
+        MiniGPTv2.from_config(tiny_config(llama_model=str(folder)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": "big"}, {"num_attention_heads": 3}, {"hidden_size": -4}])
+def test_sizes_that_make_no_model_name_the_option(sizes):
+    with pytest.raises(ValueError, match=r"model\.llama_config") as error:
+        random_model(llama_config={**TINY_LLAMA, **sizes})
+    assert "\n" not in str(error.value)

@@ -90,6 +90,10 @@ class BaseDatasetBuilder:
         held_out = [place for places in self.held_out_places().values() for place in places]
         return [*self.annotation_places(), *held_out, *self.other_places(), *([images] if images else [])]
 
+    def remarks(self) -> list[str]:
+        """Return what the user should know about files that are there."""
+        return []
+
     def problems(self) -> list[str]:
         """Return every missing file and folder, with the YAML key that sets it and where it is to be had."""
         return [problem for place in self.places() if (problem := place.problem())]

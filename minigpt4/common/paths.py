@@ -1,0 +1,59 @@
+"""What is wrong with a path that an option names, found without reading the file: absent, a dead link, a pointer."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+POINTER = b"version https://git-lfs"
+MAX_POINTER_BYTES = 1024
+
+
+def wrong_path(path: str, *, folder: bool = False) -> str | None:
+    """Return why a path cannot be read as a file, or as a folder, in words; None when it can."""
+    kind, other = ("folder", "file") if folder else ("file", "folder")
+    try:
+        is_there = os.path.isdir(path) if folder else os.path.isfile(path)
+        if not is_there and os.path.islink(path) and not os.path.exists(path):
+            return f"{path} is a link to {os.readlink(path)}, which does not exist"
+        if not is_there and os.path.exists(path):
+            return f"{path} is a {other}, not a {kind}"
+        if not is_there:
+            return f"no {kind} {path}"
+        if not os.access(path, os.R_OK | os.X_OK if folder else os.R_OK):
+            return f"{path}: no permission to read it"
+        if not folder and is_pointer(path):
+            return f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull`"
+    except (OSError, ValueError) as error:
+        return f"{path!r}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def is_pointer(path: str) -> bool:
+    """Return whether a file is what git-lfs leaves in place of one that was not fetched."""
+    if os.path.getsize(path) > MAX_POINTER_BYTES:
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
+def wrong_output_folder(key: str, path: str) -> str | None:
+    """Return why nothing can be written below a folder, which may not exist yet, or None; it leaves no trace."""
+    try:
+        folder = next(parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(parent))
+        if not folder.is_dir():
+            return f"{key}: the folder {path} cannot be made, since {folder} is a file"
+        os.rmdir(tempfile.mkdtemp(prefix=".can_write_", dir=folder))
+    except (OSError, ValueError) as error:
+        return f"{key}: cannot write in the folder {path}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _exists(path: Path) -> bool:
+    """Return whether something is there, also a link that leads nowhere. Raises: OSError when no file can be there."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -1,0 +1,28 @@
+"""What a user's options and files can raise while a command starts: it ends with the message, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+
+USER_ERRORS = (ValueError, OSError, OmegaConfBaseException, SafetensorError, torch.OutOfMemoryError)
+"""ValueError is our own word for it; the others come from libraries that read the user's files or take memory."""
+
+
+@contextmanager
+def plain_errors(script: str) -> Iterator[None]:
+    """End a script with the message alone where what the user gave is wrong."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        raise SystemExit(f"{script}: {message_of(error)}") from error
+
+
+def message_of(error: BaseException) -> str:
+    """Return our own messages whole, and of a library's the first line."""
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, ValueError) else text.splitlines()[0]

@@ -1,0 +1,169 @@
+"""What lies in a tar shard: its samples, an image and a .json of one name each, and the members that belong to none."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigpt4.datasets.picture_kinds import kinds_of_file
+
+IMAGES, TEXT = ("jpg", "jpeg", "png", "webp"), "json"
+DOT, NAMELESS = "a dot in the name", "no name before the first dot"
+ALONE, LINK = "an image without a .json of its name, or the reverse", "a link, not a file"
+GZIP = b"\x1f\x8b"
+MAX_NAMED = 5
+Sample = tuple[int, int, int, int]
+"""Image start, image bytes, text start, text bytes."""
+
+
+@dataclass
+class Shard:
+    """The samples of one shard; `unused` counts images and .json files of no sample by reason, `others` other kinds.
+
+    `cut` says why the shard could not be read to its end.
+    """
+
+    path: str
+    samples: list[Sample] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    cut: str | None = None
+
+    def remarks(self) -> list[str]:
+        """Return what is wrong with the shard, in words that begin with its path."""
+        found = [f"{self.path}: cannot be read to its end: {self.cut}"] if self.cut else []
+        if self.unused:
+            reasons = "; ".join(f"e.g. {self.examples[reason]}: {reason}" for reason in self.unused)
+            total = f"{self.unused.total():,} members are no image or .json of this layout"
+            found.append(f"{self.path}: {total}, {reasons}")
+        return found
+
+    def why_empty(self) -> str:
+        """Return why the shard has no sample."""
+        kinds = ", ".join(sorted(self.others)[:MAX_NAMED])
+        return "; ".join(self.remarks()) or f"{self.path}: no image with a .json beside it" + (
+            f", only members of the kinds {kinds}" if kinds else ""
+        )
+
+    def _leave_out(self, member: tarfile.TarInfo, key: str | None) -> None:
+        """Count a member that is no part of a sample by its name or its type."""
+        name = os.path.basename(member.name)
+        kind = _kind_of(name.rpartition(".")[2]) if "." in name else "no ending"
+        if kind not in ("image", TEXT):
+            self.others[kind] += 1
+        elif not member.isfile():
+            self._unused(member.name, LINK)
+        else:
+            self._unused(member.name, NAMELESS if key is None else DOT)
+
+    def _unused(self, name: str, reason: str) -> None:
+        self.unused[reason] += 1
+        self.examples.setdefault(reason, name)
+
+
+def read_shard(path: str) -> Shard:
+    """Return what lies in a shard, up to where it is cut off; no content is read."""
+    # webdataset's own reader gives contents in the order of the file; a row that can be found again needs their places
+    from webdataset.tariterators import base_plus_ext
+
+    shard = Shard(path)
+    waiting: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        for member in _members(path):
+            key, extension = base_plus_ext(member.name)
+            kind = _kind_of(extension or "")
+            if key is None or kind not in ("image", TEXT) or not member.isfile():
+                if not member.isdir():
+                    shard._leave_out(member, key)
+                continue
+            parts = waiting.setdefault(key, {})
+            if kind in parts:
+                shard._unused(parts[kind].name, ALONE)
+            parts[kind] = member
+            if len(parts) == 2:
+                image, text = parts["image"], parts[TEXT]
+                del waiting[key]
+                shard.samples.append((image.offset_data, image.size, text.offset_data, text.size))
+                shard.names.append(image.name)
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError) as error:
+        shard.cut = _why_cut(path, error)
+    for parts in waiting.values():
+        for member in parts.values():
+            shard._unused(member.name, ALONE)
+    return shard
+
+
+def _members(path: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a shard. Raises: tarfile.ReadError where it is cut off."""
+    with tarfile.open(path, "r:") as tar:
+        while member := tar.next():
+            yield member
+        if os.path.getsize(path) < tar.offset + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("its end mark is missing")
+
+
+def _kind_of(ending: str) -> str:
+    return "image" if ending.lower() in IMAGES else ending.lower()
+
+
+def _why_cut(path: str, error: Exception) -> str:
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) == GZIP:
+                return "it is compressed; a stream needs a plain .tar"
+    except OSError as unreadable:
+        return str(unreadable)
+    return "it is empty (0 bytes)" if os.path.getsize(path) == 0 else str(error) or type(error).__name__
+
+
+def open_shards(read_row: Callable[[bytes], Any], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return as `shards` how many samples each has, what is wrong with which of them, their kinds, and its remarks."""
+    found = {}
+    for path in paths:
+        shard = read_shard(path)
+        bad: dict[str, str] = {}
+        kinds: dict[str, list[str]] = {}
+        for name, (image_start, image_size, text_start, text_size) in zip(shard.names, shard.samples, strict=True):
+            try:
+                with open(path, "rb") as file:
+                    file.seek(image_start)
+                    found_kinds = kinds_of_file(io.BytesIO(file.read(image_size)))
+                    file.seek(text_start)
+                    read_row(file.read(text_size))
+            except (OSError, ValueError) as error:
+                bad[name] = str(error)
+            else:
+                if found_kinds:
+                    kinds[name] = found_kinds
+        remarks = shard.remarks() if shard.samples else [shard.why_empty()]
+        found[path] = {"num_samples": len(shard.samples), "bad": bad, "kinds": kinds, "remarks": remarks}
+    return {"shards": found}
+
+
+def cut_shards(paths: Sequence[str]) -> list[str]:
+    """Return the shards that do not end as a tar file does, found at their last bytes alone."""
+    return [path for path in paths if not _has_end(path)]
+
+
+def _has_end(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            if file.seek(0, os.SEEK_END) < 2 * tarfile.BLOCKSIZE:
+                return False
+            file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+            return not file.read().strip(b"\0")
+    except OSError:
+        return False
+
+
+def named(paths: Sequence[str]) -> str:
+    """Return the first few paths, and how many more there are."""
+    more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
+    return ", ".join(paths[:MAX_NAMED]) + more
