@@ -7,7 +7,7 @@ import os
 from typing import BinaryIO
 
 _OTHER_FILES = (
-    (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull`"),
+    (b"version https://git-lfs", "is a pointer of git-lfs, not the file itself; run `git lfs pull`"),
     (codecs.BOM_UTF32_LE, "is UTF-32 text; save it as UTF-8"),
     (codecs.BOM_UTF32_BE, "is UTF-32 text; save it as UTF-8"),
     (codecs.BOM_UTF16_LE, "is UTF-16 text; save it as UTF-8"),

@@ -128,7 +128,7 @@ def test_any_bytes_are_records_or_one_error(tmp_path, num_examples):
         (b"", "is empty"),
         (b"\xff\xfe[\0]\0", "is UTF-16 text; save it as UTF-8"),
         (b"[\0]\0", "begins with a NUL byte, as UTF-16 text does; save it as UTF-8"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a git-lfs pointer.*run `git lfs pull`"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a pointer of git-lfs.*run `git lfs pull`"),
         (b"\x1f\x8b\x08", "is a gzip file; unpack it first"),
         (b'[{"a": "\xe9"}]', "is not UTF-8 text: .* at byte 8"),
         (b"[" * 100_000 + b"]" * 100_000, "broken JSON near byte 1: it is nested too deeply"),

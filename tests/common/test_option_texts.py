@@ -14,7 +14,7 @@ datasets:
 run:
   device: cpu
   job_id: 0010
-  train_splits: [train, 1e3]
+  valid_splits: [train, 1e3]
 """
 
 
@@ -42,7 +42,7 @@ def test_a_text_option_takes_the_word_as_it_is_written(path, word):
 def test_texts_of_a_yaml_file_stay_as_they_are_written(path):
     cfg = Config.load(path)
     assert cfg.run_cfg.job_id == "0010"
-    assert cfg.run_cfg.train_splits == ["train", "1e3"]
+    assert cfg.run_cfg.valid_splits == ["train", "1e3"]
     assert cfg.datasets_cfg["2024"].build_info.ann_path == "010.json"
     entry = "{eval_file_path: 1e3, img_path: 0010}"
     assert Config.load(path, [f"evaluation_datasets.gqa={entry}"]).evaluation_datasets_cfg.gqa.img_path == "0010"
@@ -102,9 +102,9 @@ def test_a_dataset_may_have_a_number_for_a_name(path):
     [
         (["datasets.2024=3"], "--options datasets.2024=3: datasets.2024 holds options, not one value"),
         (["run.job_id.x=1"], "--options run.job_id.x=1: run.job_id is '0010' and holds no options"),
-        (["run.train_splits.0=x"], "--options run.train_splits.0=x: run.train_splits is a list; write the whole list"),
-        (["run.train_splits=[a"], "--options run.train_splits=[a: line 1, column 3: "),
-        (["run.train_splits[0]=x"], "run.train_splits[0]: no such option; did you mean train_splits?"),
+        (["run.valid_splits.0=x"], "--options run.valid_splits.0=x: run.valid_splits is a list; write the whole list"),
+        (["run.valid_splits=[a"], "--options run.valid_splits=[a: line 1, column 3: "),
+        (["run.valid_splits[0]=x"], "run.valid_splits[0]: no such option; did you mean valid_splits?"),
         (["run.seed"], "--options: 'run.seed' has no value; write run.seed=VALUE"),
         (["run.seed=!!python/object:os.system x"], "tag tag:yaml.org,2002:python/object:os.system is not known here"),
         (["datasets.2024.build_info.storage=[[a]]"], "storage: expected a path or a list of paths, got [['a']]"),

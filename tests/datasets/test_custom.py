@@ -166,7 +166,7 @@ def test_the_content_of_a_file_tells_how_its_rows_lie(mine, tmp_path, build, nam
         (f"[{ROW}]\n[{ROW},\n{ROW}]\n", r"a\.json: more text after its list at byte 61"),
         (f"{ROW}\n\nx\n{ROW}", r"a\.json: line 3: is no JSON|more text after its object at byte 60"),
         (f"[{ROW}, {ROW[:-1]}", "broken or cut off JSON near byte"),
-        ("version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
     ],
 )
 def test_a_file_with_more_or_less_than_its_rows_is_an_error(mine, tmp_path, build, text, message):
