@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import prepare_device, use_expandable_segments
+from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.inference import build_model
@@ -119,7 +120,10 @@ def copy_tokenizer(llama_model: str, folder: Path) -> None:
     if not source.is_dir():
         from huggingface_hub import snapshot_download
 
-        source = Path(snapshot_download(llama_model, allow_patterns=list(TOKENIZER_FILES)))
+        def fetch(local_only: bool) -> str:
+            return snapshot_download(llama_model, allow_patterns=list(TOKENIZER_FILES), local_files_only=local_only)
+
+        source = Path(from_hub("model.llama_model", llama_model, fetch))
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -63,6 +63,7 @@ class RunConfig:
     device: str = "cuda"
     distributed: bool = True
     dist_url: str = "env://"
+    timeout_seconds: float | None = 120  # a rank silent for so long is lost and ends the job; null: nobody watches
     world_size: int = 1  # accepted and unused: torchrun says how many processes there are
 
     save_path: str = "evaluation_results"

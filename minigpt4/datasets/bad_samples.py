@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from minigpt4.common.files import append_text, write_text
 from minigpt4.datasets.images import read_image
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,8 @@ def read_report(path: str | None) -> Collection[str]:
 
 def write_report(path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int) -> None:
     """Write what is wrong with which images and rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     report = {"num_images_opened": num_images, "images": images, "rows": rows}
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> dict[str, str]:
@@ -61,8 +61,7 @@ def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> d
         file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
         for chunk, found in zip(chunks, pool.imap(_bad_ones, chunks), strict=True):
             done.append({"opened": len(chunk), "bad": found})
-            file.write(json.dumps(done[-1]) + "\n")
-            file.flush()
+            append_text(file, journal, json.dumps(done[-1]) + "\n")
             bar.update(len(chunk))
     os.remove(journal)
     return {path: reason for line in done for path, reason in line["bad"].items()}

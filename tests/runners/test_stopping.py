@@ -21,14 +21,14 @@ def start(tmp_path, config, *options, num_processes=1):
     return subprocess.Popen(command, cwd=DATA, env=environment(), stderr=log, stdout=log, start_new_session=True)
 
 
-def wait_for_step(tmp_path, step, process, timeout=120):
+def wait_for_step(tmp_path, step, process, timeout=120, said="stderr.txt"):
     deadline = time.monotonic() + timeout
     log = tmp_path / "out" / "job" / "log.txt"
     while time.monotonic() < deadline and process.poll() is None:
         if log.exists() and len(log.read_text().splitlines()) > step:
             return
         time.sleep(0.05)
-    raise AssertionError((tmp_path / "stderr.txt").read_text()[-3000:])
+    raise AssertionError((tmp_path / said).read_text()[-3000:])
 
 
 def losses(tmp_path):
