@@ -127,7 +127,7 @@ class Ranks:
         """Return what a rank does, and for how long."""
         beat, silent = self.beats[rank], self.silent[rank]
         if silent >= WAIT_SECONDS:
-            return f"no heartbeat for {silent:.0f} s, it was at {self.place(rank)}"
+            return f"no heartbeat for {silent:.0f} s, the last: {self.place(rank)}"
         return f"{self.place(rank)} since {beat.seconds if beat else 0:.0f} s"
 
 
@@ -204,6 +204,7 @@ class Liveness:
             if last:
                 return
             self._wake.wait(self._interval)
+            self._wake.clear()
 
     def _read(self, store: Any) -> dict[int, Beat]:
         """Return the beats that the store holds."""
@@ -214,7 +215,10 @@ class Liveness:
     def _judge(self) -> None:
         """Look at what is known once a tick; end the process when it cannot go on."""
         before, failed_for, waited, said = time.monotonic(), 0.0, 0.0, False
+        phase = ""
         while not self._stopped.wait(self._tick):
+            if phase != (phase := TRAINING if pulse.doing == READING else pulse.doing):
+                self._wake.set()  # a new phase is worth a beat out of turn
             now = time.monotonic()
             seconds, before = min(now - before, 2 * self._tick), now
             with self._lock:
@@ -237,15 +241,15 @@ class Liveness:
     def _verdict(self) -> str | None:
         """Return why this process cannot go on, or None."""
         if self._unreached >= self.timeout:
-            places = ", ".join(f"rank {rank} at {self.ranks.place(rank)}" for rank in list(self.ranks.beats)[:8])
+            places = ", ".join(f"rank {rank} (last: {self.ranks.place(rank)})" for rank in list(self.ranks.beats)[:8])
             return (
                 f"the job's store has not answered rank {self.rank} for {self.timeout:.0f} s, so its machine or the "
-                f"link to it is lost; last heard: {places}"
+                f"link to it is lost; {places}"
             )
         lost = self.ranks.lost(self.timeout)
         if not lost:
             return None
-        each = "; ".join(f"rank {rank} at {self.ranks.place(rank)}" for rank in lost[:8])
+        each = "; ".join(f"rank {rank} (last: {self.ranks.place(rank)})" for rank in lost[:8])
         return f"no heartbeat for {self.timeout:.0f} s, so a process, a machine or a link is lost: {each}"
 
 
@@ -259,7 +263,7 @@ def end_process(verdict: str) -> None:
     last = threading.Timer(10, os._exit, [EXIT_CODE])
     last.daemon = True
     last.start()
-    logger.critical("%s; this rank ends at %s (run.timeout_seconds)", verdict, _own_place())
+    logger.critical("%s; this rank ends (%s; run.timeout_seconds)", verdict, _own_place())
     for stream in (*(handler for handler in logging.getLogger().handlers), sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -330,5 +334,5 @@ def told_end(script: str, *, fine: tuple[int, ...] = (0,)) -> Iterator[None]:
         other = job.leave(FAILED, reason[:300])
         if other is None:
             raise
-        raise SystemExit(f"{script}: rank {other[0]} failed first, at {other[1].place()}: {other[1].reason}") from error
+        raise SystemExit(f"{script}: rank {other[0]} failed first ({other[1].place()}): {other[1].reason}") from error
     job.leave()

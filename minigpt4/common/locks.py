@@ -34,7 +34,7 @@ def locked(path: str, *, holder: str, sign: Callable[[], Any], limit: float) -> 
     """
     lock = FileLock(path)
     started = time.monotonic()
-    seen, seen_at, line_at = sign(), started, started + FIRST_LINE
+    seen, seen_at, line_at, said = sign(), started, started + FIRST_LINE, False
     while True:
         try:
             lock.acquire(timeout=1, poll_interval=0.1)
@@ -46,9 +46,9 @@ def locked(path: str, *, holder: str, sign: Callable[[], Any], limit: float) -> 
         if (found := sign()) != seen:
             seen, seen_at = found, now
         if now >= line_at:
-            waited = f", since {now - started:.0f} s" if now - started > 2 * FIRST_LINE else ""
+            waited = f", since {now - started:.0f} s" if said else ""
             logger.info("%s (%s); waiting%s", holder, Path(path).name, waited)
-            line_at = now + NEXT_LINE
+            line_at, said = now + NEXT_LINE, True
         if now - seen_at >= NO_SIGN or now - started >= limit:
             logger.info("%s (%s) for %.0f s; going on without it", holder, Path(path).name, now - started)
             return None

@@ -93,7 +93,7 @@ def test_many_ranks_behind_are_counted():
 def test_a_silent_rank_that_is_waited_for_is_called_so():
     ranks = ranks_at(at(9), at(9, "reading data"))
     ranks.update({0: at(9, TRAINING, 25.0, number=2), 1: at(9, "reading data")}, 25.0)
-    assert ranks.waited_for() == "rank 1: no heartbeat for 25 s, it was at step 9, reading data"
+    assert ranks.waited_for() == "rank 1: no heartbeat for 25 s, the last: step 9, reading data"
 
 
 def test_the_pulse_says_what_is_done_inside_a_context():
@@ -175,7 +175,7 @@ def test_a_rank_that_falls_silent_ends_the_other_and_a_store_that_does_not_answe
     wait_until(lambda: heard(first) and heard(second))
     link.cut = True
     assert first.ended.wait(PATIENCE) and second.ended.wait(PATIENCE)
-    assert first.verdict.startswith("no heartbeat for 3 s, so a process, a machine or a link is lost: rank 1 at ")
+    assert first.verdict.startswith("no heartbeat for 3 s, so a process, a machine or a link is lost: rank 1 (last: ")
     assert second.verdict.startswith("the job's store has not answered rank 1 for 3 s")
     link.cut = False
     link.mended.set()
@@ -215,7 +215,7 @@ def test_a_rank_that_breaks_after_another_one_ends_with_the_reason_of_that_one(p
     wait_until(lambda: heard(first) and heard(second))
     first.liveness.stop(FAILED, "train.py: x.pth cannot be written")
     monkeypatch.setattr(liveness.job, "liveness", second.liveness)
-    reason = "train.py: rank 0 failed first, at starting: train.py: x.pth cannot be written"
+    reason = r"train.py: rank 0 failed first \(starting\): train.py: x.pth cannot be written"
     with pytest.raises(SystemExit, match=reason), told_end("train.py"):
         raise RuntimeError("Connection closed by peer")
 

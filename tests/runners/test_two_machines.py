@@ -130,9 +130,9 @@ def test_a_cut_link_ends_both_machines_with_rank_and_step_named(tmp_path, machin
     print(f"{rendezvous}: ended after {seconds[0]:.0f} s and {sum(seconds):.0f} s")
     steps = max(line["step"] for line in log_lines(tmp_path))
     first, second = ((tmp_path / f"machine{number}.txt").read_text() for number in (0, 1))
-    assert "no heartbeat for 120 s" in first and f"this rank ends at step {steps + 1}, " in first
-    assert re.search(r"lost: rank 1 at step \d+, ", first)
-    assert "the job's store has not answered rank 1 for 120 s" in second and "this rank ends at step " in second
+    assert "no heartbeat for 120 s" in first and f"this rank ends (step {steps + 1}, " in first
+    assert re.search(r"lost: rank 1 \(last: step \d+, ", first)
+    assert "the job's store has not answered rank 1 for 120 s" in second and "this rank ends (step " in second
     assert f"exitcode  : {EXIT_CODE}" in first
 
 
