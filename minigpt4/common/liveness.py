@@ -20,7 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from minigpt4.common.hung_agent import end_if_it_hangs
+from minigpt4.common.torchrun import end_if_it_hangs, tell_reason
 
 logger = logging.getLogger(__name__)
 
@@ -263,17 +263,15 @@ def end_process(verdict: str) -> None:
     last = threading.Timer(10, os._exit, [EXIT_CODE])
     last.daemon = True
     last.start()
-    logger.critical("%s; this rank ends (%s; run.timeout_seconds)", verdict, _own_place())
+    words = f"{verdict}; this rank ends ({Beat(0, pulse.step, pulse.doing, 0.0).place()}; run.timeout_seconds)"
+    logger.critical("%s", words)
     for stream in (*(handler for handler in logging.getLogger().handlers), sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     with contextlib.suppress(OSError):
+        tell_reason(words)
         end_if_it_hangs()
     os._exit(EXIT_CODE)
-
-
-def _own_place() -> str:
-    return Beat(0, pulse.step, pulse.doing, 0.0).place()
 
 
 def store_of(host: str, port: int, token: str, *, patience: float = 10.0) -> Any:
@@ -332,7 +330,11 @@ def told_end(script: str, *, fine: tuple[int, ...] = (0,)) -> Iterator[None]:
         if not isinstance(error, SystemExit):
             reason = f"{type(error).__name__}: {reason}"
         other = job.leave(FAILED, reason[:300])
-        if other is None:
-            raise
-        raise SystemExit(f"{script}: rank {other[0]} failed first ({other[1].place()}): {other[1].reason}") from error
+        if other is not None:
+            reason = f"{script}: rank {other[0]} failed first ({other[1].place()}): {other[1].reason}"
+            error = SystemExit(reason)
+        if isinstance(error, SystemExit) and isinstance(error.code, str):
+            with contextlib.suppress(OSError):
+                tell_reason(error.code)
+        raise error
     job.leave()

@@ -1,10 +1,12 @@
-"""Ends a torchrun that hangs: with a c10d rendezvous it waits, without a time-out, for a store whose machine is lost.
+"""What a rank that ends owes torchrun: its reason, and an end where torchrun itself hangs.
 
-Run as a script beside a rank that ends, so it imports nothing but the standard library.
+With a c10d rendezvous torchrun waits, without a time-out, for a store whose machine is lost. This file also runs as a
+script, so it imports nothing but the standard library.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +16,14 @@ from pathlib import Path
 
 PATIENCE = 8.0
 """Seconds in which torchrun takes note that its rank has ended."""
+
+
+def tell_reason(reason: str) -> None:
+    """Have torchrun end with this reason, where it would else say that it knows none."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        message = {"message": reason, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def end_if_it_hangs() -> None:
