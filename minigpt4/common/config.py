@@ -191,6 +191,7 @@ def _wrong_values(run: DictConfig) -> list[str]:
     )
     from_zero = ("num_workers", "warmup_steps", "max_bad_samples", "init_lr", "min_lr", "weight_decay")
     lowest = dict.fromkeys(from_one, 1) | dict.fromkeys((*from_zero, "max_skipped_steps"), 0)
+    lowest["timeout_seconds"] = 10  # a heartbeat comes every 5
     wrong = {key: low for key, low in lowest.items() if run[key] is not None and run[key] < low}
     problems = [f"run.{key}: expected at least {low}, got {run[key]}" for key, low in wrong.items()]
     for key, names in NAMES.items():

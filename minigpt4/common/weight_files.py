@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from minigpt4.common.downloads import answers
 from minigpt4.common.schema import EVA_VIT_G_URL
 
 LLAMA_ADDRESS = "https://huggingface.co/meta-llama/Llama-2-7b-chat-hf"
@@ -93,7 +94,9 @@ def _llama(source: str) -> WeightFile:
     if constants.HF_HUB_OFFLINE:
         problem = f"{key}: {source} is no folder here, not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
         return WeightFile(key, source, address, f"{problem}; to be had from {address}")
-    return WeightFile(key, source, address, remark="will be downloaded (Llama-2 asks for `hf auth login`)")
+    remark = "will be downloaded (Llama-2 asks for `hf auth login`)"
+    remark += "" if answers(constants.ENDPOINT) else f"; but {constants.ENDPOINT} does not answer now"
+    return WeightFile(key, source, address, remark=remark)
 
 
 def _wrong_folder(key: str, folder: str) -> str | None:
