@@ -58,7 +58,7 @@ def open_images(paths: Sequence[str], journal: Path, *, num_processes: int) -> d
     chunks = [list(paths[at : at + CHUNK]) for at in range(num_opened, len(paths), CHUNK)]
     bar = tqdm(total=len(paths), initial=num_opened, unit="image", disable=not sys.stderr.isatty())
     with journal.open("w", encoding="utf-8") as file, Pool(num_processes) as pool, bar:
-        file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
+        append_text(file, journal, "".join(json.dumps(line) + "\n" for line in [{"names": names}, *done]))
         for chunk, found in zip(chunks, pool.imap(_bad_ones, chunks), strict=True):
             done.append({"opened": len(chunk), "bad": found})
             append_text(file, journal, json.dumps(done[-1]) + "\n")
