@@ -52,8 +52,12 @@ def write_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
     Raises: NotWrittenError naming the path, and for a full disk the bytes.
     """
+
+    def save(file: Any) -> None:
+        torch.save(state, file)
+
     with pulse.during(f"saving {Path(path).name}"):
-        write_whole(path, lambda file: torch.save(state, file), num_bytes=lambda: _file_bytes(state))
+        write_whole(path, save, num_bytes=lambda: _file_bytes(state))
 
 
 def _file_bytes(state: dict[str, Any]) -> int:
