@@ -20,6 +20,8 @@ from minigpt4.common.dist_utils import (
     pick_device,
     use_expandable_segments,
 )
+from minigpt4.common.files import NotWrittenError
+from minigpt4.common.liveness import pulse, told_end
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
@@ -61,6 +63,7 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
 
 
 @record  # torchrun ends with the traceback of the rank that raised first
+@told_end("train.py", fine=(0, STOPPED))
 def main() -> None:
     """Parse, check, build, train."""
     use_expandable_segments()
@@ -74,13 +77,18 @@ def main() -> None:
         seed_torch("init", cfg.run_cfg.seed)  # the same new LoRA weights on every rank
         device = pick_device(cfg.run_cfg)
         task = setup_task(cfg)
+        pulse.doing = "looking at the data"
         datasets = task.build_datasets(cfg)
         job_id = choose_job(cfg.run_cfg)
         refuse_changes(cfg, datasets, job_id)  # before the model's weights are read
+        pulse.doing = "loading the model"
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
         runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
-    finished = runner.train()
+    try:
+        finished = runner.train()
+    except NotWrittenError as error:  # a full disk
+        raise SystemExit(f"train.py: {error}") from error
     leave_distributed_mode()
     if not finished:
         raise SystemExit(STOPPED)

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import pick_device, use_expandable_segments
+from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.user_errors import USER_ERRORS, message_of
@@ -121,7 +122,10 @@ def chat_template_folder(llama_model: str) -> Path:
         return Path(llama_model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(llama_model, allow_patterns=list(CHAT_TEMPLATE_FILES)))
+    def fetch(local_only: bool) -> str:
+        return snapshot_download(llama_model, allow_patterns=list(CHAT_TEMPLATE_FILES), local_files_only=local_only)
+
+    return Path(from_hub("model.llama_model", llama_model, fetch))
 
 
 def main() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from minigpt4.common.files import write_whole
+from minigpt4.common.liveness import pulse
+
 NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
 _JSON_KEYS = {"config", "base_model", "epoch"}
 """What a checkpoint may hold beside its tensors when it comes as .safetensors."""
@@ -79,20 +82,35 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside `path`, wait for the disk, and rename it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a checkpoint beside `path`, wait for the disk, and rename it into place.
+
+    Raises: NotWrittenError naming the path, and for a full disk the bytes.
+    """
+
+    def save(file: Any) -> None:
+        torch.save(state, file)
+
+    with pulse.during(f"saving {Path(path).name}"):
+        write_whole(path, save, num_bytes=lambda: _file_bytes(state))
+
+
+def _file_bytes(state: dict[str, Any]) -> int:
+    """Return the size of a checkpoint's file."""
+    counter = _Counter()
+    torch.save(state, counter)  # type: ignore[arg-type]
+    return counter.num_bytes
+
+
+class _Counter:
+    """A file that keeps nothing but its size."""
+
+    num_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Count bytes."""
+        size = memoryview(data).nbytes
+        self.num_bytes += size
+        return size
+
+    def flush(self) -> None:
+        """Do nothing."""

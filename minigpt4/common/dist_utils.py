@@ -5,16 +5,22 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import uuid
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
+from minigpt4.common import liveness
+from minigpt4.common.liveness import WAITING, pulse
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=7)
 """How long a rank waits for the others where their work may differ by hours."""
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
+"""How long a collective waits; a rank that is lost ends the job sooner, see liveness."""
 
 
 def is_distributed() -> bool:
@@ -49,7 +55,8 @@ class PatientBarrier:
     def wait(self) -> None:
         """Wait for all ranks."""
         if self._group is not None:
-            dist.all_reduce(torch.zeros(1), group=self._group)
+            with pulse.during(WAITING):
+                dist.all_reduce(torch.zeros(1), group=self._group)
 
 
 def broadcast_object(value: T) -> T:
@@ -57,7 +64,8 @@ def broadcast_object(value: T) -> T:
     if not is_distributed():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with pulse.during(WAITING):
+        dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -125,13 +133,23 @@ def init_distributed_mode(run_cfg: DictConfig) -> None:
         init_method=run_cfg.dist_url,
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=datetime.timedelta(minutes=30),
+        timeout=COLLECTIVE_TIMEOUT,
         **options,
     )
+    _watch_each_other(run_cfg)
+
+
+def _watch_each_other(run_cfg: DictConfig) -> None:
+    """Start the heartbeat of a job of several ranks that meets by torchrun's store."""
+    if not run_cfg.timeout_seconds or get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
+        return
+    token = broadcast_object(uuid.uuid4().hex)  # a restarted job meets by the same store
+    liveness.job.watch(rank=get_rank(), world_size=get_world_size(), token=token, timeout=run_cfg.timeout_seconds)
 
 
 def leave_distributed_mode() -> None:
-    """Leave the process group."""
+    """Leave the process group; the other ranks know then that this one is done."""
+    liveness.job.leave()
     if is_distributed():
         dist.destroy_process_group()
 

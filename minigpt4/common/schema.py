@@ -100,6 +100,8 @@ class RunConfig:
     device: str = option("cuda", kind="device")
     distributed: bool = True
     dist_url: str = "env://"
+    # a rank silent for so long is lost and ends the job (heartbeats come every 5 s); null: nobody watches
+    timeout_seconds: float | None = option(120, at_least=10)
     world_size: int = option(1, at_least=1)  # accepted and unused: torchrun says how many processes there are
 
     save_path: str = "evaluation_results"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlparse
 
+from minigpt4.common.downloads import answers
 from minigpt4.common.llama_folder import look_at_llama
 from minigpt4.common.paths import wrong_path
 from minigpt4.common.schema import EVA_VIT_G_URL
@@ -141,4 +142,5 @@ def _cached_llama(key: str, source: str) -> WeightFile:
     if constants.HF_HUB_OFFLINE:
         problem = f"{key}: {source} is no folder here, not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
         return WeightFile(key, source, address, f"{problem}; to be had from {address}")
+    remark += "" if answers(constants.ENDPOINT) else f"; but {constants.ENDPOINT} does not answer now"
     return WeightFile(key, source, address, remark=remark)

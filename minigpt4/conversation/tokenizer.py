@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from minigpt4.common.downloads import UnreachableError, from_hub, in_cache
+
 PAD_PIECE = "$$"
 """An ordinary piece of the Llama vocabulary that serves as pad token; encoding does not single it out."""
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -148,8 +150,15 @@ def _from_hub(repo_id: str, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    def fetch(local_only: bool) -> Path | None:
+        if local_only and not in_cache(repo_id, name) and in_cache(repo_id, "tokenizer.json"):
+            return None
+        return Path(hf_hub_download(repo_id, name, local_files_only=local_only))
+
     try:
-        return Path(hf_hub_download(repo_id, name))
+        return from_hub("model.llama_model", repo_id, fetch)
+    except UnreachableError:
+        raise
     except (OSError, ValueError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from minigpt4.common.files import append_text, write_text
 from minigpt4.datasets.picture_kinds import kinds_of_file
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,9 @@ def write_report(
     path: Path, *, images: dict[str, str], rows: dict[str, str], num_images: int, shards: dict[str, Any] | None = None
 ) -> None:
     """Write what is wrong with which images and rows, and what the shards of streams hold."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     report = {"num_images_opened": num_images, "images": images, "rows": rows}
     report |= {"shards": shards} if shards else {}
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 class Opened(NamedTuple):
@@ -82,11 +82,10 @@ def open_each(
     chunks = [list(paths[at : at + chunk]) for at in range(num_opened, len(paths), chunk)]
     bar = tqdm(total=len(paths), initial=num_opened, unit=unit, disable=not sys.stderr.isatty())
     with journal.open("w", encoding="utf-8") as file, Pool(num_processes) as pool, bar:
-        file.writelines(json.dumps(line) + "\n" for line in [{"names": names}, *done])
+        append_text(file, journal, "".join(json.dumps(line) + "\n" for line in [{"names": names}, *done]))
         for part, found in zip(chunks, pool.imap(look, chunks), strict=True):
             done.append({"opened": len(part), **found})
-            file.write(json.dumps(done[-1]) + "\n")
-            file.flush()
+            append_text(file, journal, json.dumps(done[-1]) + "\n")
             bar.update(len(part))
     os.remove(journal)
     merged: dict[str, dict[str, Any]] = {}

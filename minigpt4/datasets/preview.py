@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.config import Config
+from minigpt4.common.files import write_text
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
@@ -72,8 +73,7 @@ def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num
     from minigpt4.datasets.preview_page import page
 
     path = Path(cfg.run_cfg.output_dir) / "preview.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(views_of(cfg, datasets, num_samples=num_samples)), encoding="utf-8")
+    write_text(path, page(views_of(cfg, datasets, num_samples=num_samples)))
     return path
 
 

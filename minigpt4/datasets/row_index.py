@@ -6,7 +6,9 @@ about image files, which come and go without the annotation changing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import glob
 import hashlib
 import inspect
 import json
@@ -21,6 +23,9 @@ import numpy as np
 from filelock import FileLock
 
 from minigpt4.common import json_records, row_checks, safe_pickle, text_files
+from minigpt4.common.files import problem
+from minigpt4.common.liveness import pulse
+from minigpt4.common.locks import locked, signs_of_work
 from minigpt4.datasets import boxes, lengths, row_table
 from minigpt4.datasets.row_table import DTYPES, RowTable
 
@@ -28,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 SMALLEST = 1 << 22
 """Bytes; annotation files below it are read anew every time and leave no file behind."""
+LOCK_SECONDS = 600.0
+"""How long a process waits for another one that writes an index, before it goes on without."""
+_PART = ".part"
 _MAGIC = b"minigpt4 rows\n\0\0"
 
 
@@ -62,8 +70,8 @@ def table_of(path: str, load: Callable[[str], Iterable[Any]], rules: Any, *, oth
         if (table := _open(path, place, signature)) is not None:
             return table
     for place in places:
-        if (lock := _locked(place)) is None:
-            continue  # read-only: the next place
+        if (lock := _locked(path, place)) is None:
+            continue  # read-only, or held for too long: the next place
         try:
             return _open(path, place, signature) or _write(path, place, signature, load, rules)
         finally:
@@ -72,32 +80,54 @@ def table_of(path: str, load: Callable[[str], Iterable[Any]], rules: Any, *, oth
     return RowTable.scan(path, load(path), rules)
 
 
-def _locked(place: str) -> FileLock | None:
-    """Wait for the right to write a file; None where its folder is read-only."""
-    lock = FileLock(f"{place}.lock")
+def _locked(path: str, place: str) -> FileLock | None:
+    """Wait for the right to write an index; None where its folder is read-only, or the lock does not come."""
+    holder = f"{path}: another process writes its index"
     try:
         os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
-        lock.acquire()
+        with pulse.during(f"waiting for the index of {path}"):
+            return locked(f"{place}.lock", holder=holder, sign=lambda: _parts(place), limit=LOCK_SECONDS)
     except OSError:
         return None
-    return lock
+
+
+def _parts(place: str) -> list[tuple[str, int]]:
+    """Return the half-written files of an index, each with its time: they are renewed while their writer works."""
+    found = []
+    for part in glob.glob(f"{glob.escape(place)}.*{_PART}"):
+        with contextlib.suppress(FileNotFoundError):  # it has just become the index
+            found.append((part, os.stat(part).st_mtime_ns))
+    return found
 
 
 def _write(path: str, place: str, signature: Any, load: Callable[[str], Iterable[Any]], rules: Any) -> RowTable:
     """Scan the file, write the index beside its place and rename it."""
     logger.info("%s: finding its rows, once", path)
-    table = RowTable.scan(path, load(path), rules)
+    table = None
+    for part, _ in _parts(place):  # of a process that was killed while it wrote
+        os.unlink(part)
     try:
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(place) or ".", delete=False) as file:
-            file.writelines(_serialized(table, signature))
-            file.flush()
-            os.fsync(file.fileno())
+        folder, name = os.path.split(place)
+        with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=f"{name}.", suffix=_PART, delete=False) as file:
+            try:
+                with signs_of_work(file.name), pulse.during(f"indexing {path}"):
+                    table = RowTable.scan(path, load(path), rules)
+                file.writelines(_serialized(table, signature))
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, place)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError as error:
-        logger.warning("%s: its index cannot be written: %s", path, error)
-        return table
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, place)
+        logger.warning("%s: %s", path, problem(place, error, lambda: _num_bytes(table)))
+        return RowTable.scan(path, load(path), rules) if table is None else table
     return _open(path, place, signature) or table
+
+
+def _num_bytes(table: RowTable | None) -> int:
+    return sum(array.nbytes for array in table.arrays.values()) if table else 0
 
 
 def _serialized(table: RowTable, signature: Any) -> Iterator[bytes]:

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from minigpt4.common import dist_utils
+from minigpt4.common.files import write_text
+from minigpt4.common.liveness import pulse
 from minigpt4.common.seeds import derive_seed
 from minigpt4.conversation.prompts import PROMPT_TEMPLATE, generation_prompt
 from minigpt4.evaluation.benchmark import NUM_SHOWN, Answered, Benchmark, Question
-from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts, write_beside
+from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts
 from minigpt4.evaluation.planning import Unit, plan
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def infer(
         seed=seed,
         prompt_template=prompt_template,
     )
-    with model.merged():
+    with model.merged(), pulse.during(f"evaluating {benchmark.name}"):
         asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
     barrier.wait()
     if dist_utils.is_main_process():
@@ -110,7 +112,7 @@ def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path,
         )
     answered = [Answered(question, answers[row]) for row, question in enumerate(questions)]
     entries = [benchmark.result(question, answer) for question, answer in answered]
-    write_beside(save_path / benchmark.result_file, benchmark.result_text(entries))
+    write_text(save_path / benchmark.result_file, benchmark.result_text(entries))
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
+from minigpt4.common.liveness import pulse
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import did_you_mean, registry
@@ -162,7 +163,8 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
         if ask is not None:
             ask(item)
         if args.only != INFER and dist_utils.is_main_process():
-            score = score_file(item.benchmark, item.questions, save_path)
+            with pulse.during(f"scoring {item.benchmark.name}"):
+                score = score_file(item.benchmark, item.questions, save_path)
             score |= published_of(item.benchmark.name)
             facts = {**score, **known_provenance(save_path, item.benchmark), **score}
             add_result(save_path, item.benchmark.name, facts)
@@ -185,7 +187,8 @@ class Asking:
         self.device = dist_utils.pick_device(cfg.run_cfg)
         self.dtype = dist_utils.autocast_dtype(cfg.run_cfg, self.device)
         seed_torch(cfg.run_cfg.seed, "weights")  # random_weights: the same on every rank
-        self.model = load_model(cfg, self.device, self.dtype or torch.float32)
+        with pulse.during("loading the model"):
+            self.model = load_model(cfg, self.device, self.dtype or torch.float32)
         self.settings = settings_of(cfg)
 
     def __call__(self, item: Prepared) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from minigpt4.common.downloads import UnreachableError, from_hub
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Question
@@ -63,7 +64,14 @@ class VSR(PredictedTruth):
             return path
         try:
             hub = need("huggingface_hub", "the vsr benchmark")
-            return Path(hub.hf_hub_download(given, self.file_name, repo_type="dataset"))
+
+            def fetch(local_only: bool) -> Path:
+                how = {"repo_type": "dataset", "local_files_only": local_only}
+                return Path(hub.hf_hub_download(given, self.file_name, **how))
+
+            return from_hub(f"evaluation_datasets.{self.name}.eval_file_path", given, fetch, thing=self.file_name)
+        except UnreachableError:
+            raise
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}: cannot download {self.file_name} of {given}: {error}") from error
 

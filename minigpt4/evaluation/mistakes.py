@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minigpt4.common.files import write_bytes, write_text
 from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import Answered, Benchmark, Question
-from minigpt4.evaluation.parts import write_beside
 from minigpt4.evaluation.rows import each, read_rows
 
 WRONG = "wrong.jsonl"
@@ -60,8 +60,7 @@ def picture_file(question: Question, folder: Path) -> Path:
     suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
     path = folder / (hashlib.blake2b(content, digest_size=12).hexdigest() + suffix)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content)
     return path
 
 
@@ -82,4 +81,4 @@ def _checked(number: int, row: Any) -> dict[str, Any]:
 def write_mistakes(save_path: Path, benchmark: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Put a benchmark's wrong answers into wrong.jsonl, in place of those it had there."""
     kept = [row for row in read_mistakes(save_path) if row["benchmark"] != benchmark]
-    write_beside(save_path / WRONG, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
+    write_text(save_path / WRONG, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))

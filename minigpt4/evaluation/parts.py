@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from minigpt4.common.files import append_text, write_text
 from minigpt4.evaluation.benchmark import Question
 
 FOLDER = "parts"
@@ -20,17 +20,6 @@ def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> s
     asked = [[q.id, q.prompt, list(q.choices)] for q in questions]
     text = json.dumps([asked, settings], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def part_files(save_path: Path, name: str) -> list[Path]:
@@ -75,7 +64,7 @@ class PartWriter:
     def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
         self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
         kept = read_part(self.path, run) if self.path.is_file() else {}
-        write_beside(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
+        write_text(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a", encoding="utf-8")
@@ -86,8 +75,7 @@ class PartWriter:
 
     def write(self, answers: Mapping[int, Any]) -> None:
         """Add the answers of a batch, by row."""
-        self._file.write("".join(_line(*item) for item in answers.items()))
-        self._file.flush()
+        append_text(self._file, self.path, "".join(_line(*item) for item in answers.items()))
 
 
 def _header(run: str) -> str:

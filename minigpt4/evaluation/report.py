@@ -13,11 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from minigpt4.common.files import write_text
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.choice import BY_LETTER
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.evaluation.mistakes import WRONG, read_mistakes
-from minigpt4.evaluation.parts import write_beside
 from minigpt4.evaluation.published import BASELINE, ENGINE, as_interval, as_percent
 from minigpt4.evaluation.results import read_results
 from minigpt4.processors.pictures import AS_STORED, decode_image
@@ -46,7 +46,7 @@ def write_report(save_path: Path) -> Path:
     page = Template((resources.files("minigpt4.evaluation") / "report_template.html").read_text(encoding="utf-8"))
     links = "".join(f'<a href="#{text(name)}">{text(name)}</a>' for name in results)
     path = save_path / REPORT
-    write_beside(path, page.substitute(links=links, overview=overview(results, wrong), sections=sections))
+    write_text(path, page.substitute(links=links, overview=overview(results, wrong), sections=sections))
     return path
 
 

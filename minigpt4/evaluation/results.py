@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
+from minigpt4.common.files import write_text
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import is_number
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
-from minigpt4.evaluation.parts import write_beside
 from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
@@ -147,7 +147,7 @@ def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
 
 def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
     """Put a benchmark's score and provenance into results.json, beside those of the others."""
-    write_beside(save_path / RESULTS, json.dumps({**read_results(save_path), name: facts}, indent=2) + "\n")
+    write_text(save_path / RESULTS, json.dumps({**read_results(save_path), name: facts}, indent=2) + "\n")
 
 
 def known_provenance(save_path: Path, benchmark: Benchmark) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -12,16 +11,15 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 import torch
-from filelock import FileLock
 from timm.models.eva import Eva, EvaAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt4.common.checkpoint import read_tensors
+from minigpt4.common.downloads import download_once
 from minigpt4.models.base_model import first_of
 
-logger = logging.getLogger(__name__)
 VISION_BACKENDS = (
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -158,12 +156,9 @@ def fetch(source: str) -> Path:
     if address.scheme not in ("http", "https", "file"):
         return Path(source)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(address.path).name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # the other processes of this machine wait for one download
-        if not path.is_file():
-            logger.info("downloading %s to %s", source, path)
-            try:
-                torch.hub.download_url_to_file(source, str(path))  # writes beside and renames
-            except OSError as error:
-                raise ValueError(f"model.vit_ckpt: cannot download {source}: {error}") from error
+    try:
+        download_once(source, path)
+    except OSError as error:
+        advice = "download it elsewhere and set model.vit_ckpt to the file (docs/data.md)"
+        raise ValueError(f"model.vit_ckpt: cannot download {source}: {error}; {advice}") from error
     return path

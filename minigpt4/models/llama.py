@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
 from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
 from minigpt4.models.attention import PACKED, register_packed_attention
@@ -102,10 +103,19 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if cfg.low_resource or cfg.load_in_4bit:
         options |= _quantised(cfg, dtype)
+
+    name = str(cfg.llama_model)
+
+    def read(local_only: bool) -> Any:
+        how = {**options, "output_loading_info": True, "local_files_only": local_only}
+        return LlamaForCausalLM.from_pretrained(name, **how)
+
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(cfg.llama_model, output_loading_info=True, **options)
+        loaded = from_hub("model.llama_model", name, read) if is_hub_id(name) else read(True)
+    except UnreachableError:
+        raise
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
-        where = "" if Path(cfg.llama_model).is_dir() else ", which is no folder here"
+        where = "" if Path(name).is_dir() else ", which is no folder here"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"model.llama_model: cannot load {cfg.llama_model}{where}: {reason}") from error
     llama, info = loaded

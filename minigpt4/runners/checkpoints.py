@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from minigpt4.common.checkpoint import read_checkpoint, write_checkpoint
 from minigpt4.common.dist_utils import broadcast_object, is_main_process
+from minigpt4.common.files import NotWrittenError, free_bytes, megabytes, no_room
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,22 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, iters_per_epoch: int, keep_last: int | None) -> None:
         self.folder, self.iters_per_epoch, self.keep_last = folder, iters_per_epoch, keep_last
+
+    def check_room(self, num_bytes: int, *, step: int) -> None:
+        """Look whether the disk has room for the first checkpoint, of `num_bytes`; warn where it has none for two.
+
+        Raises: NotWrittenError, a ValueError, when there is no room for one.
+        """
+        path = self.folder / f"checkpoint_{step // self.iters_per_epoch}.pth"
+        if (problem := no_room(path, num_bytes)) is not None:
+            raise NotWrittenError(problem)
+        if free_bytes(path) < 2 * num_bytes:
+            logger.warning(
+                "%s: the disk has %s free, and a checkpoint needs %s; run.keep_last deletes older ones",
+                self.folder,
+                megabytes(free_bytes(path)),
+                megabytes(num_bytes),
+            )
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write checkpoint_{epoch}.pth at an epoch's end, checkpoint_step_{step}.pth inside one; return its path."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
+from minigpt4.common.liveness import READING, TRAINING, pulse
 from minigpt4.runners.loader import Loaded
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Meter:
         Raises: ValueError when more samples are bad than `run.max_bad_samples` allows; RuntimeError when a worker died.
         """
         began = time.perf_counter()
+        pulse.doing = READING
         try:
             parts = next(loader)
         except (ConnectionError, EOFError) as error:  # what its broken pipe raises when PyTorch did not see it die
@@ -73,6 +75,7 @@ class Meter:
                 _expect_no_signal_of_it()
                 raise RuntimeError(f"a data worker died: {error}") from error
             raise
+        pulse.doing = TRAINING
         self._window.waiting += time.perf_counter() - began
         all_left_out = [left_out for loaded in parts for left_out in loaded.left_out]
         for left_out in all_left_out:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,12 +18,14 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_png(path: Path, title: str, lines: Sequence[Line], *, x: tuple[float, float], marks: Sequence[int]) -> None:
+def write_png(
+    file: BinaryIO, title: str, lines: Sequence[Line], *, x: tuple[float, float], marks: Sequence[int]
+) -> None:
     """Write one chart as a picture, through matplotlib where it is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return _write_plainly(path, title, lines, x, marks)
+        return _write_plainly(file, title, lines, x, marks)
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss", xlim=x)
     axes.set_title(title, parse_math=False)
@@ -38,10 +39,12 @@ def write_png(path: Path, title: str, lines: Sequence[Line], *, x: tuple[float, 
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
         axes.legend(frameon=False)
-    figure.savefig(path, format="png")
+    figure.savefig(file, format="png")
 
 
-def _write_plainly(path: Path, title: str, lines: Sequence[Line], x: tuple[float, float], marks: Sequence[int]) -> None:
+def _write_plainly(
+    file: BinaryIO, title: str, lines: Sequence[Line], x: tuple[float, float], marks: Sequence[int]
+) -> None:
     frame = Frame(WIDTH, HEIGHT, x, frame_of(lines, width=WIDTH, height=HEIGHT, x=x).y, margin=(80, 24, 56, 48))
     left, right, top, bottom = frame.margin
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -68,4 +71,4 @@ def _write_plainly(path: Path, title: str, lines: Sequence[Line], x: tuple[float
     for line in reversed(lines):
         draw.text((end, 20), line.label, fill=COLOURS[line.style], font=font, anchor="rm")
         end -= int(draw.textlength(line.label, font=font)) + 18
-    image.save(path, format="PNG")
+    image.save(file, format="PNG")

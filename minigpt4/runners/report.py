@@ -6,8 +6,8 @@ python -m minigpt4.runners.report output/JOB_ID
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from minigpt4.common.files import write_bytes, write_text
 from minigpt4.runners.charts import DOTS, Line, smoothed_and_raw, svg
 from minigpt4.runners.history import METRICS, History, read_history
 from minigpt4.runners.picture import write_png
@@ -41,9 +42,9 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder / RUN)
     x = step_range(history)
     losses = loss_lines(history)
-    beside = folder / f".{PICTURE}.{os.getpid()}"
-    write_png(beside, f"loss of {folder.name}", losses, x=x, marks=history.resumed_at)
-    beside.replace(folder / PICTURE)
+    picture = io.BytesIO()
+    write_png(picture, f"loss of {folder.name}", losses, x=x, marks=history.resumed_at)
+    write_bytes(folder / PICTURE, picture.getvalue())
     page = Template((resources.files("minigpt4.runners") / "report_template.html").read_text(encoding="utf-8"))
     draw = Charts(history, x)
     filled = page.substitute(
@@ -58,9 +59,7 @@ def write_report(folder: Path) -> Path:
         config=text(yaml.safe_dump(run.get("config") or {}, sort_keys=False, allow_unicode=True)),
     )
     path = folder / REPORT
-    beside = folder / f".{REPORT}.{os.getpid()}"
-    beside.write_text(filled, encoding="utf-8", errors="replace")
-    beside.replace(path)
+    write_text(path, filled, errors="replace")
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from minigpt4.common.dist_utils import get_world_size
+from minigpt4.common.files import write_text
 from minigpt4.common.weight_identity import labels
 from minigpt4.datasets.mixture import ENDLESS, Ingredient, shares
 
@@ -63,7 +64,4 @@ def describe_run(
 
 def write_run_file(path: Path, description: Mapping[str, Any]) -> None:
     """Write run.json, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(description, indent=2) + "\n")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from minigpt4.common.dist_utils import is_main_process
+from minigpt4.common.files import NotWrittenError, append_text
 from minigpt4.runners.history import METRICS
 from minigpt4.runners.sinks import Sinks
 
@@ -106,6 +107,8 @@ class RunLog:
 
         try:
             write_report(self._folder)
+        except (NotWrittenError, OSError) as error:
+            logger.warning("the report cannot be written: %s", error)
         except Exception:  # whatever a page dies of, the run goes on
             logger.warning("the report cannot be written", exc_info=True)
 
@@ -134,8 +137,7 @@ def _open_to_append(path: Path) -> TextIO:
 
 
 def _write_line(file: TextIO, values: dict[str, Any]) -> None:
-    file.write(json.dumps(_strict(values)) + "\n")
-    file.flush()
+    append_text(file, file.name, json.dumps(_strict(values)) + "\n")
 
 
 def _strict(value: Any) -> Any:

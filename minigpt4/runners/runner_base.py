@@ -21,6 +21,7 @@ from minigpt4.common.dist_utils import (
     make_deterministic,
     pick_device,
 )
+from minigpt4.common.liveness import pulse
 from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
@@ -84,6 +85,10 @@ class RunnerBase:
         self.checkpoints = Checkpoints(
             self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
         )
+        if is_main_process() and not self.run.evaluate:
+            # a moment of each order beside every trained number
+            trained = sum(parameter.numel() * parameter.element_size() for _, parameter in model.trainable())
+            self.checkpoints.check_room(3 * trained, step=self.start_step)
         self.guard = LossGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
         self.finite = True  # all losses of the update under way
 
@@ -106,6 +111,7 @@ class RunnerBase:
         ahead: list[tuple[Loaded, Batch]] | None = None
         self.model.train()
         for span in spans(self.run, start=self.start_step, num_steps=self.num_steps):
+            pulse.step = span.first
             sent = ahead or feeder.send(meter.fetch(batches))
             stop.ask()
             feeder.arrive(sent)
@@ -145,7 +151,8 @@ class RunnerBase:
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean loss of every dataset over `valid_splits` and `test_splits`."""
-        return mean_losses(self, [*self.run.valid_splits, *self.run.test_splits])
+        with pulse.during("validating"):
+            return mean_losses(self, [*self.run.valid_splits, *self.run.test_splits])
 
     def _begin(self) -> tuple[Iterator[list[Loaded]], Meter, RunLog]:
         train = {name: splits["train"] for name, splits in self.datasets.items()}
@@ -243,7 +250,8 @@ class RunnerBase:
 
     def _validate(self, epoch: int, step: int, log: RunLog) -> None:
         """Take the losses of the held-out splits, and keep the best checkpoint."""
-        losses = mean_losses(self, list(self.run.valid_splits))
+        with pulse.during("validating"):
+            losses = mean_losses(self, list(self.run.valid_splits))
         loss = sum(losses.values()) / len(losses)
         log.write({"epoch": epoch, "step": step, "valid_loss": loss, "valid_loss_by_dataset": losses})
         if loss < self.best_loss:

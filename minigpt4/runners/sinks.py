@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
+from minigpt4.common.files import write_text
+
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_START = 30
@@ -181,5 +183,5 @@ def _run_id(path: Path, start: int) -> str:
     if start and path.is_file():
         return path.read_text(encoding="utf-8").strip()
     run_id = secrets.token_hex(6)
-    path.write_text(run_id, encoding="utf-8")
+    write_text(path, run_id)
     return run_id

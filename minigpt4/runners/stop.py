@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from minigpt4.common.dist_utils import is_distributed
+from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, is_distributed
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._noticed = False
-        self._group: Any = dist.new_group(backend="gloo") if is_distributed() else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if is_distributed() else None
         self._sent: tuple[torch.Tensor, Any] | None = None
         self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
 

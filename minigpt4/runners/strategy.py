@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from minigpt4.common.dist_utils import get_world_size, is_distributed
+from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, get_world_size, is_distributed
 from minigpt4.common.late_weights import materialise
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 
@@ -103,7 +103,7 @@ class Sharded(Parallel):
         for parameter in whole:
             dist.broadcast(parameter.detach(), src=0)
         super().__init__(Together(model, first=units[0]))
-        self._group: Any = dist.new_group(backend="gloo")  # so that no device is waited for
+        self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)  # so that no device is waited for
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         logger.info("%d parts of the language model are spread over %d ranks each", len(units), mesh.size())
 

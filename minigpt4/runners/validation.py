@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Sampler
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
+from minigpt4.common.liveness import WAITING, pulse
 from minigpt4.datasets.mixture import Draw, MixtureDataset
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def mean_losses(runner: RunnerBase, splits: Sequence[str]) -> dict[str, float]:
                 output = runner.task.train_step(runner.parallel.module, loaded.batch.to(runner.device))
             num_targets = output["target_losses"].numel()
             sums += torch.tensor([float(output["target_losses"].sum()), num_targets], device=runner.device)
-        total, count = all_reduce_sum(sums).tolist()
+        with pulse.during(WAITING):
+            total, count = all_reduce_sum(sums).tolist()
         losses[name] = total / max(count, 1)
         logger.info("%s: loss %.4f over %d rows", name, losses[name], len(dataset))
     runner.model.train()

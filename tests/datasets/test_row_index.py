@@ -1,3 +1,4 @@
+import errno
 import importlib
 import json
 import logging
@@ -5,11 +6,14 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import sys
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
+from minigpt4.common import locks
 from minigpt4.datasets import row_index
 
 NUM_ROWS = 2000
@@ -161,3 +165,49 @@ def test_datasets_that_find_the_same_rows_share_an_index(recorded_dataset, monke
     for name, scans in {"refcoco": 1, "invrefcoco": 1, "engine_mc": 2, "engine_mcp": 2, "engine_da": 3}.items():
         recorded_dataset(name).get(0, random.Random(0))
         assert num_scans(caplog) == scans, name
+
+
+def test_a_lock_that_somebody_keeps_is_said_and_the_rows_are_found_without_it(gqa, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(locks, "FIRST_LINE", 0.5)
+    monkeypatch.setattr(locks, "NO_SIGN", 3.0)
+    gqa()
+    (index,) = indexes(tmp_path)
+    (tmp_path / index).unlink()
+    caplog.clear()
+    with FileLock(f"{tmp_path}/{index}.lock"):
+        assert questions(gqa(), 3) == ["Q3 é?"]
+    first, second = [record.getMessage() for record in caplog.records if ".lock" in record.getMessage()]
+    assert first == f"{tmp_path}/a.json: another process writes its index ({index}.lock); waiting"
+    assert second.endswith("; going on without it")
+    assert (len(indexes(tmp_path)), len(indexes(tmp_path / "cache" / "minigpt4"))) == (0, 1)
+
+
+def test_a_lock_that_cannot_be_had_is_not_waited_for(gqa, tmp_path, caplog, monkeypatch):
+    """As on file servers that answer ENOLCK."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert questions(gqa(), 3) == ["Q3 é?"]
+    assert "its index can be kept nowhere; it is read anew at every start" in caplog.text
+
+
+def test_half_an_index_that_a_killed_process_left_is_removed(gqa, tmp_path):
+    gqa()
+    (index,) = indexes(tmp_path)
+    (tmp_path / index).unlink()
+    (tmp_path / f"{index}.abc.part").write_bytes(b"half")
+    gqa()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", index, f"{index}.lock", "images"]
+
+
+def test_an_index_that_does_not_fit_on_the_disk_is_left_out_with_a_warning(gqa, tmp_path, caplog):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        assert questions(gqa(), 3) == ["Q3 é?"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ".index cannot be written: File too large (needs " in caplog.text
+    assert not list(tmp_path.glob("*.part")) and not indexes(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minigpt4.common.config import Config
+from minigpt4.common.files import NotWrittenError, free_bytes
 from minigpt4.runners.checkpoints import Checkpoints, choose_job, newest_first, read_newest
 from tests.runners.tiny import environment
 
@@ -103,3 +104,14 @@ def test_auto_goes_on_in_the_named_job(jobs):
 
 def test_without_auto_a_job_gets_a_new_folder(jobs):
     assert choose_job(run_cfg(jobs, job_name="mine")).isdigit()
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_an_error_and_for_two_a_warning(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path / "job", iters_per_epoch=10, keep_last=None)
+    checkpoints.check_room(1000, step=0)
+    assert caplog.text == ""
+    free = free_bytes(tmp_path)
+    checkpoints.check_room(free * 3 // 4, step=0)
+    assert "/job: the disk has " in caplog.text and "run.keep_last deletes older ones" in caplog.text
+    with pytest.raises(NotWrittenError, match=r"checkpoint_2\.pth cannot be written: No space left on device \(needs "):
+        checkpoints.check_room(free * 2, step=20)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -35,8 +36,8 @@ def reaches_step(tmp_path, step, process):
     return False
 
 
-def wait_for_step(tmp_path, step, process):
-    assert reaches_step(tmp_path, step, process), (tmp_path / "stderr.txt").read_text()[-3000:]
+def wait_for_step(tmp_path, step, process, said="stderr.txt"):
+    assert reaches_step(tmp_path, step, process), (tmp_path / said).read_text()[-3000:]
 
 
 def losses(tmp_path):
@@ -214,3 +215,22 @@ def test_a_full_disk_leaves_the_checkpoint_before_usable(tmp_path, unbroken):
         is_unbroken(tmp_path, unbroken)
     finally:
         subprocess.run(["umount", str(out)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_ends_two_ranks_with_the_path_and_the_bytes_as_last_words(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(out)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        full = train(tmp_path, config_of(), num_processes=2)
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+    assert full.returncode != 0
+    [line] = re.findall(r"^train\.py: \S+/checkpoint_\S+\.pth cannot be written: .*", full.stderr, re.MULTILINE)
+    assert re.search(r"No space left on device \(needs [\d.]+ MB, [\d.]+ MB are free\)$", line)
+    assert line in full.stderr.split("Root Cause")[1]

@@ -1,0 +1,150 @@
+"""Files written whole or not at all; a disk that is full is named with the path and the bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NotWrittenError(ValueError):
+    """A file that cannot be written; the message names it, the reason, and for a full disk the bytes."""
+
+
+class _Recorder:
+    """A file for writers that hide why a write failed; `error` keeps it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def write_whole(path: str | Path, write: Callable[[Any], Any], *, num_bytes: Callable[[], int]) -> None:
+    """Have `write` fill a file beside `path`, wait for the disk, and rename it into place; on failure nothing is left.
+
+    `num_bytes` is asked only for the error's message. Raises: NotWrittenError.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path, num_bytes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _fill(beside, write)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _fill(beside: Path, write: Callable[[Any], Any]) -> None:
+    """Write a file and wait for the disk. Raises: OSError, also where `write` raises something else in its place."""
+    file = beside.open("wb")
+    recorder = _Recorder(file)
+    try:
+        write(recorder)
+        recorder.flush()
+        os.fsync(file.fileno())
+    except Exception:
+        if recorder.error is not None:
+            raise recorder.error from None
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # what is still buffered cannot be written either
+            file.close()
+
+
+def write_text(path: str | Path, text: str, *, errors: str = "strict") -> None:
+    """Write a text file whole or not at all. Raises: NotWrittenError."""
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises: NotWrittenError."""
+    write_whole(path, lambda file: file.write(content), num_bytes=lambda: len(content))
+
+
+def append_text(file: TextIO, path: str | Path, text: str) -> None:
+    """Write a text to an open file and hand it to the system at once. Raises: NotWrittenError; the file is closed."""
+    with writing(path, lambda: len(text)):
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # closing tries to write the rest again
+                file.close()
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, num_bytes: Callable[[], int]) -> Iterator[None]:
+    """Turn an OSError of a write to `path` into a NotWrittenError."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWrittenError(problem(path, error, num_bytes)) from error
+
+
+def problem(path: str | Path, error: OSError, num_bytes: Callable[[], int]) -> str:
+    """Return what to say of a write that failed."""
+    reason = f"{path} cannot be written: {error.strerror or error}"
+    if error.errno not in _NO_ROOM:
+        return reason
+    limit = largest_file()
+    more = f"; a file may have {megabytes(limit)}, see `ulimit -f`" if error.errno == errno.EFBIG and limit else ""
+    return f"{reason} (needs {megabytes(num_bytes())}, {megabytes(free_bytes(path))} are free{more})"
+
+
+def no_room(path: str | Path, num_bytes: int) -> str | None:
+    """Return why a file of so many bytes cannot be written now, as its writer would say it, or None."""
+    limit = largest_file()
+    if limit is not None and limit < num_bytes:
+        return problem(path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)), lambda: num_bytes)
+    if free_bytes(path) < num_bytes:
+        return problem(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), lambda: num_bytes)
+    return None
+
+
+def free_bytes(path: str | Path) -> int:
+    """Return the free space of the disk that `path` is on, or will be."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def largest_file() -> int | None:
+    """Return the limit on the size of a file in bytes, None without one."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def megabytes(num_bytes: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{num_bytes / 1e6:.{1 if num_bytes >= 1e5 else 4}f} MB"
