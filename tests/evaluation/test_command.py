@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation import command
 from minigpt4.evaluation.results import settings_of
 
@@ -221,6 +222,6 @@ def test_a_script_with_nothing_to_evaluate_says_so_before_the_model_is_loaded(tm
 
 
 def test_a_script_ends_with_one_line_and_code_1_where_there_is_nothing_to_evaluate(capsys):
-    with pytest.raises(SystemExit) as error, command.plain_errors("eval_ref.py"):
+    with pytest.raises(SystemExit) as error, plain_errors("eval_ref.py"):
         raise ValueError("evaluation_datasets lists none of refcoco")
     assert error.value.code == "eval_ref.py: evaluation_datasets lists none of refcoco"  # printed, with code 1
