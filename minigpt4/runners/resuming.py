@@ -142,7 +142,8 @@ def _changes(cfg: Config, datasets: Datasets, state: Mapping[str, Any], source: 
     changes = changed_options(config, cfg.to_dict(), rows_before=state.get("num_rows"), rows_now=rows_now)
     if cfg.run_cfg.evaluate:  # no step is taken, so the model alone counts
         changes = [change for change in changes if change.option.startswith("model.")]
-    refused = [change.option for change in changes if change.refused]
+    allowed = "model." if cfg.model_cfg.allow_mismatch else None
+    refused = [one.option for one in changes if one.refused and not (allowed and one.option.startswith(allowed))]
     if refused and not cfg.run_cfg.allow_changes:
         raise ValueError(
             f"{source} was trained with other options (checkpoint -> this run):\n  "

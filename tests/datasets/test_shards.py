@@ -94,7 +94,7 @@ def test_a_full_check_opens_every_sample_of_every_shard(load_shards, world):
     assert checkup.problems == []
     text = "\n".join(checkup.remarks)
     assert f"shop: 2 of 4 samples cannot be read: {world}/0.tar/1.jpg: cannot identify image file" in text
-    assert f"{world}/1.tar/1.jpg: 'answer' should be a text or a list, not 5" in text
+    assert f"{world}/1.tar/1.jpg: 'answer' should be a text or a list, not 3" in text
     alone = "an image without a .json of its name, or the reverse"
     assert f"{world}/0.tar: 1 members are no image or .json of this layout, e.g. alone.jpg: {alone}" in text
     assert f"{world}/1.tar: 1 members are no image or .json of this layout, e.g. 2.json: {alone}" in text
