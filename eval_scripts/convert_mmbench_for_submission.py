@@ -27,12 +27,13 @@ def main() -> int:
     if args.output_file is None and not args.validate:
         parser.error("the following arguments are required: --output-file (or --validate)")
     try:
-        table, (results, columns) = read_mmbench(args.annotation_file), validation.read_answers(args.result_file)
+        table = read_mmbench(args.annotation_file, as_text=args.validate)
+        asked = validation.mmbench_asked(table, str(args.annotation_file)) if args.validate else {}
+        results, columns = validation.read_answers(args.result_file)
     except ValueError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     if args.validate:
-        asked = validation.mmbench_asked(table)
         problems = validation.check_answers(asked, results, by_first_letter=False)
         problems |= validation.check_columns(columns, table.columns) if columns else {}
         print("\n".join([*validation.report(results, asked, problems), *validation.accuracy_lines(asked, results)]))

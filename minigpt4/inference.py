@@ -89,6 +89,8 @@ class Assistant:
         Raises: ValueError when a picture cannot be read, or pictures and questions differ in number.
         """
         asked = [questions] if isinstance(questions, str) else list(questions)
+        if not isinstance(images, str | Path | Image.Image | Sequence):
+            raise ValueError(f"pictures should be paths or images of Pillow, not {type(images).__name__}")
         given = [images] * len(asked) if isinstance(images, Picture) else list(images)
         if len(given) != len(asked):
             raise ValueError(f"{len(asked)} questions about {len(given)} pictures; give one each, or one for all")

@@ -191,6 +191,8 @@ class JsonRecords:
                 file.seek(begin)
                 yield from self._lines(file, decoder)
                 return
+            if not window.peek():
+                raise ValueError(f"{self.path}: holds nothing but blanks")
             opening = window.take("[{")
             if opening == "{" and self.key is not None:
                 yield from self._list_under_key(window)

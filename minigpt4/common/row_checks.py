@@ -29,7 +29,7 @@ def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
             continue  # the usual case, of millions of rows
         if type(kind) is GenericAlias:  # list[str]
             if not isinstance(value, list) or set(map(type, value)) != {str}:
-                raise ValueError(f"'{key}' should be a list of one or more texts, not {shown(value)}")
+                raise ValueError(f"'{key}' should be a list of one or more texts, not {_odd_list(value)}")
         elif not isinstance(value, kind) or value is True or value is False:
             raise ValueError(f"'{key}' should be {_words(kind)}, not {shown(value)}")
         elif (type(value) is int and abs(value) >= _LARGEST_ID) or (kind is NUMBER and not is_number(value)):
@@ -52,6 +52,12 @@ def shown(value: Any) -> str:
         return "a huge number"
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}.."
+
+
+def _odd_list(value: Any) -> str:
+    """Return what is wrong with a value that should be a list of texts."""
+    other = [one for one in value if type(one) is not str] if isinstance(value, list) else []
+    return f"a list with {shown(other[0])}" if other else shown(value)
 
 
 def _words(kind: Any) -> str:

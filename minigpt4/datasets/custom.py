@@ -24,6 +24,9 @@ from minigpt4.processors.pictures import AS_SEEN
 
 TAG = "<image>"
 """Stands in a question where an image is shown."""
+IMAGE_KEYS = ("image", "images")
+OTHER_KEYS = ("img", "img_path", "image_path", "image_file", "image_name", "file_name", "filename", "image_url")
+"""Keys that others use for an image; they are not read here."""
 SPEAKERS = (("human", "user"), ("gpt", "assistant"))
 
 
@@ -37,11 +40,21 @@ class CustomDataset(InstructionDataset):
     def rows_of(self, record: Any) -> list[Row]:
         """Return the record's images, and its questions with their answers."""
         require(record, {})
-        images = record.get("image", record.get("images"))
-        images = [] if images in (None, "") else [images] if isinstance(images, str) else images
-        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        given = [record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])]
+        if len(given) > 1 and given[0] != given[1]:
+            raise ValueError("it has both 'image' and 'images', and they differ")
+        images: Any = given[0] if given else []
+        images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
             raise ValueError("'image' should be a file name or a list of them")
         return [{"images": images, "turns": read_turns(record, num_images=len(images))}]
+
+    def remark(self, record: Any) -> str | None:
+        """Remark on a row without an image that names one under another key."""
+        if not isinstance(record, dict) or any(record.get(key) for key in IMAGE_KEYS):
+            return None
+        found = next((key for key in OTHER_KEYS if record.get(key)), None)
+        return found and f"asked without an image: '{found}' is not read; name the image under 'image'"
 
     def image_files(self, row: Row) -> list[str]:
         """Return the row's images."""
@@ -104,7 +117,7 @@ def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
     for question, answers in turns:
         if IMAGE_PLACEHOLDER in question or any(IMAGE_PLACEHOLDER in answer for answer in answers):
             raise ValueError(f"its own text holds {IMAGE_PLACEHOLDER}, which stands for an image; write {TAG}")
-        if "" in answers:
+        if not all(map(str.strip, answers)):
             raise ValueError("an answer is empty")
     return turns
 

@@ -20,8 +20,14 @@ class Listings:
         """Return whether the file was there when its folder was read."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
-            self._names[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else ()
+            self._names[folder] = _files_in(folder) if os.path.isdir(folder) else ()
         return name in self._names[folder]
+
+
+def _files_in(folder: str) -> frozenset[str]:
+    """Return the names of what a folder holds, without its subfolders."""
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 class ImageFolder:

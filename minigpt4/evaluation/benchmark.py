@@ -64,6 +64,8 @@ class Benchmark:
     """The keys that every row must have, with the types of their values."""
     label: ClassVar[str | None] = None
     """The key of the truth, which a file has in all rows or in none, as in a test split."""
+    text_key: ClassVar[str] = "question"
+    """The key of what is asked."""
     answers_by_id = False
     """Whether what reads the result file finds an answer by the question's id."""
     script = "eval_vqa.py"
@@ -127,11 +129,13 @@ class Benchmark:
         """Return accuracy (percent, None without a truth), its interval, the counts, and the accuracy of each type."""
         rights = [(self.about(pair.question)["type"], self.correctness(*pair)) for pair in answered]
         known = [right for _, right in rights if right is not None]
+        is_partly_known = 0 < len(known) < len(answered)
         by_type = percent_by((kind, right) for kind, right in rights if right is not None and kind is not None)
         return {
             "accuracy": percent(known),
             "interval": self.interval(known),
             "num_questions": len(answered),
+            **({"num_with_truth": len(known)} if is_partly_known else {}),
             "num_unanswered": sum(answer == "" for _, answer in answered),
             "num_unparsed": sum(not self.parses(*pair) for pair in answered),
             **({"accuracy_by_type": by_type} if by_type else {}),
@@ -172,20 +176,28 @@ class Benchmark:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def ask_each(self, rows: Sequence[Any], ask: Callable[..., Question]) -> list[Question]:
+    def ask_each(
+        self, rows: Sequence[Any], ask: Callable[..., Question], *, path: Path | None = None
+    ) -> list[Question]:
         """Return `ask(number, row, is_labelled=..)` of each row; a file where no row has `label` is not labelled.
 
+        `path` is the file of the rows, `eval_file_path` if none is given.
         Raises: ValueError that counts and shows the rows that lack a key or have a value of a wrong type.
         """
+        path = path or self.eval_file
         is_labelled = self.label is not None and any(isinstance(row, dict) and self.label in row for row in rows)
         if self.label is not None and not is_labelled:
-            logger.warning("%s: no row of %s has '%s', so no accuracy is known", self.name, self.eval_file, self.label)
+            logger.warning("%s: no row of %s has '%s', so no accuracy is known", self.name, path, self.label)
 
         def make(number: int, row: Any) -> Question:
             require(row, self.fields)
             return ask(number, row, is_labelled=is_labelled)
 
-        return each(rows, make, lambda number: f"{self.name}[{number}]: {self.eval_file}")
+        questions = each(rows, make, lambda number: f"{self.name}[{number}]: {path}")
+        if blank := [number for number, row in enumerate(rows) if not row[self.text_key].strip()]:
+            what = f"{len(blank)} rows of {path} have an empty '{self.text_key}'"
+            logger.warning("%s: %s, such as %s[%d]", self.name, what, self.name, blank[0])
+        return questions
 
     def check_questions(self, questions: Sequence[Question]) -> None:
         """Warn of ids that come twice. Raises: ValueError where there is no question, or one cannot be asked."""
@@ -209,7 +221,7 @@ class Benchmark:
         return f"{self.name}: {path} does not exist (evaluation_datasets.{self.entry}.{key}); {self.source}"
 
     def check_pictures(self, questions: Sequence[Question]) -> None:
-        """Raise ValueError that counts and shows the pictures that come as text and are none; no file is opened."""
+        """Raise ValueError that counts and shows the pictures that come as text and are broken; no file is opened."""
         shown_by: dict[str, Question] = {}
         for question in questions:
             if isinstance(question.image, str):
@@ -217,9 +229,8 @@ class Benchmark:
         problems = []
         for text, question in shown_by.items():
             try:
-                with Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True))):
-                    pass
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                decode_image(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)), AS_STORED)
+            except ValueError as error:
                 problems.append(f"{self.name}[{question.id}]: cannot read its image from base64 text: {error}")
         if problems:
             raise ValueError(first_few(problems, "pictures"))

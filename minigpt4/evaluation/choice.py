@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
-from minigpt4.common.row_checks import require, shown
+from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question
-from minigpt4.evaluation.rows import Row, each, id_number, read_id
+from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
 from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, read_letter
 from minigpt4.evaluation.submissions import read_seed
 from minigpt4.evaluation.tables import is_absent
-from minigpt4.evaluation.tsv import read_tsv
+from minigpt4.evaluation.tsv import read_tsv, true_letter
 
 logger = logging.getLogger(__name__)
 
 BY_LETTER = "Answer with the option's letter from the given choices directly."
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+_DATA_URL = re.compile(r"\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
 @registry.register_benchmark("seed")
@@ -28,6 +28,7 @@ class SeedBench(Benchmark):
     """SEED-Bench, images only; right is the first letter, as in the converter."""
 
     result_file = "seed.jsonl"
+    text_key = "text"
     source = "SEED-Bench: https://huggingface.co/datasets/AILab-CVC/SEED-Bench"
     annotation_file = "SEED-Bench-image.json"
     answers_by_id = True
@@ -38,16 +39,21 @@ class SeedBench(Benchmark):
         rows, truth = self.rows(), self._truth()
 
         def ask(number: int, row: Row, **about: Any) -> Question:
+            name = read_id(row, "question_id")
             return Question(
-                id=read_id(row, "question_id"),
+                id=name,
                 prompt=f"[vqa] {row['text']}",
                 image=tuple(place / row["image"] for place in (self.img_dir, self.img_dir.parent)),
-                extra=truth.get(str(row["question_id"]), {}),
+                extra=truth.get(name, {}),
             )
 
-        return self.ask_each(rows, ask)
+        questions = self.ask_each(rows, ask)
+        if truth and (unknown := [question.id for question in questions if question.id not in truth]):
+            what = f"{len(unknown)} questions are not in {self.annotation_file}, so their truth is not known"
+            logger.warning("%s: %s: %s", self.name, what, ", ".join(map(str, unknown[:NUM_SHOWN])))
+        return questions
 
-    def _truth(self) -> dict[str, dict[str, Any]]:
+    def _truth(self) -> dict[int | None, dict[str, Any]]:
         path = self.eval_file.with_name(self.annotation_file)
         if not path.is_file():
             logger.warning("%s: %s is not there, so no accuracy is known; %s", self.name, path, self.source)
@@ -58,7 +64,7 @@ class SeedBench(Benchmark):
             raise ValueError(f"{self.name}: {error}") from error
         names = {number: name for name, number in annotation["question_type"].items()}
         return {
-            str(q["question_id"]): {
+            id_number(q["question_id"]): {
                 "truth": q.get("answer"),
                 "type": names.get(q["question_type_id"], "unknown"),
                 "options": {k: q[f"choice_{k.lower()}"] for k in LETTERS if f"choice_{k.lower()}" in q},
@@ -105,25 +111,28 @@ class MMBench(Benchmark):
             image = _picture(row["image"], images)
             return self._question(row, pictures.setdefault(image, image))
 
-        return each(rows, ask, lambda number: f"{self.name}[{rows[number]['index']}]: {self.eval_file}")
+        questions = each(rows, ask, lambda number: f"{self.name}[{rows[number]['index']}]: {self.eval_file}")
+        for remark in _remarks(table.columns, questions):
+            logger.warning("%s: %s: %s", self.name, self.eval_file, remark)
+        return questions
 
     def _question(self, row: Mapping[str, Any], image: str) -> Question:
-        if is_absent(row["question"]):
+        if is_absent(row["question"]) or not row["question"].strip():
             raise ValueError("holds no question in this row")
         options = {letter: row[letter] for letter in LETTERS if not is_absent(row.get(letter))}
+        if not options:
+            raise ValueError(f"holds no option in this row, in none of the columns {', '.join(LETTERS)}")
         hint = row.get("hint")
         lines = [] if is_absent(hint) else [str(hint)]
         lines += [f"[vqa] {row['question']}", *(f"{k}. {v}" for k, v in options.items()), BY_LETTER]
-        truth, category = row.get("answer"), row.get("category")
-        if not is_absent(truth) and truth not in LETTERS:
-            raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(truth)}")
+        truth, category = true_letter(row), row.get("category")
         return Question(
             id=int(row["index"]),
             prompt="\n".join(lines),
             image=image,
             extra={
                 "options": options,
-                "truth": None if is_absent(truth) else truth,
+                "truth": truth,
                 "type": None if is_absent(category) else category,
             },
         )
@@ -149,6 +158,19 @@ class MMBench(Benchmark):
         rights = [(int(question.id), self.correctness(question, answer)) for question, answer in answered]
         circular = circular_percent((index, right) for index, right in rights if right is not None)
         return {**super().score(answered), **({} if circular is None else {"circular_accuracy": circular})}
+
+
+def _remarks(columns: Sequence[str], questions: Sequence[Question]) -> list[str]:
+    """Return what the user should know of a file that can be asked."""
+    found = []
+    if further := [name for name in columns if re.fullmatch("[E-Z]", name)]:
+        names = ", ".join(further)
+        found.append(f"has options in the columns {names} too; a question shows {', '.join(LETTERS)} alone")
+    lost = [q.id for q in questions if q.extra["truth"] is not None and q.extra["truth"] not in q.extra["options"]]
+    if lost:
+        rows = ", ".join(map(str, lost[:NUM_SHOWN]))
+        found.append(f"{len(lost)} rows tell an answer whose option is empty, so no answer is right: {rows}")
+    return found
 
 
 def _picture(text: Any, images: Mapping[int, Any]) -> str:

@@ -142,7 +142,8 @@ def summary(name: str, score: dict[str, Any]) -> str:
         accuracy = f"{score['accuracy']:.2f}% ({as_interval(score['interval'])})"
     odd = f"{score['num_unanswered']} unanswered, {score['num_unparsed']} do not parse"
     seconds = f", {score['seconds']:.1f} s" if "seconds" in score else ""
-    return f"{name}: {accuracy} of {score['num_questions']} questions ({odd}){seconds}"
+    partly = f", {score['num_with_truth']} of them with a known truth" if "num_with_truth" in score else ""
+    return f"{name}: {accuracy} of {score['num_questions']} questions{partly} ({odd}){seconds}"
 
 
 def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, resample: int = 0) -> None:

@@ -32,6 +32,7 @@ class VSR(PredictedTruth):
     """Visual Spatial Reasoning, zero-shot test; `eval_file_path` is a file of rows, a folder with it, or the hub id."""
 
     result_file = "vsr.json"
+    text_key = "caption"
     source = "VSR images: https://github.com/cambridgeltl/visual-spatial-reasoning/tree/master/data"
     file_name = "test.jsonl"
     fields: ClassVar = {"image": str, "caption": str}
@@ -96,6 +97,8 @@ class GQA(PredictedTruth):
     def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
         if is_labelled:
             require(row, {"answer": str})
+            if not row["answer"].strip():
+                raise ValueError("'answer' is empty")
         return Question(
             id=number,
             prompt=SHORT_ANSWER.format(row["question"]),
@@ -113,6 +116,7 @@ class HatefulMemes(Benchmark):
     """Hateful Memes dev: yes or no, anything else is wrong."""
 
     result_file = "hm.json"
+    text_key = "text"
     source = "Hateful Memes: https://hatefulmemeschallenge.com"
     fields: ClassVar = {"img": str, "text": str}
     label = "label"

@@ -29,6 +29,7 @@ class RefCOCO(Benchmark):
     script = "eval_ref.py"
     fields: ClassVar = {"img_id": str, "sents": str, "height": NUMBER, "width": NUMBER}
     label = "bbox"
+    text_key = "sents"
     source = "RefCOCO: the evaluation dataset, and COCO2014 training images; see Evaluation in the README"
 
     def __init__(self, cfg: DictConfig, *, name: str, split: str) -> None:
@@ -56,6 +57,8 @@ class RefCOCO(Benchmark):
             require(row, {"bbox": list})
             if len(row["bbox"]) != 4 or not all(map(is_number, row["bbox"])):
                 raise ValueError(f"'bbox' should be four numbers (x, y, width, height), not {str(row['bbox'])[:80]}")
+            if min(row["bbox"][2:]) < 0:
+                raise ValueError(f"'bbox' has a negative width or height: {row['bbox']}")
         return Question(
             id=number,
             prompt=f"[refer] give me the location of {row['sents']}",

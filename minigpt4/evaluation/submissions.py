@@ -78,7 +78,7 @@ def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> lis
     asked: Counter[Any] = Counter()
     for question in annotation["questions"]:
         hit = first_letter(answers.get(str(question["question_id"]), "")) == question["answer"].upper()
-        for group in (question["question_type_id"], question["data_type"], "total"):
+        for group in (_type_key(question["question_type_id"]), question["data_type"], "total"):
             asked[group] += 1
             right[group] += hit
 
@@ -86,11 +86,19 @@ def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> lis
         return f"{title}: {100 * right[group] / max(asked[group], 1):.2f}%"
 
     types = sorted(annotation["question_type"].items(), key=lambda item: item[1])
+    groups = [(name, _type_key(number)) for name, number in types]
+    listed = {key for _, key in groups}
+    groups += [(f"type {key[1]}", key) for key in asked if isinstance(key, tuple) and key not in listed]
     return [
-        *(line(name, number) for name, number in types),
+        *(line(name, key) for name, key in groups),
         line("Total accuracy", "total"),
         line("image accuracy", "image"),
     ]
+
+
+def _type_key(number: int | str) -> tuple[str, str]:
+    """Return what questions of one type share; some files write the same number as text."""
+    return "type", str(number)
 
 
 def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
@@ -106,9 +114,9 @@ def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
     return table
 
 
-def read_mmbench(path: Path) -> Any:
+def read_mmbench(path: Path, *, as_text: bool = False) -> Any:
     """Return MMBench's TSV as a DataFrame. Raises: ValueError that names the lines and rows that are broken."""
-    return read_tsv(path, "the mmbench converter", columns=("index",))
+    return read_tsv(path, "the mmbench converter", columns=("index",), as_text=as_text)
 
 
 def check_ids(expected: Sequence[str], results: Sequence[Result]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt4.evaluation.rows import each
 from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, leading_letter, percent, read_letter
 from minigpt4.evaluation.submissions import (
     NO_ANSWER,
@@ -20,6 +21,7 @@ from minigpt4.evaluation.submissions import (
     some,
 )
 from minigpt4.evaluation.tables import is_absent, need
+from minigpt4.evaluation.tsv import true_letter
 
 NO_COLUMN, EXTRA_COLUMN = "columns missing", "columns not wanted"
 NUM_CHARACTERS = 20
@@ -49,15 +51,18 @@ def seed_asked(annotation: Mapping[str, Any]) -> dict[str, Asked]:
     }
 
 
-def mmbench_asked(table: Any) -> dict[str, Asked]:
-    """Return id -> what is asked of MMBench's DataFrame."""
-    return {
-        str(row["index"]): Asked(
-            {letter: str(row[letter]) for letter in LETTERS if not is_absent(row.get(letter))},
-            None if is_absent(row.get("answer")) else str(row["answer"]),
-        )
-        for row in table.to_dict("records")
-    }
+def mmbench_asked(table: Any, file: str = "table") -> dict[str, Asked]:
+    """Return id -> what is asked of MMBench's DataFrame, whose cells are texts.
+
+    `file` is the beginning of messages. Raises: ValueError that counts and shows the rows whose answer is no letter.
+    """
+    rows = table.to_dict("records")
+
+    def asked(number: int, row: Any) -> tuple[str, Asked]:
+        options = {letter: row[letter] for letter in LETTERS if not is_absent(row.get(letter))}
+        return str(int(row["index"])), Asked(options, true_letter(row))
+
+    return dict(each(rows, asked, lambda number: f"{file}: row {number + 1}"))
 
 
 def read_answers(path: Path) -> tuple[list[Result], list[str]]:

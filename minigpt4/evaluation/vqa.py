@@ -29,6 +29,7 @@ class OKVQA(Benchmark):
 
     answers_by_id = True
     fields: ClassVar = {"question_id": (int, str), "question": str, "image_id": int}
+    question_file = "okvqa_test_split.json"
     annotation_file = "mscoco_val2014_annotations_clean.json"
     annotation_fields: ClassVar = {"question_id": (int, str), "question_type": str, "answer_type": str}
 
@@ -40,7 +41,8 @@ class OKVQA(Benchmark):
         if twice := repeated(row["question_id"] for row in rows):
             raise ValueError(f"{self.name}: {annotations}: has several annotations of question {twice[0]}")
         self._people = {row["question_id"]: row for row in rows}
-        return self.ask_each(self.rows(self.eval_file / "okvqa_test_split.json"), self._question)
+        path = self.eval_file / self.question_file
+        return self.ask_each(self.rows(path), self._question, path=path)
 
     def _annotation(self, number: int, row: Row) -> Row:
         require(row, self.annotation_fields)

@@ -32,8 +32,8 @@ TURNS = {
 """EXIF orientation -> what makes the picture upright; 1 needs nothing."""
 SIDES_SWAP = (5, 6, 7, 8)
 _ORIENTATION_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
-_BITS, _PHOTOMETRIC = 258, 262
-"""TIFF tags: the bits of a value; 0 where the value 0 is white."""
+_BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339
+"""TIFF tags: the bits of a value; 0 where the value 0 is white; 2 where each colour has its plane; 1 for unsigned."""
 _HEAD = 1024
 """Bytes of a file that tell what it is when it is no image."""
 MAX_16_BIT = 65535
@@ -54,10 +54,15 @@ def opened(source: Source) -> Iterator[Image.Image]:
 
     Raises: ValueError with the reason for whatever fails in here, which names no file.
     """
+    if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "seek"):
+        kind = type(source).__name__
+        raise ValueError(f"it is of the type {kind}; give a path, an open file or an image of Pillow")
     try:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if image.format == "EPS":
                 raise ValueError("it is an EPS drawing, which Pillow gives to another program; save it as PNG")
+            if image.format == "TIFF" and _has_deep_planes(image):
+                raise ValueError("it has a 16-bit plane for each colour, which Pillow misreads; save it as PNG")
             image.load()
             yield image
     except Exception as error:  # a damaged file makes Pillow's readers raise errors of nearly any type
@@ -111,6 +116,12 @@ def orientation_of(image: Image.Image) -> int:
     return orientation if orientation in TURNS else 1
 
 
+def _has_deep_planes(image: Any) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, (8,))
+    return tags.get(_PLANAR) == 2 and len(bits) > 1 and max(bits) > 8
+
+
 def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:
     """Return the 8-bit grey picture of whole numbers of more than 8 bits, or of real numbers.
 
@@ -120,6 +131,8 @@ def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:
     """
     tags: Any = getattr(image, "tag_v2", {})
     values = np.asarray(image)
+    if image.mode == "I" and tags.get(_BITS, ())[:1] == (32,) and tags.get(_SAMPLE_FORMAT, (1,))[:1] == (1,):
+        values = values.view(np.uint32)  # Pillow's own numbers have a sign
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise ValueError("none of its values is a finite number")

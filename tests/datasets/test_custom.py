@@ -186,3 +186,38 @@ def test_a_row_with_half_a_character_is_bad_and_named_at_its_line(mine, tmp_path
     with pytest.raises(ValueError, match=r"custom\[1\]: .*a\.jsonl: line 3: a text holds half a character"):
         dataset.get(1, random.Random(0))
     assert turns(dataset, 2) == turns(dataset, 0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"image": None, "images": ["b.jpg"]}, {"image": "b.jpg", "images": []}, {"image": "b.jpg", "images": "b.jpg"}],
+)
+def test_an_image_under_either_key_is_shown(mine, row):
+    assert len(mine({**row, "question": "?", "answer": "x"}).get(0, random.Random(0)).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "a.jpg", "images": ["b.jpg"], "answer": "x"}, "it has both 'image' and 'images', and they differ"),
+        ({"image": ["a.jpg", ""], "answer": "x"}, "'image' should be a file name or a list of them"),
+        ({"image": "a.jpg", "answer": " "}, "an answer is empty"),
+        ({"image": "a.jpg", "answer": ["x", "\n"]}, "an answer is empty"),
+    ],
+)
+def test_a_row_that_would_be_trained_otherwise_than_meant_is_bad(mine, row, message):
+    dataset = mine({"question": "?", "answer": "x"}, {"question": "?", **row})
+    assert list(dataset.bad_rows().values()) == [message]
+
+
+def test_an_image_under_a_key_that_is_not_read_is_told(mine):
+    dataset = mine({"question": "?", "answer": "x"}, {"question": "?", "answer": "x", "img": "a.jpg"})
+    assert dict(dataset.report.remarks) == {
+        "asked without an image: 'img' is not read; name the image under 'image'": 1
+    }
+
+
+def test_a_folder_is_no_image(mine, tmp_path):
+    (tmp_path / "pictures" / "sub").mkdir(parents=True)
+    dataset = mine({"question": "?", "answer": "x"}, {"image": "sub", "question": "?", "answer": "x"})
+    assert any("are not there" in line for line in dataset.report.mistakes())

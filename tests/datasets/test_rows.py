@@ -137,7 +137,7 @@ def test_a_table_goes_to_another_process(tmp_path):
         ('[{"a": 1}, {"a": "xy', "broken or cut off JSON near byte 17: Unterminated string"),
         ('[{"a": 1}', r"broken JSON at byte 9: its end where one of ,\] should be"),
         ('[{"a": 1} {"a": 2}]', r"broken JSON at byte 10: '\{' where one of ,\] should be"),
-        (" ", r"broken JSON at byte 1: its end where one of \[\{ should be"),
+        (" \n", "holds nothing but blanks"),
         ("", "is empty"),
         ("<html>", r"broken JSON at byte 0: '<' where one of \[\{ should be"),
         ('{"other": []}', "has no list under 'data'"),

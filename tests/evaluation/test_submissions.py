@@ -99,3 +99,16 @@ def test_a_broken_result_line_is_named(tmp_path):
 def test_an_absent_package_says_who_needs_it_and_how_to_get_it():
     with pytest.raises(ImportError, match=r"the mmbench benchmark needs no_such_package: .*extra \[eval\]"):
         need("no_such_package", "the mmbench benchmark")
+
+
+def test_no_seed_question_is_lost_whatever_its_type():
+    questions = [
+        {"question_id": number, "question_type_id": kind, "data_type": "image", "answer": "A"}
+        for number, kind in ((1, "1"), (2, 1), (3, 9))
+    ]
+    annotation = {"question_type": {"Scene": 1}, "questions": questions}
+    assert seed_report(annotation, [Result("1", "A"), Result("2", "B"), Result("3", "A")])[:3] == [
+        "Scene: 50.00%",
+        "type 9: 100.00%",
+        "Total accuracy: 66.67%",
+    ]

@@ -1,7 +1,7 @@
 import pandas
 import pytest
 
-from minigpt4.evaluation.submissions import Result
+from minigpt4.evaluation.submissions import Result, read_mmbench
 from minigpt4.evaluation.tables import write_sheet
 from minigpt4.evaluation.validation import (
     Asked,
@@ -118,3 +118,17 @@ def test_the_report_shows_each_number():
         "questions without an answer: 2 (2, 3)",
         "answers to no question: 1 (9)",
     ]
+
+
+def test_options_are_compared_as_the_file_writes_them(tmp_path):
+    file = tmp_path / "mm.tsv"
+    file.write_text("index\tquestion\tA\tB\timage\tanswer\n007\tQ?\t1\t2\tAAAA\tA\n8\tQ?\t1.50\t2\tAAAA\tB\n")
+    asked = mmbench_asked(read_mmbench(file, as_text=True))
+    assert asked == {"7": Asked({"A": "1", "B": "2"}, "A"), "8": Asked({"A": "1.50", "B": "2"}, "B")}
+    assert accuracy_lines(asked, [Result("7", "1"), Result("8", "2")])[0].startswith("accuracy: 100.00%")
+
+
+def test_a_true_answer_that_is_no_letter_is_named(tmp_path):
+    table = pandas.DataFrame({"index": ["1"], "A": ["x"], "answer": ["E"]})
+    with pytest.raises(ValueError, match=r"mm\.tsv: row 1: 'answer' should be one of A, B, C, D, not 'E'"):
+        mmbench_asked(table, "mm.tsv")
