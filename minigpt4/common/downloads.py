@@ -127,11 +127,11 @@ def in_cache(repo_id: str, name: str) -> bool:
 @functools.cache
 def answers(address: str) -> bool:
     """Return whether a server answers anything at all within PATIENCE seconds; asked once a process."""
+    from huggingface_hub import get_session
+
     answered = threading.Event()
 
     def ask() -> None:
-        from huggingface_hub import get_session
-
         with contextlib.suppress(Exception):  # whatever keeps the answer away
             get_session().head(address, timeout=PATIENCE / 2)
             answered.set()
