@@ -28,6 +28,7 @@ from minigpt4.common.seeds import seed_torch
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
+from minigpt4.runners import RunnerBase
 from minigpt4.runners.checkpoints import choose_job
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.stop import EXIT_CODE as STOPPED
@@ -62,6 +63,15 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
     return int(bool(checkup.problems))
 
 
+def train(runner: RunnerBase) -> bool:
+    """Return whether all steps were taken; a full disk and a second Ctrl-C end the script with one line."""
+    try:
+        return runner.train()
+    except (NotWrittenError, KeyboardInterrupt):
+        with plain_errors("train.py"):
+            raise
+
+
 @record  # torchrun ends with the traceback of the rank that raised first
 @told_end("train.py", fine=(0, STOPPED))
 def main() -> None:
@@ -85,10 +95,7 @@ def main() -> None:
         model = task.build_model(cfg, device)
         runner_class = registry.get_runner_class(cfg.run_cfg.runner)
         runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
-    try:
-        finished = runner.train()
-    except NotWrittenError as error:  # a full disk
-        raise SystemExit(f"train.py: {error}") from error
+    finished = train(runner)
     leave_distributed_mode()
     if not finished:
         raise SystemExit(STOPPED)

@@ -15,7 +15,7 @@ from typing import Any
 
 from minigpt4.common.dist_utils import use_expandable_segments
 from minigpt4.common.seeds import seed_torch
-from minigpt4.common.user_errors import USER_ERRORS, message_of
+from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.inference import Assistant, Chat, load_model, open_picture
 
@@ -93,13 +93,10 @@ def _print_more(shown: str, text: str) -> str:
 def main() -> None:
     """Talk until the input ends."""
     use_expandable_segments()
-    parser = make_parser()
-    args = parser.parse_args()
-    try:
+    args = make_parser().parse_args()
+    with plain_errors("chat"):
         assistant = load_model(args.cfg_path, options=args.options, ckpt=args.ckpt, device=args.device)
         session = Session(assistant, args)
-    except USER_ERRORS as error:
-        parser.error(message_of(error))
     seed_torch("chat", args.seed)
     print(HELP)
     while True:

@@ -28,12 +28,12 @@ from minigpt4.common.dist_utils import pick_device, use_expandable_segments
 from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
-from minigpt4.common.user_errors import USER_ERRORS, message_of
+from minigpt4.common.user_errors import plain_errors
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
 from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
-from minigpt4.models.llama import causal_lm
+from minigpt4.models.llama import causal_lm, quiet_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@quiet_libraries()
 def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str, float]:
     """Write everything below `out`; return how far the logits of each folder differ, as a part of the largest one.
 
@@ -89,8 +90,8 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     for name, differs in differences.items():
         if not differs <= TOLERANCE[dtype]:
             raise ValueError(
-                f"{out / name} is not to be used: its logits differ by {differs:.2e} of the largest, where rounding to "
-                f"{dtype} explains {TOLERANCE[dtype]:.0e}"
+                f"{out / name} is not to be used: its logits differ by {differs:.2e} of the largest logit, where "
+                f"rounding to {dtype} explains {TOLERANCE[dtype]:.0e}"
             )
     return differences
 
@@ -131,10 +132,9 @@ def chat_template_folder(llama_model: str) -> Path:
 def main() -> None:
     """Export a model and print what was written."""
     use_expandable_segments()
-    parser = make_parser()
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     setup_logger()
-    try:
+    with plain_errors("export"):
         if args.out.is_dir() and any(args.out.iterdir()):
             raise ValueError(f"--out {args.out} holds something already")
         if wrong := wrong_output_folder("--out", str(args.out)):
@@ -150,10 +150,8 @@ def main() -> None:
                 raise ValueError(f"{name}: {bits}-bit weights cannot be merged; --options {name}=False")
         model = build_model(cfg, pick_device(cfg.run_cfg), DTYPES[args.dtype])
         differences = export(model, args.out, llama_folder=cfg.model_cfg.llama_model, dtype=args.dtype)
-    except USER_ERRORS as error:
-        parser.error(message_of(error))
     for name, differs in differences.items():
-        print(f"{args.out / name}: logits differ by {differs:.1e} of the largest")
+        print(f"{args.out / name}: its logits differ from the model's by at most {differs:.1e} of the largest logit")
     print(f"{args.out / 'projection.safetensors'}: llama_proj.weight, llama_proj.bias")
 
 

@@ -107,6 +107,20 @@ MUTANTS = (
         test="tests/runners/test_changes.py::test_an_unset_option_equals_its_default",
     ),
     Mutant(
+        name="the fingerprint of the weights ignores their values",
+        file="common/weight_identity.py",
+        line="values = torch.cat([found[name][1].float().bfloat16() for name in names])",
+        fault="values = torch.cat([torch.zeros_like(found[name][1], dtype=torch.bfloat16) for name in names])",
+        test="tests/common/test_weight_identity.py::test_another_seed_is_another_model",
+    ),
+    Mutant(
+        name="weights with other values are called the same",
+        file="common/weight_identity.py",
+        line="if (same | stepped).all() and num_other <= max(4, MAX_STEPPED * len(same)):",
+        fault="if len(same):",
+        test="tests/common/test_weight_identity.py::test_a_model_that_was_tuned_a_little_is_another_model",
+    ),
+    Mutant(
         name="data workers and the loop may change a batch",
         file="conversation/conversation.py",
         line="@dataclass(frozen=True, slots=True, kw_only=True)\nclass Batch:",

@@ -105,11 +105,18 @@ def from_hub(key: str, repo_id: str, fetch: Callable[[bool], T], *, thing: str =
     except (OSError, ValueError) as error:
         if not local_only:
             raise
-        reason = "HF_HUB_OFFLINE forbids to ask the hub" if offline else "cannot reach the hub"
-        raise UnreachableError(
-            f"{key}: {reason} for {repo_id} ({constants.ENDPOINT}), and its cache does not hold it; "
-            f"download it elsewhere and set {key} to {thing} (docs/data.md)"
-        ) from error
+        raise UnreachableError(unreachable(key, repo_id, thing=thing)) from error
+
+
+def unreachable(key: str, repo_id: str, *, thing: str = "its folder") -> str:
+    """Return what to say of a repository that neither the hub nor its cache gives."""
+    from huggingface_hub import constants
+
+    reason = "HF_HUB_OFFLINE forbids to ask the hub" if constants.HF_HUB_OFFLINE else "cannot reach the hub"
+    return (
+        f"{key}: {reason} for {repo_id} ({constants.ENDPOINT}), and its cache does not hold it; "
+        f"download it elsewhere and set {key} to {thing} (docs/data.md)"
+    )
 
 
 def is_hub_id(name: str) -> bool:
@@ -127,11 +134,11 @@ def in_cache(repo_id: str, name: str) -> bool:
 @functools.cache
 def answers(address: str) -> bool:
     """Return whether a server answers anything at all within PATIENCE seconds; asked once a process."""
+    from huggingface_hub import get_session
+
     answered = threading.Event()
 
     def ask() -> None:
-        from huggingface_hub import get_session
-
         with contextlib.suppress(Exception):  # whatever keeps the answer away
             get_session().head(address, timeout=PATIENCE / 2)
             answered.set()

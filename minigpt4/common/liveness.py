@@ -329,6 +329,8 @@ def told_end(script: str, *, fine: tuple[int, ...] = (0,)) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [""])[0]
         if not isinstance(error, SystemExit):
             reason = f"{type(error).__name__}: {reason}"
+        elif isinstance(code, int):
+            reason = f"exit code {code}"
         other = job.leave(FAILED, reason[:300])
         if other is not None:
             reason = f"{script}: rank {other[0]} failed first ({other[1].place()}): {other[1].reason}"

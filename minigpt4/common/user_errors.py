@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,11 +14,18 @@ USER_ERRORS = (ValueError, OSError, OmegaConfBaseException, SafetensorError, tor
 """ValueError is our own word for it; the others come from libraries that read the user's files or take memory."""
 
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
+
 @contextmanager
 def plain_errors(script: str) -> Iterator[None]:
-    """End a script with the message alone where what the user gave is wrong."""
+    """End a script with the message alone where what the user gave is wrong, or where the user pressed Ctrl-C."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        print(f"\n{script}: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from error
     except USER_ERRORS as error:
         raise SystemExit(f"{script}: {message_of(error)}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlparse
 
-from minigpt4.common.downloads import answers
+from minigpt4.common.downloads import answers, unreachable
 from minigpt4.common.llama_folder import look_at_llama
 from minigpt4.common.paths import wrong_path
 from minigpt4.common.schema import EVA_VIT_G_URL
@@ -105,6 +105,9 @@ def _vit_file(source: str | None) -> WeightFile:
     kept = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(address.path))
     if os.path.isfile(kept):
         return _file(key, kept, source)
+    if not answers(source):
+        problem = f"{key}: cannot reach {source}; download it elsewhere and set {key} to the file (docs/data.md)"
+        return WeightFile(key, kept, source, problem)
     return WeightFile(key, kept, source, remark="will be downloaded")
 
 
@@ -142,5 +145,6 @@ def _cached_llama(key: str, source: str) -> WeightFile:
     if constants.HF_HUB_OFFLINE:
         problem = f"{key}: {source} is no folder here, not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"
         return WeightFile(key, source, address, f"{problem}; to be had from {address}")
-    remark += "" if answers(constants.ENDPOINT) else f"; but {constants.ENDPOINT} does not answer now"
+    if not answers(constants.ENDPOINT):
+        return WeightFile(key, source, address, unreachable(key, source))
     return WeightFile(key, source, address, remark=remark)

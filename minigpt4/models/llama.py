@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +15,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils import logging as transformers_logging
 
+from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
 from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
@@ -54,6 +58,21 @@ def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
     if cfg.use_grad_checkpoint_llm:
         llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return _add_lora(llama, cfg) if cfg.lora_r else llama
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep back what says nothing to a user: progress bars in a file or of other ranks, and a warning for peft."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    if not (sys.stderr.isatty() and is_main_process()):
+        transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def causal_lm(model: nn.Module) -> LlamaForCausalLM:
@@ -108,7 +127,8 @@ def _read_llama(cfg: Any, dtype: torch.dtype) -> LlamaForCausalLM:
 
     def read(local_only: bool) -> Any:
         how = {**options, "output_loading_info": True, "local_files_only": local_only}
-        return LlamaForCausalLM.from_pretrained(name, **how)
+        with quiet_libraries():
+            return LlamaForCausalLM.from_pretrained(name, **how)
 
     try:
         loaded = from_hub("model.llama_model", name, read) if is_hub_id(name) else read(True)
@@ -171,6 +191,7 @@ def _add_lora(llama: LlamaForCausalLM, cfg: Any) -> nn.Module:
         target_modules=list(cfg.lora_target_modules),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(llama, config, autocast_adapter_dtype=True)
+    with quiet_libraries():
+        model = get_peft_model(llama, config, autocast_adapter_dtype=True)
     make_lora_lean(model)
     return model

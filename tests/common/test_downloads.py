@@ -5,6 +5,7 @@ import http.server
 import logging
 import socket
 import threading
+import time
 
 import pytest
 
@@ -94,8 +95,9 @@ def test_a_hub_id_has_an_owner_and_a_repository(name, expected):
 
 
 @pytest.fixture
-def served():
+def served(monkeypatch):
     """Return a function that serves files by path; a length may announce more than comes."""
+    monkeypatch.setattr(downloads, "PATIENCE", 120.0)  # the server shares the cores of this machine
     with contextlib.ExitStack() as stack:
 
         def serve(files, announced=None):
@@ -164,17 +166,16 @@ def test_a_download_by_another_process_is_waited_for_while_it_grows(served, tmp_
 
     def download():
         part = tmp_path / "x.pth.abc.part"
-        for _ in range(5):
+        for _ in range(25):  # for longer than NO_SIGN, and often in this time
             with part.open("ab") as file:
                 file.write(b"12")
-            ended.wait(1)
+            time.sleep(0.2)
         part.rename(path)
         lock.release()
 
-    ended = threading.Event()
     other = threading.Thread(target=download)
     other.start()
     download_once(served({}) + "/x.pth", path)
     other.join()
-    assert path.read_bytes() == b"1212121212" and served.requests == []
+    assert path.read_bytes() == b"12" * 25 and served.requests == []
     assert f"{path}: another process downloads it (x.pth.lock); waiting" in caplog.text

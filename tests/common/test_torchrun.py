@@ -9,8 +9,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from minigpt4.common.torchrun import tell_reason, watch
 
 AGENT = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 rank = subprocess.Popen([sys.executable, "-c", ""])
+os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody took note yet
 if sys.argv[1] == "takes note":
     rank.wait()
 print(rank.pid, flush=True)

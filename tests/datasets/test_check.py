@@ -1,11 +1,14 @@
 """Every kind of broken input has its own line, and all are told at once."""
 
+import http.server
 import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -157,10 +160,25 @@ def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch
         load("model.llama_model=nobody/nothing")
     )
     assert "model.llama_model: no folder ./llama; to be had from" in problems(load("model.llama_model=./llama"))
+
+
+def test_weights_that_would_be_downloaded_need_a_server_that_answers(load, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    checkup = check(load("model.llama_model=nobody/nothing"))
-    assert checkup.problems == []
-    assert "will be downloaded" in checkup.found()
+    monkeypatch.setattr("minigpt4.common.downloads.PATIENCE", 120.0)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        checkup = check(load("model.llama_model=nobody/nothing", f"model.vit_ckpt={address}/v.pth"))
+        assert (checkup.problems, checkup.found().count("will be downloaded")) == ([], 2)
+        server.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    text = problems(load("model.llama_model=nobody/nothing", f"model.vit_ckpt={address}/v.pth"))
+    assert f"model.llama_model: cannot reach the hub for nobody/nothing ({address}), and its cache" in text
+    assert f"model.vit_ckpt: cannot reach {address}/v.pth; download it elsewhere and set model.vit_ckpt" in text
 
 
 def test_image_sizes_of_dataset_and_model_must_agree(load):

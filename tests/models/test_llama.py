@@ -1,6 +1,7 @@
 """The language model: random weights, 8 bits, and what is refused."""
 
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -70,6 +71,15 @@ def test_the_model_is_registered_under_its_arch():
 def test_the_folders_own_way_to_generate_is_left_out():
     config = causal_lm(tiny_model().llama_model).generation_config
     assert not config.do_sample and config.temperature is None and config.max_length is None
+
+
+def test_loading_shows_no_bar_in_a_file_and_no_warning_that_is_for_peft(capfd):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tiny_model()
+    shown = capfd.readouterr()
+    assert "Loading weights" not in shown.out + shown.err
+    assert [str(one.message) for one in caught if "gradient_checkpointing" in str(one.message)] == []
 
 
 def test_a_folder_without_weights_is_refused_by_the_options_name(tmp_path):
