@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minigpt4.datasets.check import check
 from tests.datasets.conftest import REFS, cells
@@ -191,7 +192,11 @@ def test_a_tokenizer_that_is_none_or_larger_than_the_weights(load, world):
     )
     shutil.copy(ASSETS / "llama_tiny/tokenizer.model", llama)
     config = json.loads((llama / "config.json").read_text())
-    (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 9, "quantization_config": {}}))
+    (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
+    weights = load_file(llama / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:9].contiguous()
+    save_file(weights, llama / "model.safetensors", metadata={"format": "pt"})
     text = problems(load(f"model.llama_model={llama}"))
     assert f"model.llama_model: {llama}: its tokenizer has " in text and "its config.json says vocab_size 9" in text
 
