@@ -225,3 +225,12 @@ def test_a_gpu_that_this_machine_lacks_is_a_remark(load, monkeypatch):
     checkup = check(load("run.device=cuda"))
     assert checkup.problems == []
     assert "run.device is cuda, which this machine does not have" in checkup.found()
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [(["run.valid_splits=[val]"], "run.valid_splits"), (["run.evaluate=True"], "run.evaluate needs run.valid_splits")],
+)
+def test_a_held_out_split_that_no_dataset_has_is_named(load, options, key):
+    text = problems(load(*options))
+    assert key in text and "no dataset has one of the splits" in text
