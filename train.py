@@ -57,6 +57,11 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
     checkup = check(cfg)
     if args.check == "full":
         check_images(checkup, cfg.run_cfg)
+    if not checkup.problems and cfg.run_cfg.resume_ckpt_path:
+        try:
+            refuse_changes(cfg, checkup.built(), choose_job(cfg.run_cfg))
+        except ValueError as error:
+            checkup.problems.append(str(error))
     print(checkup.found(), checkup.verdict(), sep="\n")
     if args.preview is not None and not checkup.problems:
         print("wrote", write_preview(cfg, checkup.built(), num_samples=args.preview))

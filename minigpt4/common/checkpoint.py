@@ -14,6 +14,7 @@ import torch
 
 from minigpt4.common.files import write_whole
 from minigpt4.common.liveness import pulse
+from minigpt4.common.paths import one_line
 
 NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
 _JSON_KEYS = {"config", "base_model", "epoch"}
@@ -38,10 +39,10 @@ def read_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         options: dict[str, Any] = {"mmap": True} if mmap and zipfile.is_zipfile(path) else {}
         content = torch.load(path, map_location="cpu", weights_only=True, **options)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error)
         raise ValueError(f"{path}: not read, since it is damaged or holds more than tensors: {reason}") from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise ValueError(f"{path}: cannot read it: {error}") from error
+        raise ValueError(f"{path}: cannot read it: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
@@ -56,6 +57,9 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     content = read_tensors(path, mmap=mmap)
     if isinstance(content.get("model"), dict):
+        for name, value in content["model"].items():
+            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                raise ValueError(f"{path}: not a training checkpoint, its model holds {name!r}: {value!r:.50}")
         return content
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     others = {str(name): value for name, value in content.items() if str(name) not in tensors}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from minigpt4.common import weight_identity
 from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.dist_utils import is_main_process
+from minigpt4.common.weight_identity import LayerSizes
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ OPTION = "model.allow_mismatch"
 PROJECTION = "llama_proj.weight"
 PATCHES_PER_TOKEN = 4
 _TRUNK = "visual_encoder."
+_BACKBONE = (_TRUNK, "ln_vision.")
+MAX_NAMED = 4
+"""The number of tensors that a message names."""
 
 
 @dataclass
@@ -74,6 +78,8 @@ def compare(state: Mapping[str, Any], model_cfg: Any, source: str, *, trains: bo
         "chat_template": model_cfg.chat_template is None and not trains,
     }
     keys = [key for key in COMPARED if not skipped.get(key)]
+    if not found.misfits:
+        _compare_tensors(found, state["model"], model_cfg, name)
     _compare_options(found, trained, {key: model_cfg[key] for key in keys}, name, is_ours="base_model" in state)
     _compare_weights(found, state, trained, model_cfg, name)
     return found
@@ -165,6 +171,45 @@ def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: An
             f"{name} was trained with a vision encoder of width {width}, this run model.vit.embed_dim="
             f"{model_cfg.vit.embed_dim}"
         )
+
+
+def _compare_tensors(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
+    """Compare every name and shape with those of the trained part of MiniGPT-v2; a vision encoder's are left out."""
+    sizes = weight_identity.layer_sizes(model_cfg)
+    if sizes is None or PROJECTION not in tensors:
+        return
+    given = {
+        key.replace(".default.", "."): tuple(value.shape)
+        for key, value in tensors.items()
+        if not key.endswith("rotary_emb.inv_freq") and (model_cfg.freeze_vit or not key.startswith(_BACKBONE))
+    }
+    wanted = dict(_trained_shapes(sizes, model_cfg))
+    wrong = {
+        "it lacks": [key for key in wanted if key not in given],
+        "it has, and this model lacks,": [key for key in given if key not in wanted],
+        "of another shape are": [
+            f"{key} {given[key]}, not {shape}" for key, shape in wanted.items() if given.get(key, shape) != shape
+        ],
+    }
+    for words, keys in wrong.items():
+        if keys:
+            more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+            found.misfits.append(f"{name}: {words} {', '.join(keys[:MAX_NAMED])}{more}")
+
+
+def _trained_shapes(sizes: LayerSizes, model_cfg: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the published name and the shape of each tensor that is trained while the vision encoder is frozen."""
+    yield PROJECTION, (sizes.hidden, model_cfg.vit.embed_dim * PATCHES_PER_TOKEN)
+    yield "llama_proj.bias", (sizes.hidden,)
+    rank = int(model_cfg.lora_r)
+    for number in range(sizes.num_layers if rank else 0):
+        for layer, (num_out, num_in) in sizes.shapes.items():
+            part = "self_attn" if layer in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+            above = f"model.layers.{number}.{part}.{layer}"
+            if any(f".{above}".endswith(f".{target}") for target in model_cfg.lora_target_modules):
+                above = f"llama_model.base_model.model.{above}"
+                yield f"{above}.lora_A.weight", (rank, num_in)
+                yield f"{above}.lora_B.weight", (num_out, rank)
 
 
 def _compare_options(

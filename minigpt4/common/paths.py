@@ -8,6 +8,8 @@ from pathlib import Path
 
 POINTER = b"version https://git-lfs"
 MAX_POINTER_BYTES = 1024
+MAX_LENGTH = 300
+"""Characters of a library's message that ours repeats."""
 
 
 def wrong_path(path: str, *, folder: bool = False) -> str | None:
@@ -28,6 +30,18 @@ def wrong_path(path: str, *, folder: bool = False) -> str | None:
     except (OSError, ValueError) as error:
         return f"{path!r}: {getattr(error, 'strerror', None) or error}"
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error, as far as it says what happened: a library's advice is left out."""
+    text = str(error).strip()
+    refused = text.partition("WeightsUnpickler error: ")[2]  # torch puts it below advice to run the file's code
+    lines = (refused or text).splitlines()
+    if not lines:
+        return type(error).__name__
+    if type(error) is KeyError:
+        return f"no {lines[0]}"
+    return (lines[0].partition(" Please ")[0] if refused else lines[0].partition(". ")[0])[:MAX_LENGTH]
 
 
 def is_pointer(path: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlparse
 
 from minigpt4.common.downloads import answers, unreachable
 from minigpt4.common.llama_folder import look_at_llama
+from minigpt4.common.llama_trial import why_not_loaded
 from minigpt4.common.paths import wrong_path
 from minigpt4.common.schema import EVA_VIT_G_URL
 from minigpt4.common.weight_headers import Shapes, read_shapes
@@ -77,20 +80,35 @@ def _vit(source: str | None, size: Any) -> WeightFile:
 
 
 def _wrong_vit(shapes: Shapes, size: Any) -> str | None:
-    """Return what the sizes of `model.vit` and a file's first and last block do not share; None when they agree."""
-    width, last = size.embed_dim, f"blocks.{size.depth - 1}"
-    wanted = {
-        "patch_embed.proj.weight": (width, 3, size.patch_size, size.patch_size),
-        "cls_token": (1, 1, width),
-        f"{last}.attn.qkv.weight": (3 * width, width),
-        f"{last}.mlp.fc1.weight": (int(width * size.mlp_ratio), width),
-    }
-    for name, shape in wanted.items():
+    """Return the first tensor that a file lacks, or has in another size than `model.vit` says; None when all fit."""
+    for name, shape in _vit_shapes(size):
         if name not in shapes:
             return f"does not fit model.vit: it has no {name}"
         if shapes[name] != shape:
             return f"does not fit model.vit: its {name} is {shapes[name]}, not {shape}"
+    grid = shapes.get("pos_embed", ())
+    if len(grid) != 3 or grid[2] != size.embed_dim or math.isqrt(max(grid[1] - 1, 0)) ** 2 != grid[1] - 1:
+        return f"does not fit model.vit: its pos_embed is {grid or 'absent'}, not that of a square of patches"
     return None
+
+
+def _vit_shapes(size: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield every tensor of the vision encoder with its size, but for the position embedding, which is resized."""
+    width, inner = size.embed_dim, int(size.embed_dim * size.mlp_ratio)
+    yield "patch_embed.proj.weight", (width, 3, size.patch_size, size.patch_size)
+    yield "patch_embed.proj.bias", (width,)
+    yield "cls_token", (1, 1, width)
+    for number in range(size.depth):
+        above = f"blocks.{number}"
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.q_bias", "attn.v_bias"):
+            yield f"{above}.{name}", (width,)
+        yield f"{above}.attn.qkv.weight", (3 * width, width)
+        yield f"{above}.attn.proj.weight", (width, width)
+        yield f"{above}.attn.proj.bias", (width,)
+        yield f"{above}.mlp.fc1.weight", (inner, width)
+        yield f"{above}.mlp.fc1.bias", (inner,)
+        yield f"{above}.mlp.fc2.weight", (width, inner)
+        yield f"{above}.mlp.fc2.bias", (width,)
 
 
 def _vit_file(source: str | None) -> WeightFile:
@@ -114,7 +132,7 @@ def _vit_file(source: str | None) -> WeightFile:
 def _llama(source: str) -> WeightFile:
     key = "model.llama_model"
     if os.path.isdir(source):
-        problem = look_at_llama(source).problem()
+        problem = look_at_llama(source).problem() or why_not_loaded(source)
         return WeightFile(key, source, LLAMA_ADDRESS, problem and f"{key}: {problem}")
     is_path = source.startswith((".", "/", "~")) or source.count("/") != 1
     if is_path or os.path.lexists(source):
@@ -140,7 +158,7 @@ def _cached_llama(key: str, source: str) -> WeightFile:
             remark, found.lacks = f"{', '.join(found.lacks)} will be downloaded", []
             problem = found.problem()
             return WeightFile(key, found.path, address, problem and f"{key}: {problem}", remark)
-        problem = found.problem()
+        problem = found.problem() or why_not_loaded(found.path)
         return WeightFile(key, found.path, address, problem and f"{key}: {problem}")
     if constants.HF_HUB_OFFLINE:
         problem = f"{key}: {source} is no folder here, not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"

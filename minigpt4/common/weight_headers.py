@@ -7,7 +7,7 @@ import pickle
 import zipfile
 from typing import Any
 
-from minigpt4.common.paths import wrong_path
+from minigpt4.common.paths import one_line, wrong_path
 
 Shapes = dict[str, tuple[int, ...]]
 PICKLE = b"\x80"
@@ -35,7 +35,7 @@ def _of_safetensors(path: str) -> Shapes:
         with safe_open(path, framework="pt") as file:  # compares the header with the file's length
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is cut off or no safetensors file: {_one_line(error)}") from error
+        raise ValueError(f"{path} is cut off or no safetensors file: {one_line(error)}") from error
 
 
 def _of_torch(path: str) -> Shapes | None:
@@ -49,17 +49,17 @@ def _of_torch(path: str) -> Shapes | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ValueError(f"{path} is cut off or no file of weights: {_one_line(error)}") from error
+        raise ValueError(f"{path} is cut off or no file of weights: {one_line(error)}") from error
     if not any(name.endswith("/data.pkl") for name in names):
         raise ValueError(f"{path} is a zip archive without weights")
     try:
         content = torch.load(path, map_location="meta", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: not read, since it is damaged or holds more than tensors: {_one_line(error)}"
+            f"{path}: not read, since it is damaged or holds more than tensors: {one_line(error)}"
         ) from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return dict(_shapes(content, ""))
@@ -71,8 +71,3 @@ def _shapes(content: dict[Any, Any], above: str) -> Any:
             yield from _shapes(value, f"{above}{name}/")
         elif hasattr(value, "shape"):
             yield f"{above}{name}", tuple(value.shape)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

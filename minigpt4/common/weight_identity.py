@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -224,6 +225,33 @@ def hidden_size(model_cfg: Any) -> int | None:
     folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
     size = None if folder is None else _config_of(folder).get("hidden_size")
     return size if isinstance(size, int) else None
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """The sizes of a language model: `shapes` holds (out, in) of each linear layer that LoRA can extend."""
+
+    num_layers: int
+    hidden: int
+    shapes: Mapping[str, tuple[int, int]]
+
+
+def layer_sizes(model_cfg: Any) -> LayerSizes | None:
+    """Return the sizes of the language model by its config file; None where they are not known."""
+    folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
+    config = {} if folder is None else _config_of(folder)
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    if not all(type(config.get(name)) is int and config[name] > 0 for name in names):
+        return None
+    layers, hidden, inner, heads = (config[name] for name in names)
+    head = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    shapes = {
+        **{"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)},
+        **{"o_proj": (hidden, queries), "gate_proj": (inner, hidden), "up_proj": (inner, hidden)},
+        "down_proj": (hidden, inner),
+    }
+    return LayerSizes(layers, hidden, shapes)
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

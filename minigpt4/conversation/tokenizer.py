@@ -71,6 +71,8 @@ class SentencePieceTokenizer(_PieceTokenizer):
             self._model = sentencepiece.SentencePieceProcessor(model_proto=self._read_model(Path(path)))
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path}: cannot read it as a sentencepiece model: {error}") from error
+        if not self._model.vocab_size():
+            raise ValueError(f"{path}: is no sentencepiece model, it has no pieces")
         self.bos_id = self._model.bos_id()
         self.eos_id = self._model.eos_id()
         unk_id = self._model.unk_id()

@@ -121,6 +121,7 @@ def check(cfg: Config) -> Checkup:
         checkup.remarks.append(f"run.device is {cfg.run_cfg.device}, which this machine does not have")
     _judge_checkpoints(cfg, checkup)
     _judge_bad_rows(checkup, cfg.run_cfg.max_bad_samples)
+    checkup.problems += [] if checkup.problems else _absent_splits(cfg.run_cfg, checkup.built())
     return checkup
 
 
@@ -256,6 +257,17 @@ def _judge_checkpoints(cfg: Config, checkup: Checkup) -> None:
             problems, remarks = judge_checkpoint(file.key, file.path, cfg.model_cfg, resumed=resumed, allowed=allowed)
             checkup.problems += problems
             checkup.remarks += remarks
+
+
+def _absent_splits(run_cfg: Any, built: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the option whose held-out splits no dataset has: validation would have nothing to compute."""
+    there = {split for splits in built.values() for split in splits}
+    key, asked = "run.valid_splits", list(run_cfg.valid_splits)
+    if run_cfg.evaluate:
+        key, asked = "run.evaluate needs run.valid_splits or run.test_splits", [*asked, *run_cfg.test_splits]
+    if not (asked or run_cfg.evaluate) or there.intersection(asked):
+        return []
+    return [f"{key}: no dataset has one of the splits {asked}; they come from build_info.annotations"]
 
 
 def _image_sizes_that_differ(cfg: Config) -> list[str]:

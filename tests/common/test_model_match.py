@@ -222,3 +222,31 @@ def test_weights_that_have_to_be_fetched_are_compared_once_they_are_here(tmp_pat
     address = (tmp_path / "vit.pth").as_uri()
     with pytest.raises(ValueError, match=r"model\.vit_ckpt=there/vit\.pth .*, this run has file:/.*: other weights"):
         tiny_model(ckpt=str(tmp_path / "x.pth"), vit_ckpt=address)
+
+
+def damaged_by(change):
+    tensors = dict(read_checkpoint(CKPT)["model"])
+    change(tensors)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("llama_proj.bias"), "it lacks llama_proj.bias"),
+        (lambda t: t.update(foo=torch.zeros(2)), "it has, and this model lacks, foo"),
+        (lambda t: t.update({"llama_proj.bias": torch.zeros(3)}), "of another shape are llama_proj.bias (3,), not"),
+        (lambda t: t.pop(next(name for name in t if "layers.0" in name and "lora_B" in name)), "it lacks llama_model."),
+    ],
+)
+def test_a_checkpoint_with_other_tensors_is_refused_before_the_model_is_built(tmp_path, change, words):
+    torch.save({"model": damaged_by(change)}, tmp_path / "x.pth")
+    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth does not fit this model: x.pth: {words}")
+
+
+@pytest.mark.parametrize("wrong", [{3: torch.zeros(1)}, {"llama_proj.bias": "abc"}])
+def test_a_checkpoint_whose_model_holds_other_things_than_tensors_is_refused(tmp_path, wrong):
+    torch.save({"model": damaged_by(lambda tensors: tensors.update(wrong))}, tmp_path / "x.pth")
+    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth: not a training checkpoint, its model holds ")

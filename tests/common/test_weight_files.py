@@ -31,7 +31,7 @@ def llama(tmp_path):
         names = sorted(tensors)[number::3]
         save_file({name: tensors[name].contiguous() for name in names}, folder / shard)
         places |= dict.fromkeys(names, shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     return folder
 
 
@@ -203,3 +203,55 @@ def test_an_output_folder_is_tried_and_nothing_is_left_there(tmp_path):
     assert below == f"run.output_dir: the folder {tmp_path}/file/out cannot be made, since {tmp_path}/file is a file"
     assert "run.save_path: " in str(wrong_output_folder("run.save_path", str(tmp_path / "dead/out")))
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["dead", "file"]
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: edit_json(f / "config.json", hidden_act="foo"), "foo"),
+        (lambda f: edit_json(f / "config.json", rms_norm_eps="abc"), "rms_norm_eps"),
+        (lambda f: edit_json(f / "config.json", pad_token_id=10**6), "Padding_idx"),
+        (lambda f: edit_json(f / "config.json", attention_bias=True), "its weights lack"),
+        (lambda f: edit_json(f / "config.json", quantization_config="abc"), "cannot be loaded"),
+        (lambda f: (f / "generation_config.json").write_text("[1]"), "not a mapping"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter_config.json"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": json.loads((f / "model.safetensors.index.json").read_text())["weight_map"]})
+            ),
+            "metadata",
+        ),
+    ],
+)
+def test_a_folder_that_transformers_would_not_load_is_named(llama, damage, reason):
+    damage(llama)
+    [problem] = problems_with(llama_model=str(llama))
+    assert problem.startswith(f"model.llama_model: {llama}")
+    assert reason in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("blocks.0.attn.q_bias"), "it has no blocks.0.attn.q_bias"),
+        (
+            lambda v: v.update({"blocks.0.mlp.fc2.bias": torch.zeros(3)}),
+            "its blocks.0.mlp.fc2.bias is (3,), not (32,)",
+        ),
+        (lambda v: v.pop("pos_embed"), "its pos_embed is absent, not that of a square of patches"),
+        (
+            lambda v: v.update(pos_embed=torch.zeros(1, 8, 32)),
+            "its pos_embed is (1, 8, 32), not that of a square of patches",
+        ),
+    ],
+)
+def test_every_tensor_of_the_vision_encoder_is_compared(tmp_path, change, message):
+    tensors = torch.load(ASSETS / "eva_tiny_28.pth", weights_only=True)
+    change(tensors)
+    torch.save(tensors, tmp_path / "v.pth")
+    [problem] = problems_with(vit_ckpt=str(tmp_path / "v.pth"))
+    assert problem == f"model.vit_ckpt: {tmp_path}/v.pth does not fit model.vit: {message}"

@@ -91,3 +91,9 @@ def test_the_byte_tokenizer_needs_no_file_and_knows_the_special_tokens():
     tokenizer = pickle.loads(pickle.dumps(ByteTokenizer()))
     assert tokenizer.encode("<s>aé</s>") == [1, 100, 198, 172, 2]
     assert tokenizer.decode([1, 100, 198, 172, 2, 5000]) == "aé"
+
+
+def test_an_empty_file_is_no_tokenizer(tmp_path):
+    (tmp_path / "tokenizer.model").touch()
+    with pytest.raises(ValueError, match=r"tokenizer\.model: is no sentencepiece model, it has no pieces"):
+        load_tokenizer(str(tmp_path))

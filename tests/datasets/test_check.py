@@ -12,6 +12,7 @@ import threading
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from minigpt4.datasets.check import check
 from tests.datasets.conftest import REFS, cells
@@ -209,7 +210,11 @@ def test_a_tokenizer_that_is_none_or_larger_than_the_weights(load, world):
     )
     shutil.copy(ASSETS / "llama_tiny/tokenizer.model", llama)
     config = json.loads((llama / "config.json").read_text())
-    (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 9, "quantization_config": {}}))
+    (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
+    weights = load_file(llama / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:9].contiguous()
+    save_file(weights, llama / "model.safetensors", metadata={"format": "pt"})
     text = problems(load(f"model.llama_model={llama}"))
     assert f"model.llama_model: {llama}: its tokenizer has " in text and "its config.json says vocab_size 9" in text
 
@@ -238,3 +243,12 @@ def test_a_gpu_that_this_machine_lacks_is_a_remark(load, monkeypatch):
     checkup = check(load("run.device=cuda"))
     assert checkup.problems == []
     assert "run.device is cuda, which this machine does not have" in checkup.found()
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [(["run.valid_splits=[val]"], "run.valid_splits"), (["run.evaluate=True"], "run.evaluate needs run.valid_splits")],
+)
+def test_a_held_out_split_that_no_dataset_has_is_named(load, options, key):
+    text = problems(load(*options))
+    assert key in text and "no dataset has one of the splits" in text
