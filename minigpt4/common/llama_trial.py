@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from minigpt4.common.paths import one_line
 
@@ -26,12 +27,12 @@ def why_not_loaded(path: str) -> str | None:
 
     try:
         with _quietly():
-            _, info = LlamaForCausalLM.from_pretrained(
+            loaded: Any = LlamaForCausalLM.from_pretrained(
                 path, dtype=torch.float32, device_map={"": "meta"}, output_loading_info=True, local_files_only=True
             )
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
         return f"{path}: cannot be loaded: {one_line(error)}"
-    missing = sorted(info["missing_keys"])
+    missing = sorted(loaded[1]["missing_keys"])
     if missing:  # transformers would draw them at random
         return f"{path}: its weights lack {len(missing)} tensors of the model: {', '.join(missing[:MAX_NAMED])}"
     return None
