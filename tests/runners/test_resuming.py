@@ -170,7 +170,11 @@ def test_a_checkpoint_that_knows_less_is_resumed(tmp_path, mixture, lacking):
 def test_losses_alone_may_be_taken_with_another_mixture(tmp_path, mixture):
     config, own = mixture
     path = first_run(tmp_path, config)
-    runner = resumed(tmp_path, with_another_mixture(config, own), path, "run.evaluate=True")
+    now = with_another_mixture(config, own)
+    storage = {"storage": str(tmp_path / "a.json")}
+    now["datasets"]["mine"]["build_info"]["annotations"] = {"train": storage, "val": storage}
+    del now["datasets"]["mine"]["build_info"]["ann_path"]
+    runner = resumed(tmp_path, now, path, "run.evaluate=True", "run.valid_splits=[val]")
     assert runner.changes == []
 
 
