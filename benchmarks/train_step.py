@@ -116,7 +116,7 @@ def train_ours(cfg: Config, datasets: Any, args: argparse.Namespace, timer: Part
 def published_trainer(
     cfg: Config, datasets: Any, args: argparse.Namespace, timer: PartTimer
 ) -> tuple[PublishedTrainer, Any]:
-    """Return the published trainer, in a process group of its own, and the loader of all its steps."""
+    """Return the published trainer, in a separate process group, and the loader of all its steps."""
     device = torch.device(args.device)
     model = build(cfg, device, torch.float16 if device.type == "cuda" else torch.float32)
     ingredients = ingredients_of(datasets, cfg.datasets_cfg, model.chat_encoder)
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_a_process(args: argparse.Namespace, recipe: str, *options: str) -> dict[str, Any]:
-    """Return the figures of one recipe, taken by a process of its own."""
+    """Return the figures of one recipe, measured in a separate process."""
     kept = [word for key in ("size", "device", "steps", "warmup", "workers", "accum", "threads")
             for word in (f"--{key}", str(getattr(args, key)))]  # fmt: skip
     if recipe == "ours":
@@ -194,7 +194,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the recipes one after the other, each in a process of its own, and print one JSON object a recipe."""
+    """Run each recipe in a separate process, one after the other; print one JSON object a recipe."""
     args = parse_args()
     torch.set_num_threads(args.threads)
     if args.bare:

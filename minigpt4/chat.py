@@ -85,7 +85,7 @@ class Session:
 
 
 def _print_more(shown: str, text: str) -> str:
-    """Print what `text` has over what was shown, anew where it does not go on from there; return what is shown now."""
+    """Print the new end of `text`, or all of it on a new line if it does not extend what was shown; return `text`."""
     print(text[len(shown) :] if text.startswith(shown) else f"\n{text}", end="", flush=True)
     return text
 

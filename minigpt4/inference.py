@@ -28,7 +28,7 @@ def load_model(
     """Return the model of a YAML file, as the evaluation scripts use it, ready to answer.
 
     `options` ("key=value") are laid over the YAML; `device` is a GPU where there is one and nothing else is said.
-    Raises: ValueError when an option, a device or a weight file is not to be had.
+    Raises: ValueError when an option is wrong, or a device or a weight file is missing.
     """
     cfg = Config.load(cfg_path, options)
     if ckpt is not None:

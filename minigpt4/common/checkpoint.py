@@ -16,6 +16,8 @@ from minigpt4.common.files import write_whole
 from minigpt4.common.liveness import pulse
 from minigpt4.common.paths import one_line
 
+BACKBONE = ("visual_encoder.", "ln_vision.")
+"""The names of the vision encoder's tensors begin so."""
 NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
 _JSON_KEYS = {"config", "base_model", "epoch"}
 """What a checkpoint may hold beside its tensors when it comes as .safetensors."""
@@ -118,3 +120,8 @@ class _Counter:
 
     def flush(self) -> None:
         """Do nothing."""
+
+
+def published_name(name: str) -> str:
+    """Return a parameter's name as published checkpoints have it: peft has since put the adapter's name into it."""
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlparse
 
 from tqdm import tqdm
 
@@ -34,6 +35,16 @@ _PART = ".part"
 
 class UnreachableError(ValueError):
     """The hub does not answer, and its cache does not hold what is asked for."""
+
+
+def downloaded_to(source: str) -> Path | None:
+    """Return the file in torch's hub cache that keeps a download of an address; None for a path."""
+    import torch
+
+    address = urlparse(source)
+    if address.scheme not in ("http", "https", "file"):
+        return None
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(address.path).name
 
 
 def download_once(source: str, path: Path) -> None:

@@ -122,7 +122,7 @@ def problem(path: str | Path, error: OSError, num_bytes: Callable[[], int]) -> s
 
 
 def no_room(path: str | Path, num_bytes: int) -> str | None:
-    """Return why a file of so many bytes cannot be written now, as its writer would say it, or None."""
+    """Return why a file of that many bytes cannot be written now, or None."""
     limit = largest_file()
     if limit is not None and limit < num_bytes:
         return problem(path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)), lambda: num_bytes)

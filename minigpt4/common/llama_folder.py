@@ -167,21 +167,30 @@ def _wrong_shapes(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
 
 
 def _wanted(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    vocab, hidden, inner, num_layers, heads = (int(config[name]) for name in SIZES)
-    head = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    vocab, hidden, num_layers = (int(config[name]) for name in ("vocab_size", "hidden_size", "num_hidden_layers"))
     yield "model.embed_tokens.weight", (vocab, hidden)
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", (vocab, hidden)
     for layer in range(num_layers):
         above = f"model.layers.{layer}"
-        yield f"{above}.self_attn.q_proj.weight", (queries, hidden)
-        yield f"{above}.self_attn.k_proj.weight", (keys, hidden)
-        yield f"{above}.self_attn.v_proj.weight", (keys, hidden)
-        yield f"{above}.self_attn.o_proj.weight", (hidden, queries)
-        yield f"{above}.mlp.gate_proj.weight", (inner, hidden)
-        yield f"{above}.mlp.up_proj.weight", (inner, hidden)
-        yield f"{above}.mlp.down_proj.weight", (hidden, inner)
+        for name, shape in linear_shapes(config).items():
+            yield f"{above}.{name}.weight", shape
         yield f"{above}.input_layernorm.weight", (hidden,)
         yield f"{above}.post_attention_layernorm.weight", (hidden,)
+
+
+def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of each linear layer of a block by its name there, as config.json gives the sizes."""
+    hidden, inner, heads = (int(config[name]) for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    return {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common import weight_identity
-from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
+from minigpt4.common.checkpoint import BACKBONE, NEEDED_TO_RESUME, published_name, read_checkpoint
 from minigpt4.common.dist_utils import is_main_process
+from minigpt4.common.schema import PATCHES_PER_TOKEN
 from minigpt4.common.weight_identity import LayerSizes
 
 logger = logging.getLogger(__name__)
@@ -23,9 +24,6 @@ ADVISORY = ("image_size", "end_sym", "chat_template", "prompt_template")
 """Options that a checkpoint of the published trainer only warns of: its stages change them."""
 OPTION = "model.allow_mismatch"
 PROJECTION = "llama_proj.weight"
-PATCHES_PER_TOKEN = 4
-_TRUNK = "visual_encoder."
-_BACKBONE = (_TRUNK, "ln_vision.")
 MAX_NAMED = 4
 """The number of tensors that a message names."""
 
@@ -179,9 +177,9 @@ def _compare_tensors(found: Comparison, tensors: Mapping[str, Any], model_cfg: A
     if sizes is None or PROJECTION not in tensors:
         return
     given = {
-        key.replace(".default.", "."): tuple(value.shape)
+        published_name(key): tuple(value.shape)
         for key, value in tensors.items()
-        if not key.endswith("rotary_emb.inv_freq") and (model_cfg.freeze_vit or not key.startswith(_BACKBONE))
+        if not key.endswith("rotary_emb.inv_freq") and (model_cfg.freeze_vit or not key.startswith(BACKBONE))
     }
     wanted = dict(_trained_shapes(sizes, model_cfg))
     wrong = {
@@ -204,8 +202,7 @@ def _trained_shapes(sizes: LayerSizes, model_cfg: Any) -> Iterator[tuple[str, tu
     rank = int(model_cfg.lora_r)
     for number in range(sizes.num_layers if rank else 0):
         for layer, (num_out, num_in) in sizes.shapes.items():
-            part = "self_attn" if layer in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
-            above = f"model.layers.{number}.{part}.{layer}"
+            above = f"model.layers.{number}.{layer}"
             if any(f".{above}".endswith(f".{target}") for target in model_cfg.lora_target_modules):
                 above = f"llama_model.base_model.model.{above}"
                 yield f"{above}.lora_A.weight", (rank, num_in)
@@ -245,7 +242,7 @@ def _compare_weights(
         return
     now = weight_identity.identity_of(model_cfg)
     parts = {"llama": "llama_model", "tokenizer": "llama_model"}
-    if not any(key.startswith(_TRUNK) for key in state["model"]):  # else the checkpoint brings its own encoder
+    if not any(key.startswith(BACKBONE[0]) for key in state["model"]):  # else the checkpoint brings its own encoder
         parts["vit"] = "vit_ckpt"
     for part, key in parts.items():
         try:

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 POINTER = b"version https://git-lfs"
+"""What git-lfs leaves in place of a file begins so."""
+IS_POINTER = "is a pointer of git-lfs, not the file itself; run `git lfs pull`"
 MAX_POINTER_BYTES = 1024
 MAX_LENGTH = 300
 """Characters of a library's message that ours repeats."""
@@ -26,7 +28,7 @@ def wrong_path(path: str, *, folder: bool = False) -> str | None:
         if not os.access(path, os.R_OK | os.X_OK if folder else os.R_OK):
             return f"{path}: no permission to read it"
         if not folder and is_pointer(path):
-            return f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull`"
+            return f"{path} {IS_POINTER}"
     except (OSError, ValueError) as error:
         return f"{path!r}: {getattr(error, 'strerror', None) or error}"
     return None

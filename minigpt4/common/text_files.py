@@ -6,8 +6,10 @@ import codecs
 import os
 from typing import BinaryIO
 
+from minigpt4.common.paths import IS_POINTER, POINTER
+
 _OTHER_FILES = (
-    (b"version https://git-lfs", "is a pointer of git-lfs, not the file itself; run `git lfs pull`"),
+    (POINTER, IS_POINTER),
     (codecs.BOM_UTF32_LE, "is UTF-32 text; save it as UTF-8"),
     (codecs.BOM_UTF32_BE, "is UTF-32 text; save it as UTF-8"),
     (codecs.BOM_UTF16_LE, "is UTF-16 text; save it as UTF-8"),

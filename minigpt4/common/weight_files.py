@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlparse
 
-from minigpt4.common.downloads import answers, unreachable
+from minigpt4.common.downloads import answers, downloaded_to, is_hub_id, unreachable
 from minigpt4.common.llama_folder import look_at_llama
 from minigpt4.common.llama_trial import why_not_loaded
 from minigpt4.common.paths import wrong_path
@@ -118,9 +118,7 @@ def _vit_file(source: str | None) -> WeightFile:
     address = urlparse(source)
     if address.scheme not in ("http", "https"):
         return _file(key, address.path if address.scheme == "file" else source, EVA_VIT_G_URL)
-    import torch
-
-    kept = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(address.path))
+    kept = str(downloaded_to(source))
     if os.path.isfile(kept):
         return _file(key, kept, source)
     if not answers(source):
@@ -134,8 +132,7 @@ def _llama(source: str) -> WeightFile:
     if os.path.isdir(source):
         problem = look_at_llama(source).problem() or why_not_loaded(source)
         return WeightFile(key, source, LLAMA_ADDRESS, problem and f"{key}: {problem}")
-    is_path = source.startswith((".", "/", "~")) or source.count("/") != 1
-    if is_path or os.path.lexists(source):
+    if not is_hub_id(source) or os.path.lexists(source):
         problem = f"{key}: {wrong_path(source, folder=True)}; to be had from {LLAMA_ADDRESS}"
         return WeightFile(key, source, LLAMA_ADDRESS, problem)
     return _cached_llama(key, source)

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
 from minigpt4.common.checkpoint import read_tensors
+from minigpt4.common.downloads import downloaded_to, is_hub_id
+from minigpt4.common.llama_folder import SIZES, WEIGHTS, linear_shapes
 
 VERSION = 1
 NUM_VALUES = 4
@@ -32,8 +33,6 @@ RELATIVE, ABSOLUTE = 2**-7, 2**-23
 """One step of bfloat16, and two of the smallest steps of float16: what storing in another type may change."""
 MAX_STEPPED = 1 / 8
 """The part of all values that may differ by such a step. Rounding twice moves one value in sixteen."""
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin", "adapter_model.safetensors")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -133,7 +132,7 @@ def weight_paths(folder: Path) -> list[Path]:
 
     Raises: ValueError when there are none, or when an index cannot be read or names a file that is absent.
     """
-    for whole, index in zip(_WHOLE, _INDEXES, strict=True):
+    for whole, index in zip(WEIGHTS[::2], WEIGHTS[1::2], strict=True):
         if (folder / whole).is_file():
             return [folder / whole]
         if (folder / index).is_file():
@@ -202,7 +201,7 @@ def local_llama(source: str) -> Path | None:
     """Return the folder of a language model on this machine, also in the hub's cache; None where there is none yet."""
     if os.path.isdir(source):
         return Path(source)
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not is_hub_id(source):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -212,11 +211,7 @@ def local_llama(source: str) -> Path | None:
 
 def local_vit(source: str) -> Path | None:
     """Return the file of a vision encoder on this machine, also in torch's hub cache; None where there is none yet."""
-    address = urlparse(source)
-    if address.scheme in ("http", "https", "file"):
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(address.path).name
-    else:
-        path = Path(source)
+    path = downloaded_to(source) or Path(source)
     return path if path.is_file() else None
 
 
@@ -240,18 +235,10 @@ def layer_sizes(model_cfg: Any) -> LayerSizes | None:
     """Return the sizes of the language model by its config file; None where they are not known."""
     folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
     config = {} if folder is None else _config_of(folder)
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    names = [name for name in SIZES if name != "vocab_size"]
     if not all(type(config.get(name)) is int and config[name] > 0 for name in names):
         return None
-    layers, hidden, inner, heads = (config[name] for name in names)
-    head = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
-    shapes = {
-        **{"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)},
-        **{"o_proj": (hidden, queries), "gate_proj": (inner, hidden), "up_proj": (inner, hidden)},
-        "down_proj": (hidden, inner),
-    }
-    return LayerSizes(layers, hidden, shapes)
+    return LayerSizes(config["num_hidden_layers"], config["hidden_size"], linear_shapes(config))
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

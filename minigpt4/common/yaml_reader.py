@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from minigpt4.common.paths import IS_POINTER, POINTER
+
 MAX_VALUES = 100_000
 """A file with aliases may describe more values than memory holds; a config has a few hundred."""
 _TAG = "tag:yaml.org,2002:"
@@ -44,8 +46,8 @@ def read_yaml_file(path: Path) -> dict[str, Tree]:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:  # a name with a NUL character
         raise ValueError(f"cannot read {str(path)!r}: {error}") from error
-    if content.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a pointer of git-lfs, not the file itself; run `git lfs pull`")
+    if content.startswith(POINTER):
+        raise ValueError(f"{path} {IS_POINTER}")
     try:
         tree = parse_yaml(content)
     except ValueError as error:

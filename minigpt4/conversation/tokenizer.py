@@ -165,7 +165,9 @@ def _from_hub(repo_id: str, name: str) -> Path | None:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.llama_model: {repo_id} is no folder here and not to be had: {reason}") from error
+        raise ValueError(
+            f"model.llama_model: {repo_id} is not a local folder and could not be downloaded: {reason}"
+        ) from error
 
 
 def _unencodable(text: str) -> ValueError:

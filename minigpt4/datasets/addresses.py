@@ -1,4 +1,4 @@
-"""Where the training data is to be had: the addresses that a message about a missing file gives."""
+"""Download URLs of the training data, for messages about missing files."""
 
 LAVIS = "https://storage.googleapis.com/sfr-vision-language-research"
 VISUAL_GENOME = "https://cs.stanford.edu/people/rak248/VG_100K_2"

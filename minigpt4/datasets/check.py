@@ -30,7 +30,7 @@ from minigpt4.datasets.shards import open_shards
 from minigpt4.datasets.table import as_table
 
 logger = logging.getLogger(__name__)
-HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "to be had from")
+HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "download from")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from minigpt4.conversation.conversation import Example
 ENDLESS = sys.maxsize
 """The length of a dataset that streams: its rows are numbered without end and never come again."""
 STREAM_BLOCK = 4096
-"""So many rows of a stream belong together (one shard of files); each rank has blocks of its own."""
+"""Rows of one block of a stream, which come from one shard; each rank has other blocks."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
-from minigpt4.datasets.rows import NUMBER, JsonRecords, is_number, require
+from minigpt4.datasets.rows import NUMBER, JsonRecords, require
 
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)
@@ -36,13 +36,6 @@ class ReferDataset(InstructionDataset):
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
     pool_name = "refer"
-
-    def rows_of(self, record: Any) -> list[Row]:
-        """Check the box."""
-        require(record, self.fields)
-        if len(record["box"]) != len(SIDES) or not all(map(is_number, record["box"])):
-            raise ValueError(f"the box should be four numbers (x, y, width, height), not {record['box']}")
-        return [record]
 
     def image_files(self, row: Row) -> list[str]:
         """Return the row's `image`."""

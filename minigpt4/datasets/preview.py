@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minigpt4.common.config import Config
 from minigpt4.common.files import write_text
+from minigpt4.common.schema import PATCHES_PER_TOKEN
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
@@ -22,7 +23,6 @@ from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 
 NUM_MEASURED = 32
 """Samples of each dataset whose lengths are measured."""
-PATCHES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class DatasetView:
 
 
 def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> Path:
-    """Write `run.output_dir`/preview.html with so many samples of each dataset; return its path."""
+    """Write `run.output_dir`/preview.html with `num_samples` of each dataset; return its path."""
     from minigpt4.datasets.preview_page import page
 
     path = Path(cfg.run_cfg.output_dir) / "preview.html"

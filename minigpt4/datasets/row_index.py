@@ -32,7 +32,7 @@ from minigpt4.datasets.row_table import DTYPES, RowTable
 logger = logging.getLogger(__name__)
 
 SMALLEST = 1 << 22
-"""Bytes; annotation files below it are read anew every time and leave no file behind."""
+"""Bytes; smaller annotation files get no index and are scanned at every start."""
 LOCK_SECONDS = 600.0
 """How long a process waits for another one that writes an index, before it goes on without."""
 _PART = ".part"

@@ -35,7 +35,7 @@ from minigpt4.processors.pictures import decode_image
 logger = logging.getLogger(__name__)
 
 MAX_TRIES = 100
-"""After so many unreadable samples in a row a stream gives up."""
+"""The number of unreadable samples in a row after which a stream raises an error."""
 NUM_BLOCKS_KEPT = 2
 MAX_WORKERS = 256
 """So many workers count what they skip in places of their own."""

@@ -57,7 +57,7 @@ class Benchmark:
     """One benchmark of `evaluation_datasets`; a subclass overrides what is particular to it.
 
     `entry` is its YAML key, `name` that of its result (another one where splits count apart), `result_file` the file
-    below `run.save_path`; `source` says where its files are to be had, `script` which script evaluates it.
+    below `run.save_path`; `source` says where to get its files, `script` which script evaluates it.
     """
 
     fields: ClassVar[Mapping[str, Any]] = {}
@@ -72,7 +72,7 @@ class Benchmark:
     result_file = ""
     source = "see Evaluation in the README"
     num_tries = 0
-    """How often an answer that `try_again` refuses is sampled anew."""
+    """How often an answer that `try_again` refuses is sampled again."""
     is_graded = False
     """Whether an answer can be right in part."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from minigpt4.common.downloads import UnreachableError, from_hub
+from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Question
@@ -60,8 +60,7 @@ class VSR(PredictedTruth):
         path = Path(given)
         if path.is_dir():
             return path / self.file_name
-        is_hub_id = given.count("/") == 1 and not given.startswith((".", "/", "~")) and not path.suffix
-        if path.is_file() or not is_hub_id:
+        if path.is_file() or path.suffix or not is_hub_id(given):
             return path
         try:
             hub = need("huggingface_hub", "the vsr benchmark")

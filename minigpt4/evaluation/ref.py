@@ -46,7 +46,7 @@ class RefCOCO(Benchmark):
         return [cls(cfg, name=name, split=split) for split in splits]
 
     def questions(self) -> list[Question]:
-        """Return a question a row, each with the box of its own row."""
+        """Return a question a row, each with the box of its row."""
         return self.ask_each(self.rows(), self._question)
 
     def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from minigpt4.common.checkpoint import BACKBONE, published_name
+
 _NO_DECAY = ("bias", "ln", "bn")
-_BACKBONE = ("visual_encoder.", "ln_vision.")
 MAX_NAMED = 4
 """The number of tensors that a message names."""
 
@@ -29,7 +30,7 @@ class BaseModel(nn.Module):
         """Yield published name and parameter of all that is trained, in the order of registration."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                yield _published(name), parameter
+                yield published_name(name), parameter
 
     def shardable(self) -> list[nn.Module]:
         """Return the parts whose frozen weights may be spread over processes, in the order of their use."""
@@ -73,10 +74,12 @@ class BaseModel(nn.Module):
 
         Raises: ValueError naming `source` and the first keys that are missing, unexpected or of another shape.
         """
-        given = {_published(name): value for name, value in state.items() if not name.endswith("rotary_emb.inv_freq")}
+        given = {
+            published_name(name): value for name, value in state.items() if not name.endswith("rotary_emb.inv_freq")
+        }
         wanted = dict(self.trainable())
-        if not any(name.startswith(_BACKBONE) for name in given):
-            wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith(_BACKBONE)}
+        if not any(name.startswith(BACKBONE) for name in given):
+            wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith(BACKBONE)}
         missing = [name for name in wanted if name not in given]
         unexpected = [name for name in given if name not in wanted]
         shapes = [
@@ -99,8 +102,3 @@ def first_of(names: Sequence[str]) -> str:
     if len(names) <= MAX_NAMED:
         return str(list(names))
     return f"{str(list(names[:MAX_NAMED]))[:-1]}, .. {len(names)} in all]"
-
-
-def _published(name: str) -> str:
-    """Return a parameter's name as published checkpoints have it: peft has since put the adapter's name into it."""
-    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

@@ -21,7 +21,7 @@ from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.models.decoder import Decoder, SharedPrefix
 
 TOP_K = 50
-"""Sampling chooses among so many tokens at most, as the published settings do without saying it."""
+"""The most tokens that sampling chooses among (top-k), the default of the published settings."""
 
 
 class RepetitionPenalty(LogitsProcessor):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlparse
 
 import torch
 from timm.models.eva import Eva, EvaAttention
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt4.common.checkpoint import read_tensors
-from minigpt4.common.downloads import download_once
+from minigpt4.common.downloads import download_once, downloaded_to
 from minigpt4.models.base_model import first_of
 
 VISION_BACKENDS = (
@@ -42,7 +41,7 @@ class VitSize(Protocol):
 def build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
     """Return the ViT of a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
 
-    Raises: ValueError naming the option when its weights are not to be had or do not fit.
+    Raises: ValueError naming the option when its weights are missing or do not fit.
     """
     if cfg.vit_model != "eva_clip_g":
         raise ValueError(f"model.vit_model: only eva_clip_g is known, not {cfg.vit_model}")
@@ -152,10 +151,9 @@ def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:
 
 def fetch(source: str) -> Path:
     """Return the local path of a file or an address; a download is kept in torch's hub cache."""
-    address = urlparse(source)
-    if address.scheme not in ("http", "https", "file"):
+    path = downloaded_to(source)
+    if path is None:
         return Path(source)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(address.path).name
     try:
         download_once(source, path)
     except OSError as error:

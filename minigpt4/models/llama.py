@@ -44,7 +44,7 @@ LLAMA_2_7B: dict[str, Any] = {
 def build_llama(cfg: Any, *, dtype: torch.dtype) -> nn.Module:
     """Return the language model of a `model` section: frozen in `dtype`, with float32 LoRA when `lora_r` > 0.
 
-    Raises: ValueError naming the option when the weights are not to be had, or 8 or 4 bits not to be done here.
+    Raises: ValueError naming the option when the weights are missing, or this machine cannot load 8 or 4 bits.
     """
     _check_quantised(cfg)
     llama = _random_llama(cfg.llama_config, dtype) if cfg.random_weights else _read_llama(cfg, dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import PATCHES_PER_TOKEN
 from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
@@ -27,8 +28,6 @@ from minigpt4.models.llama import build_llama, causal_lm, language_autocast, wit
 from minigpt4.models.lora import LowPrecisionCopies
 from minigpt4.models.losses import cross_entropy
 from minigpt4.models.merged_lora import merge_for_good, merged
-
-PATCHES_PER_TOKEN = 4
 
 
 class Float32LayerNorm(nn.LayerNorm):

@@ -12,11 +12,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from minigpt4.common.paths import POINTER
+
 AS_SEEN = "as_seen"
 """As a person sees it: transparent parts show white, and EXIF orientation is applied."""
 AS_STORED = "as_stored"
 """As the file stores it: the alpha channel is dropped, and EXIF orientation is not applied."""
-PICTURES = (AS_SEEN, AS_STORED)
 
 Source = str | Path | IO[bytes] | Image.Image
 """A file, its open stream, or an image that Pillow has opened."""
@@ -200,7 +201,7 @@ def _head(source: Source) -> bytes | None:
 def _what_it_is(head: bytes) -> str | None:
     """Return what a file is that is taken for an image, None where that is not known."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
+    if text.startswith(POINTER):
         return "it is a git-lfs pointer, not the image; run: git lfs pull"
     if not text.startswith(b"<"):
         return None

@@ -1,4 +1,4 @@
-"""The gradient of steps that come together: batch by batch, each draw with the mean of its own targets."""
+"""Forward and backward of one accumulation window; each micro-batch keeps the mean loss of its targets."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Collator:
 def _in_parts(usable: Sequence[_Usable], max_tokens: int | None) -> list[list[_Usable]]:
     """Return samples in few parts of at most `max_tokens`: long ones first, each where it first fits.
 
-    One that alone is longer has a part of its own. There is always a part, if an empty one.
+    A longer sample is alone in its part. There is always a part, if an empty one.
     """
     if max_tokens is None or not usable:
         return [list(usable)]

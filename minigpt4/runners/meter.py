@@ -105,7 +105,7 @@ class Meter:
         window.flops += flops
 
     def flush(self, step: int, *, device: torch.device) -> dict[str, Any]:
-        """Return the figures since the last call over all ranks, and begin anew; this waits for the device.
+        """Return the figures over all ranks since the last call, and reset them; this waits for the device.
 
         loss is the mean over steps and draws; samples_per_s and tokens_per_s are totals of all ranks; data_wait is the
         share of the time spent waiting for batches; eta_s are seconds at this pace; slowest_rank_share is how much

@@ -49,7 +49,7 @@ LINE: tuple[dict[str, str], ...] = (
 )
 """What the terminal's line has, in groups."""
 SLOW = 1.1
-"""From so many times the mean step time on, the slowest rank is spoken of."""
+"""The log names the slowest rank when it takes this many times the mean."""
 
 
 class RunLog:

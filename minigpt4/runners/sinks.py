@@ -95,7 +95,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases, fed from a thread of its own, as starting, logging and finishing may wait for a network."""
+    """Weights & Biases, fed from a separate thread, as starting, logging and finishing may wait for a network."""
 
     def __init__(self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, start: int) -> None:
         try:

@@ -20,7 +20,7 @@ EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What asks a run to stop; a second Ctrl-C (SIGINT) ends it at once."""
 GRACE_SECONDS = 50
-"""So long a data worker that is told to end goes on, for its run to finish the step and save."""
+"""Seconds that a data worker survives SIGTERM, so that the step can finish and save."""
 
 
 class StopRequest:

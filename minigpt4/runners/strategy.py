@@ -26,7 +26,7 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 logger = logging.getLogger(__name__)
 STRATEGIES = ("ddp", "fsdp")
 BUCKET_NUMEL = 8 * 2**20
-"""Gradients travel in pieces of so many numbers (32 MiB of float32): each costs a copy, and many small ones time."""
+"""The numbers in one piece of gradients (32 MiB of float32): each costs a copy, many small ones cost time."""
 
 
 class Parallel:

@@ -95,7 +95,7 @@ class BaseDatasetBuilder:
         return []
 
     def problems(self) -> list[str]:
-        """Return every missing file and folder, with the YAML key that sets it and where it is to be had."""
+        """Return every missing file and folder, with the YAML key that sets it and its download URL."""
         return [problem for place in self.places() if (problem := place.problem())]
 
     def build_datasets(self) -> dict[str, InstructionDataset]:
