@@ -13,11 +13,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from minigpt4.common.paths import POINTER
+from minigpt4.common.schema import PICTURES
 
-AS_SEEN = "as_seen"
-"""As a person sees it: transparent parts show white, and EXIF orientation is applied."""
-AS_STORED = "as_stored"
-"""As the file stores it: the alpha channel is dropped, and EXIF orientation is not applied."""
+AS_SEEN, AS_STORED = PICTURES
+"""As a person sees it: transparent parts show white, and EXIF orientation is applied. Or as the file stores it: the
+alpha channel is dropped, and EXIF orientation is not applied."""
 
 Source = str | Path | IO[bytes] | Image.Image
 """A file, its open stream, or an image that Pillow has opened."""
