@@ -91,10 +91,12 @@ def ours(count: int, *, recompute: bool) -> tuple[int, int]:
     attention.F = kernels
     batch = build(torch.bfloat16, recompute=False).chat_encoder.collate(examples(count))
     model = build(torch.bfloat16, recompute=recompute)
-    images = model.see(batch.images.to(META))  # by a frozen encoder, which keeps nothing
+    features = model.encode_vision(batch.images.to(META))  # by a frozen encoder, which keeps nothing
     with FakeTensorMode() as pretended:
         pretend_on_gpu(model)
-        on_gpu = batch.with_fields(images=images)._each(lambda tensor: pretended.from_tensor(tensor).to("cuda"))
+        on_gpu = batch.with_fields(vision_features=features)._each(
+            lambda tensor: pretended.from_tensor(tensor).to("cuda")
+        )
         saved = SavedBytes(model)
         with saved_tensors_hooks(saved.save, lambda tensor: tensor):
             model(on_gpu)

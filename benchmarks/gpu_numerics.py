@@ -194,7 +194,7 @@ def _one_call(call: Mapping[str, Any], device: torch.device, dtype: torch.dtype,
     batch = model.chat_encoder.collate(examples).to(device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         output = model(batch)
-    output["loss"].backward()
+    output.loss.backward()
     arrays = golden_model.recorded(call["file"])
     errors, cosines = [], []
     for name, parameter in model.trainable():
@@ -202,7 +202,7 @@ def _one_call(call: Mapping[str, Any], device: torch.device, dtype: torch.dtype,
             wanted, gradient = arrays[f"grad:{name}"].double(), _gradient(parameter)
             errors.append(error(gradient, wanted) or 0.0)
             cosines.append(float(F.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0)))
-    lost = abs(output["loss"].item() - call["loss"]) / abs(call["loss"])
+    lost = abs(output.loss.item() - call["loss"]) / abs(call["loss"])
     return {"loss_error": lost, "gradient_error": max(errors), "least_cosine": min(cosines)}
 
 

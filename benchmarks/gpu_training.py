@@ -167,7 +167,7 @@ class Trainings:
                 synchronize(self.device)
                 began = time.perf_counter()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-                loss = self.model(batch)["loss"]
+                loss = self.model(batch).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

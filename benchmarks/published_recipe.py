@@ -68,9 +68,9 @@ class PaddedModel(nn.Module):
         model, device = self.model, self.model.llama_proj.weight.device
         images = [image for example in examples for image in example.images]
         with self.timer("vit"):
-            patches = model.see(torch.stack(images).to(device)) if images else None
+            patches = model.encode_vision(torch.stack(images).to(device)) if images else None
         with self.timer("projection"):
-            tokens = iter(()) if patches is None else iter(model.llama_proj(patches))
+            tokens = iter(()) if patches is None else iter(model.project(patches))
         with self.timer("llm forward"):
             encoded = [model.chat_encoder.encode(example.turns) for example in examples]
             embeds = []

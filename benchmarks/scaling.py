@@ -56,7 +56,7 @@ def mean_draw(model: Any, *, num_draws: int) -> Counter[str]:
         rng, dataset = derive_rng("scaling", number), datasets[draws[0].dataset]
         batch = work_of(model.chat_encoder, [(dataset.turns(rng), int(dataset.has_image)) for _ in draws])
         total += Counter({"samples": len(draws), "images": len(batch.images), "tokens": sum(batch.sizes)})
-        total += Counter({"targets": len(batch.target_places), "padded": max(batch.sizes) * len(batch.sizes)})
+        total += Counter({"targets": len(batch.target_positions), "padded": max(batch.sizes) * len(batch.sizes)})
         total += Counter({part: flops for part, flops in count.parts(batch).items() if flops})
     return Counter({key: value / num_draws for key, value in total.items()})
 

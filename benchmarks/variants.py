@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
+from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.models import kernels, minigpt_v2
 from minigpt4.models.attention import PACKED
@@ -70,11 +70,11 @@ class TimedTask(ImageTextPretrainTask):
     def __init__(self, timer: PartTimer) -> None:
         self.timer = timer
 
-    def train_step(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+    def train_step(self, model: Any, batch: Batch) -> Losses:
         """Return the model's output for one batch."""
         if not self.timer.enabled:
             return super().train_step(model, batch)
-        see, project = model.see, model.llama_proj.forward
+        encode_vision, project = model.encode_vision, model.llama_proj.forward
 
         def timed(part: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def wrapped(*args: Any) -> Tensor:
@@ -83,13 +83,13 @@ class TimedTask(ImageTextPretrainTask):
 
             return wrapped
 
-        model.see, model.llama_proj.forward = timed("vit", see), timed("projection", project)
+        model.encode_vision, model.llama_proj.forward = timed("vit", encode_vision), timed("projection", project)
         inside = sum(self.timer.seconds[part] for part in ("vit", "projection"))
         began = self.timer.now()
         try:
             return super().train_step(model, batch)
         finally:
-            del model.see, model.llama_proj.forward
+            del model.encode_vision, model.llama_proj.forward
             self.timer.ended = self.timer.now()
             inside = sum(self.timer.seconds[part] for part in ("vit", "projection")) - inside
             self.timer.add("llm forward", self.timer.ended - began - inside)

@@ -46,8 +46,8 @@ MUTANTS = (
     Mutant(
         name="a trained vision encoder sees images ahead, without a gradient",
         file="runners/runner_base.py",
-        line="self.model.see if self.run.look_ahead and self.model.freeze_vit else None",
-        fault="self.model.see if self.run.look_ahead else None",
+        line="self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None",
+        fault="self.model.encode_vision if self.run.look_ahead else None",
         test=WIRING + "test_a_trained_vision_encoder_gets_its_gradient_also_with_look_ahead",
     ),
     Mutant(

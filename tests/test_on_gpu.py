@@ -201,4 +201,4 @@ def test_what_ideas_taken_out_change_is_put_back():
     assert all(module._compiled_call_impl is None for module in model.modules())
     batch = model.chat_encoder.collate(examples_of(call["samples"], call["image_size"]))
     assert len(set(batch.lengths.tolist())) > 1
-    assert model(batch)["loss"].item() == pytest.approx(call["loss"], abs=1e-4)
+    assert model(batch).loss.item() == pytest.approx(call["loss"], abs=1e-4)

@@ -1,11 +1,11 @@
-"""The units of data: a Turn is asked and answered, an Example leaves a dataset, a Batch enters the model."""
+"""The units of data: an Example of Turns leaves a dataset, a Batch enters the model, and Losses leave it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,15 +52,15 @@ class Example:
 class Batch:
     """Examples laid end to end, no padding between them.
 
-    images (N, 3, H, W) float, N = 0 for text only, or with `run.look_ahead` what the frozen vision encoder made of
-    them, (N, tokens, 4 width); input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
+    images (N, 3, H, W) float, N = 0 for text only; vision_features (N, patches, width) float32, with `run.look_ahead`
+    what a frozen vision tower made of the images, else None; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
     lengths (B,) int64, sum = T; weights (T,) float32, what each label's loss counts (their sum is the batch's loss),
     None for the mean over all labels.
 
     Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
-    image_places (image tokens,) and target_places (targets,) int64, where in the stream they stand (a label at its very
-    beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end; sizes,
+    image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
+    very beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end; sizes,
     the lengths as numbers.
     """
 
@@ -70,15 +70,16 @@ class Batch:
     position_ids: Tensor
     lengths: Tensor
     weights: Tensor | None = None
-    image_places: Tensor = field(init=False)
-    target_places: Tensor = field(init=False)
+    vision_features: Tensor | None = None
+    image_positions: Tensor = field(init=False)
+    target_positions: Tensor = field(init=False)
     bounds: Tensor = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._set(
-            image_places=(self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1),
-            target_places=(self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1,
+            image_positions=(self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1),
+            target_positions=(self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1,
             bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
             sizes=tuple(self.lengths.tolist()),
         )
@@ -116,3 +117,21 @@ class Batch:
         """Set fields while a batch is made; afterwards it is frozen."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+class Losses(NamedTuple):
+    """What a model makes of a Batch.
+
+    loss () float32, with a gradient: the mean over the batch's targets, or with `Batch.weights` their weighted sum;
+    target_losses (targets,) float32 without a gradient; target_positions (targets,) int64, where in the stream each
+    target is.
+    """
+
+    loss: Tensor
+    target_losses: Tensor
+    target_positions: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """Return the number of tokens that were predicted."""
+        return len(self.target_losses)

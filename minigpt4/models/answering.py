@@ -134,7 +134,7 @@ def _embed(
 
 
 def _checked_tokens(image_tokens: Tensor, model: MiniGPTv2) -> Tensor:
-    """Return image tokens. Raises: ValueError when they are none of this model, such as what `see` returns."""
+    """Return image tokens. Raises: ValueError when they are none, such as what `encode_vision` returns."""
     expected = (model.chat_encoder.num_image_tokens, model.llama_proj.out_features)
     if image_tokens.shape[1:] != expected:
         raise ValueError(

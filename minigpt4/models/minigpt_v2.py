@@ -14,7 +14,7 @@ from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import PATCHES_PER_TOKEN
-from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch
+from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, Losses
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
 from minigpt4.models import answering
@@ -168,58 +168,46 @@ class MiniGPTv2(BaseModel):
             self.ln_vision.eval()
         return self
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean cross-entropy over the batch's targets, or their weighted sum, as `loss`.
+    def forward(self, batch: Batch) -> Losses:
+        """Return the cross-entropy of a batch's targets.
 
-        `num_targets` says how many there are; `target_losses` (num_targets,) float32, without gradient, and
-        `target_places` (num_targets,) int64 what each lost and where in the stream it stands. Everything that is
-        trained gets a gradient, of zero where the batch does not reach it, so that processes agree.
+        Every trained parameter gets a gradient, of zero where the batch does not reach it, so that processes agree.
         """
         if not len(batch.input_ids):
             none = batch.input_ids
-            return {
-                "loss": self._zero(""),
-                "num_targets": torch.tensor(0),
-                "target_losses": none.float(),
-                "target_places": none,
-            }
-        # with `run.look_ahead` the batch carries what `see` made of its images
-        image_tokens = self.encode_img(batch.images) if batch.images.ndim == 4 else self.project(batch.images)
-        embeds = self.embed(batch.input_ids, image_tokens, places=batch.image_places)
+            return Losses(self._zero(""), none.float(), none)
+        features = self.encode_vision(batch.images) if batch.vision_features is None else batch.vision_features
+        image_tokens = self.project(features)
+        embeds = self.embed(batch.input_ids, image_tokens, places=batch.image_positions)
         losses, places = self.target_losses(embeds, batch)
         loss = losses.mean() if batch.weights is None else (losses * batch.weights[places]).sum()
         if not self.freeze_vit and not len(batch.images):
             loss = loss + self._zero("visual_encoder.") + self._zero("ln_vision.")
-        return {
-            "loss": loss,
-            "num_targets": torch.tensor(len(losses)),
-            "target_losses": losses.detach(),
-            "target_places": places,
-        }
+        return Losses(loss, losses.detach(), places)
 
     def encode_img(self, images: Tensor) -> Tensor:
         """Return the tokens (N, tokens, hidden) of images (N, 3, H, W).
 
         N may be 0: projecting no rows still gives the projection a gradient, of zero.
-        Raises: ValueError for anything but images; `project` takes what `see` made of them.
+        Raises: ValueError for anything but images; `project` takes what `encode_vision` made of them.
         """
         if images.ndim != 4:
             raise ValueError(f"encode_img takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
-        return self.project(self.see(images))
+        return self.project(self.encode_vision(images))
 
     def project(self, patches: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of what `see` made of images, (N, tokens, 4 width)."""
-        return self.llama_proj(patches)
+        """Return the tokens (N, tokens, hidden) of patches (N, patches, width); neighbours become one token."""
+        num_tokens = patches.shape[1] // PATCHES_PER_TOKEN
+        return self.llama_proj(patches.reshape(len(patches), num_tokens, self.llama_proj.in_features))
 
-    def see(self, images: Tensor) -> Tensor:
-        """Return what the projection takes: images (N, 3, H, W) -> (N, tokens, 4 width) float32. N may be 0."""
+    def encode_vision(self, images: Tensor) -> Tensor:
+        """Return the patches (N, patches, width) float32 of images (N, 3, H, W). N may be 0."""
         if not len(images):  # timm fails on none
-            return images.new_zeros(0, 1, self.llama_proj.in_features, dtype=torch.float32)
+            return images.new_zeros(0, PATCHES_PER_TOKEN, self.visual_encoder.embed_dim, dtype=torch.float32)
         with torch.inference_mode() if self.freeze_vit else contextlib.nullcontext():
             seen = self._run_vit(images)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vit):
-            patches = self.ln_vision(seen)[:, 1:]
-        return patches.reshape(len(patches), patches.shape[1] // PATCHES_PER_TOKEN, self.llama_proj.in_features)
+            return self.ln_vision(seen)[:, 1:]
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor, *, places: Tensor | None = None) -> Tensor:
         """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) in their places.
@@ -249,8 +237,8 @@ class MiniGPTv2(BaseModel):
                 sizes=batch.sizes,
                 bounds=batch.bounds,
             ).last_hidden_state[0]
-            logits = llama.lm_head(hidden[batch.target_places - 1])
-        return cross_entropy(logits, batch.labels[batch.target_places]), batch.target_places
+            logits = llama.lm_head(hidden[batch.target_positions - 1])
+        return cross_entropy(logits, batch.labels[batch.target_positions]), batch.target_positions
 
     @property
     def decoder(self) -> Decoder:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank
-from minigpt4.conversation.conversation import Batch
+from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.runners.loader import Loaded
 
 
@@ -34,18 +34,18 @@ def weigh(batch: Batch, loaded: Loaded, counts: Tensor) -> Batch:
     return batch.with_fields(weights=_each_token(counts.reciprocal()[groups], batch))
 
 
-def group_losses(output: dict[str, Tensor], batch: Batch, loaded: Loaded, *, num_draws: int) -> Tensor:
+def group_losses(output: Losses, batch: Batch, loaded: Loaded, *, num_draws: int) -> Tensor:
     """Return a batch's part of each draw's mean loss, (num_draws,) float32; over batches and ranks they add up to it.
 
     A batch without weights is one draw, this rank's.
     """
     losses = torch.zeros(num_draws, device=batch.input_ids.device)
     if batch.weights is None:
-        losses[get_rank()] = output["loss"].detach()
+        losses[get_rank()] = output.loss.detach()
         return losses
     groups = _each_token(loaded.groups.to(losses.device, non_blocking=True), batch)
-    places = output["target_places"]
-    return losses.index_add_(0, groups[places], output["target_losses"] * batch.weights[places])
+    places = output.target_positions
+    return losses.index_add_(0, groups[places], output.target_losses * batch.weights[places])
 
 
 def _each_token(values: Tensor, batch: Batch) -> Tensor:

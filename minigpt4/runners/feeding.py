@@ -17,13 +17,15 @@ from minigpt4.runners.loader import Loaded
 class Feeder:
     """Copies batches to a device without waiting for it.
 
-    With `see`, what the frozen vision encoder makes of images (N, 3, H, W), a batch's images are replaced by it on the
-    way; on CUDA both happen on a stream of their own, beside what the device is busy with. `context` is entered for it.
+    With `encode_vision`, a frozen vision tower, a batch gets its `vision_features` on the way; on CUDA both happen on a
+    second stream, beside the device's other work. `context` is entered for it.
     """
 
-    def __init__(self, device: torch.device, *, see: Any = None, context: Any = contextlib.nullcontext) -> None:
-        self.device, self.see, self.context = device, see, context
-        self.stream = torch.cuda.Stream(device) if see is not None and device.type == "cuda" else None
+    def __init__(
+        self, device: torch.device, *, encode_vision: Any = None, context: Any = contextlib.nullcontext
+    ) -> None:
+        self.device, self.encode_vision, self.context = device, encode_vision, context
+        self.stream = torch.cuda.Stream(device) if encode_vision is not None and device.type == "cuda" else None
         if self.stream is not None:  # the encoder's weights may still be on their way
             self.stream.wait_stream(torch.cuda.current_stream(device))
 
@@ -44,9 +46,9 @@ class Feeder:
 
     def _bring(self, batch: Batch) -> Batch:
         batch = batch.to(self.device, non_blocking=True)
-        if self.see is not None and len(batch.images):
+        if self.encode_vision is not None and len(batch.images):
             with self.context(), torch.no_grad():
-                return batch.with_fields(images=self.see(batch.images))
+                return batch.with_fields(vision_features=self.encode_vision(batch.images))
         return batch
 
 

@@ -69,7 +69,7 @@ class ModelFlops:
         tokens = (4 * self._size["llm"] + 6 * self._size["lora"]) * sum(batch.sizes)
         attention = self._attention * float(sum(size**2 for size in batch.sizes))
         images = {part: float(each * len(batch.images)) for part, each in self._image.items()}
-        return {**images, "llm": tokens + attention, "head": 4.0 * self._head * len(batch.target_places)}
+        return {**images, "llm": tokens + attention, "head": 4.0 * self._head * len(batch.target_positions)}
 
 
 def model_flops(model: Any) -> ModelFlops | None:

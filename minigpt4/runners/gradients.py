@@ -44,7 +44,7 @@ def add_gradients(runner: RunnerBase, span: Span, sent: Sequence[tuple[Loaded, B
             graphs = runner.graphs if len(batch.input_ids) else None
             output = graphs(batch, num_accumulated=span.num_accumulated) if graphs else runner.forward(batch)
             losses += group_losses(output, batch, loaded, num_draws=num_draws)
-            values.append(output["loss"].detach())
+            values.append(output.loss.detach())
             if not run.max_skipped_steps:
                 runner.guard.watch(span.first, values[-1], loaded)
             own_seconds = time.perf_counter() - began

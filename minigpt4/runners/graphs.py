@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_world_size
-from minigpt4.conversation.conversation import Batch
+from minigpt4.conversation.conversation import Batch, Losses
 
 TOKEN_STEP = 128
 """Tokens of a captured shape are a multiple of this: a tile of a matrix product, so that the padding costs little."""
@@ -23,7 +23,6 @@ MAX_GRAPHS = 96
 """Captured shapes that are kept; the least recently used one is dropped."""
 AUTO_MEMORY = 60 * 2**30
 """Graphs and steps without a graph each keep their own activations: a 7B run reserved 44 GiB on an H100."""
-Output = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +38,28 @@ class Shape:
 
 def shape_of(batch: Batch, num_accumulated: int) -> Shape:
     """Return the shape that a batch is padded to: at least one token more, which all padding can point at."""
-    num_tokens, num_targets = len(batch.input_ids), len(batch.target_places)
+    num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
     padded = _up(num_tokens + 1, TOKEN_STEP)
     return Shape(
         num_tokens=padded,
         num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
         num_examples=_up(len(batch.sizes) + 1, EXAMPLE_STEP),
-        images=tuple(batch.images.shape),
+        images=tuple(_vision_input(batch).shape),
         num_accumulated=num_accumulated,
     )
 
 
 def padded_buffers(batch: Batch, shape: Shape) -> Batch:
     """Return a batch of a shape on the device of `batch`, to be filled by `fill`."""
+    has_features = batch.vision_features is not None
     return batch.with_fields(
-        images=torch.empty_like(batch.images),
+        **{"vision_features" if has_features else "images": torch.empty_like(_vision_input(batch))},
         input_ids=batch.input_ids.new_zeros(shape.num_tokens),
         labels=batch.labels.new_zeros(shape.num_tokens),
         position_ids=batch.position_ids.new_zeros(shape.num_tokens),
         weights=torch.zeros(shape.num_tokens, device=batch.input_ids.device),
-        image_places=torch.empty_like(batch.image_places),
-        target_places=batch.target_places.new_zeros(shape.num_targets),
+        image_positions=torch.empty_like(batch.image_positions),
+        target_positions=batch.target_positions.new_zeros(shape.num_targets),
         bounds=batch.bounds.new_zeros(shape.num_examples + 1),
         lengths=batch.lengths.new_zeros(shape.num_examples),
         sizes=(shape.num_tokens,),  # the kernel asks for the longest example: a bound is enough
@@ -71,10 +71,10 @@ def fill(padded: Batch, batch: Batch) -> None:
 
     The padding is one more example, whose tokens are targets of weight zero; the examples after it have no tokens.
     """
-    num_tokens, num_targets = len(batch.input_ids), len(batch.target_places)
+    num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
     size = len(padded.input_ids)
-    padded.images.copy_(batch.images)
-    padded.image_places.copy_(batch.image_places)
+    _vision_input(padded).copy_(_vision_input(batch))
+    padded.image_positions.copy_(batch.image_positions)
     for name in ("input_ids", "position_ids"):
         target = getattr(padded, name)
         target[:num_tokens].copy_(getattr(batch, name))
@@ -87,10 +87,15 @@ def fill(padded: Batch, batch: Batch) -> None:
     else:
         padded.weights[:num_tokens].copy_(batch.weights)
     padded.weights[num_tokens:].zero_()
-    padded.target_places[:num_targets].copy_(batch.target_places)
-    padded.target_places[num_targets:].fill_(size - 1)
+    padded.target_positions[:num_targets].copy_(batch.target_positions)
+    padded.target_positions[num_targets:].fill_(size - 1)
     padded.bounds[: len(batch.bounds)].copy_(batch.bounds)
     padded.bounds[len(batch.bounds) :].fill_(size)
+
+
+def _vision_input(batch: Batch) -> Tensor:
+    """Return what the model reads of a batch's images: their features where these are given."""
+    return batch.images if batch.vision_features is None else batch.vision_features
 
 
 @dataclass(slots=True)
@@ -111,7 +116,7 @@ class GraphedSteps:
 
     def __init__(
         self,
-        step: Callable[[Batch, int], Output],
+        step: Callable[[Batch, int], Losses],
         parameters: list[Tensor],
         device: torch.device,
     ) -> None:
@@ -128,7 +133,7 @@ class GraphedSteps:
         """Return how many shapes are captured."""
         return len(self._graphs)
 
-    def __call__(self, batch: Batch, *, num_accumulated: int) -> Output:
+    def __call__(self, batch: Batch, *, num_accumulated: int) -> Losses:
         """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
         shape = shape_of(batch, num_accumulated)
         if shape not in self._seen:
@@ -136,7 +141,7 @@ class GraphedSteps:
             buffers = padded_buffers(batch, shape)
             fill(buffers, batch)
             output = self._step(buffers, num_accumulated)
-            return _unpadded(output["loss"].detach(), output["target_losses"], batch)
+            return _unpadded(output.loss.detach(), output.target_losses, batch)
         captured = self._graphs.get(shape)
         if captured is None:
             captured = self._capture(batch, shape)
@@ -164,19 +169,13 @@ class GraphedSteps:
             finally:
                 graph.capture_end()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        captured = _Captured(graph, buffers, output["loss"].detach(), output["target_losses"])
+        captured = _Captured(graph, buffers, output.loss.detach(), output.target_losses)
         self._graphs[shape] = captured
         return captured
 
 
-def _unpadded(loss: Tensor, target_losses: Tensor, batch: Batch) -> Output:
-    num_targets = len(batch.target_places)
-    return {
-        "loss": loss,
-        "num_targets": torch.tensor(num_targets),
-        "target_losses": target_losses[:num_targets],
-        "target_places": batch.target_places,
-    }
+def _unpadded(loss: Tensor, target_losses: Tensor, batch: Batch) -> Losses:
+    return Losses(loss, target_losses[: len(batch.target_positions)], batch.target_positions)
 
 
 def _up(number: int, step: int) -> int:

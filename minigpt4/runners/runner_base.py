@@ -26,7 +26,7 @@ from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.common.weight_identity import identity_of
-from minigpt4.conversation.conversation import Batch
+from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.datasets.mixture import ENDLESS, Draw, MixtureDataset, MixtureSampler
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.feeding import Feeder
@@ -206,30 +206,30 @@ class RunnerBase:
         """Return the context of the run's 16-bit computation, or of none."""
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the model's output for a batch on the device."""
+    def forward(self, batch: Batch) -> Losses:
+        """Return the losses of a batch on the device."""
         with self.autocast():
             return self.task.train_step(self.parallel.module, batch)
 
-    def backward(self, output: dict[str, Tensor], num_accumulated: int) -> None:
+    def backward(self, losses: Losses, num_accumulated: int) -> None:
         """Add the gradient of a loss that shares its update with others."""
-        self.scaler.scale(output["loss"] / num_accumulated).backward()
+        self.scaler.scale(losses.loss / num_accumulated).backward()
 
     def _graphed_steps(self) -> GraphedSteps:
         """Return what replays steps from CUDA graphs."""
 
-        def step(batch: Batch, num_accumulated: int) -> dict[str, Tensor]:
-            output = self.forward(batch)
-            self.backward(output, num_accumulated)
-            return output
+        def step(batch: Batch, num_accumulated: int) -> Losses:
+            losses = self.forward(batch)
+            self.backward(losses, num_accumulated)
+            return losses
 
         trained = [parameter for _, parameter in self.model.trainable()]
         return GraphedSteps(step, trained, self.device)
 
     def _feeder(self) -> Feeder:
         """Return what brings batches to the device, with `run.look_ahead` their images already seen."""
-        see = self.model.see if self.run.look_ahead and self.model.freeze_vit else None
-        return Feeder(self.device, see=see, context=self.autocast)
+        encode_vision = self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None
+        return Feeder(self.device, encode_vision=encode_vision, context=self.autocast)
 
     def _update(self, step: int) -> None:
         if self.finite:

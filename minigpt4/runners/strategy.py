@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, get_world_size, is_distributed
 from minigpt4.common.late_weights import materialise
-from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
+from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 
 logger = logging.getLogger(__name__)
 STRATEGIES = ("ddp", "fsdp")
@@ -142,14 +142,15 @@ class Together(nn.Module):
         self._is_called = False
         first.register_forward_pre_hook(self._refuse_calls_of_one_rank, prepend=True)
 
-    def forward(self, batch: Batch, **options: Any) -> dict[str, Tensor]:
-        """Return the model's output for a batch."""
+    def forward(self, batch: Batch, **options: Any) -> Losses:
+        """Return the model's losses for a batch."""
         self._is_called = True
         try:
             if len(batch.input_ids):
-                return self.model(batch, **options)
-            output = self.model(_one_target(batch))
-            return {name: value[:0] if value.ndim else value * 0 for name, value in output.items()}
+                losses: Losses = self.model(batch, **options)
+                return losses
+            losses = self.model(_one_target(batch))
+            return Losses(losses.loss * 0, losses.target_losses[:0], losses.target_positions[:0])
         finally:
             self._is_called = False
 

@@ -54,9 +54,8 @@ def mean_losses(runner: RunnerBase, splits: Sequence[str]) -> dict[str, float]:
             if loaded.left_out:
                 logger.warning("%s: left out: %s", name, "; ".join(item.reason for item in loaded.left_out))
             with runner.autocast():
-                output = runner.task.train_step(runner.parallel.module, loaded.batch.to(runner.device))
-            num_targets = output["target_losses"].numel()
-            sums += torch.tensor([float(output["target_losses"].sum()), num_targets], device=runner.device)
+                losses_of = runner.task.train_step(runner.parallel.module, loaded.batch.to(runner.device))
+            sums += torch.tensor([float(losses_of.target_losses.sum()), losses_of.num_targets], device=runner.device)
         with pulse.during(WAITING):
             total, count = all_reduce_sum(sums).tolist()
         losses[name] = total / max(count, 1)

@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import autocast_dtype
 from minigpt4.common.registry import registry
-from minigpt4.conversation.conversation import Batch
+from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.datasets.check import check
 from minigpt4.models.base_model import BaseModel
 
@@ -46,7 +46,7 @@ class BaseTask:
         model: BaseModel = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
         return model
 
-    def train_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the model's output for one batch; "loss" is what is minimised."""
-        output: dict[str, Tensor] = model(batch)
-        return output
+    def train_step(self, model: nn.Module, batch: Batch) -> Losses:
+        """Return the model's losses for one batch; `loss` is what is minimised."""
+        losses: Losses = model(batch)
+        return losses

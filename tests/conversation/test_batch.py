@@ -20,13 +20,13 @@ def batch():
 
 def test_a_batch_knows_its_image_tokens_targets_and_examples():
     one = batch()
-    assert one.image_places.tolist() == [1]
-    assert one.target_places.tolist() == [2, 4]
+    assert one.image_positions.tolist() == [1]
+    assert one.target_positions.tolist() == [2, 4]
     assert one.bounds.tolist() == [0, 3, 5]
     assert one.sizes == (3, 2)
 
 
-@pytest.mark.parametrize("name", ["images", "weights", "labels", "target_places"])
+@pytest.mark.parametrize("name", ["images", "weights", "labels", "target_positions"])
 def test_nobody_changes_a_batch_after_it_is_made(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(batch(), name, torch.zeros(5))

@@ -202,7 +202,7 @@ def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):
     prompts = ["<s>[INST] <Img><ImageHere></Img> what is this? [/INST]"]
     images = picture(0)[None]
     with torch.no_grad():
-        patches, tokens = model.see(images), model.encode_img(images)
+        patches, tokens = model.encode_vision(images), model.encode_img(images)
     assert patches.ndim == tokens.ndim == 3
     assert torch.equal(model.project(patches), tokens)
     assert model.generate(tokens, prompts, max_new_tokens=3) == model.generate(images, prompts, max_new_tokens=3)

@@ -106,7 +106,7 @@ def test_a_step_reads_no_number_back_from_the_device():
     examples = [Example(turns=turns, images=(torch.zeros(3, 56, 56),)), Example(turns=(Turn("Why?", "because"),))]
     batch = model.chat_encoder.collate(examples).to("meta")
     optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=1e-3)
-    loss = model(batch)["loss"]
+    loss = model(batch).loss
     loss.backward()
     optimizer.step()
     assert loss.is_meta

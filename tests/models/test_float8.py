@@ -142,7 +142,7 @@ def test_loss_and_gradients_are_close_to_those_of_whole_weights():
     batch = batch_of(whole, "is it red", "what is to the left of the man")
     output, wanted = gradients(whole, batch)
     small_output, found = gradients(quantised(whole), batch)
-    assert 0 < abs(small_output["loss"] / output["loss"] - 1) < 0.03
+    assert 0 < abs(small_output.loss / output.loss - 1) < 0.03
     assert likeness(found, wanted) > 0.96  # e4m3 rounds each factor by some 3 %, and sums are short in a tiny model
 
 
@@ -165,7 +165,7 @@ def test_gradients_are_those_of_the_rounded_forward():
         if type(module) is nn.Linear and not module.weight.requires_grad:
             module.__class__ = Rounded
     rounded_output, wanted = gradients(whole, batch)
-    torch.testing.assert_close(output["loss"], rounded_output["loss"], rtol=2e-3, atol=0)
+    torch.testing.assert_close(output.loss, rounded_output.loss, rtol=2e-3, atol=0)
     assert likeness(found, wanted) > 0.995
 
 
@@ -243,7 +243,7 @@ def test_a_frozen_vision_encoder_sees_nearly_the_same_in_8_bits():
         layers = [block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2]
         assert all(type(layer) is Float8Linear and layer.float8.for_gradient is None for layer in layers)
     images = drawn(2, 3, 56, 56)
-    wanted, found = whole.see(images), small.see(images)
+    wanted, found = whole.encode_vision(images), small.encode_vision(images)
     assert 0 < distance(found, wanted) < 0.06
 
 

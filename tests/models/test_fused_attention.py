@@ -39,7 +39,7 @@ def test_joint_weights_change_neither_loss_nor_gradients(training, dtype, tolera
         batch = batch_of(model, "is it red", "what is to the left of the man")
         results.append(gradients(model, batch))
     (apart, wanted), (together, found) = results
-    torch.testing.assert_close(together["loss"], apart["loss"], rtol=tolerance, atol=0)
+    torch.testing.assert_close(together.loss, apart.loss, rtol=tolerance, atol=0)
     for name, gradient in wanted.items():
         assert (found[name] - gradient).norm() <= tolerance * gradient.norm() + 1e-9, name
 

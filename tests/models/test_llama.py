@@ -33,7 +33,7 @@ def random_model(**changes):
 def test_random_weights_read_no_file_and_train():
     model = random_model()
     example = Example(turns=(Turn("<Img><ImageHere></Img> Q", "A"),), images=(torch.zeros(3, 56, 56),))
-    loss = model(model.chat_encoder.collate([example, example]))["loss"]
+    loss = model(model.chat_encoder.collate([example, example])).loss
     loss.backward()
     assert 4 < loss.item() < 8  # ln 300 = 5.7
     assert model.llama_proj.weight.grad.abs().max() > 0
@@ -147,9 +147,9 @@ def test_4_bit_weights_train_their_lora():
     turns = (Turn("<Img><ImageHere></Img> Q", "A"),)
     batch = model.chat_encoder.collate([Example(turns=turns, images=(torch.zeros(3, 56, 56),))]).to("cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        loss = model.eval()(batch)["loss"]
+        loss = model.eval()(batch).loss
     loss.backward()
-    assert abs(loss.item() - whole(batch)["loss"].item()) < 0.3  # 4 bits keep about two digits of a weight
+    assert abs(loss.item() - whole(batch).loss.item()) < 0.3  # 4 bits keep about two digits of a weight
     assert q_proj.lora_B["default"].weight.grad.abs().max() > 0
 
 

@@ -94,10 +94,10 @@ def test_a_model_of_16_bits_computes_with_the_weights_of_the_last_update():
     optimizer = torch.optim.AdamW(model.optimizer_groups(0.0), lr=1e-2, fused=True)
     losses = []
     for _ in range(3):
-        loss = model(batch)["loss"]
+        loss = model(batch).loss
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert model(batch)["loss"].item() == copy.deepcopy(model)(batch)["loss"].item()
+        assert model(batch).loss.item() == copy.deepcopy(model)(batch).loss.item()
     assert losses[2] < losses[1] < losses[0]

@@ -40,13 +40,13 @@ def run(name, *, start=None, start_optimizer=None):
     for step in range(call["n_iter"]):
         for group in optimizer.param_groups:
             group["lr"] = arrays["lrs"][step].item()
-        loss = model(batches[step % len(batches)])["loss"]
+        loss = model(batches[step % len(batches)]).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
-        final = [model(batch)["loss"].item() for batch in batches]
+        final = [model(batch).loss.item() for batch in batches]
     return model, optimizer, losses, final
 
 
@@ -97,7 +97,7 @@ def test_a_text_step_gives_the_projection_a_zero_gradient_so_that_momentum_and_d
     assert torch.equal(before[0], before[1])
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.optimizer_groups(0.05), lr=0.1)
-    loss = model(model.chat_encoder.collate(examples_of(recording["batches"][0])))["loss"]
+    loss = model(model.chat_encoder.collate(examples_of(recording["batches"][0]))).loss
     assert loss.item() == pytest.approx(recording["losses_before_each_step"][0], abs=1e-4)
     loss.backward()
     optimizer.step()

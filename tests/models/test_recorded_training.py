@@ -16,7 +16,7 @@ def model_of(call):
 
 
 def loss_of(model, examples):
-    return model(model.chat_encoder.collate(examples))["loss"]
+    return model(model.chat_encoder.collate(examples)).loss
 
 
 def row_losses(model, examples):
@@ -34,9 +34,9 @@ def test_loss_and_gradients_are_the_recorded_ones(name):
     call, arrays = CALLS[name], recorded(CALLS[name]["file"])
     model = model_of(call)
     out = model(model.chat_encoder.collate(examples_of(call["samples"], call["image_size"])))
-    out["loss"].backward()
-    assert out["loss"].item() == pytest.approx(call["loss"], abs=1e-4)
-    assert out["num_targets"] == sum(call["n_target_tokens"])
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx(call["loss"], abs=1e-4)
+    assert out.num_targets == sum(call["n_target_tokens"])
     for parameter_name, parameter in model.trainable():
         if parameter_name in call["trainable_without_grad"]:  # ours are zero, so that momentum and decay go on
             assert parameter.grad.abs().max() == 0
@@ -71,7 +71,7 @@ def test_the_pad_piece_in_an_answer_is_learnt():
     call = CALLS["dollar_answer"]
     model = model_of(call)
     out = model(model.chat_encoder.collate(examples_of(call["samples"])))
-    assert out["num_targets"] == sum(call["n_target_tokens"]) + 1 == 15
+    assert out.num_targets == sum(call["n_target_tokens"]) + 1 == 15
 
 
 def test_the_pad_piece_is_attended_to():
@@ -94,7 +94,7 @@ def test_the_bos_of_an_empty_prompt_is_attended():
     assert batch.input_ids.tolist() == [1, 273, 2]
     with torch.no_grad():
         wanted = model.llama_model(input_ids=batch.input_ids[None], labels=batch.labels[None]).loss
-        assert model(batch)["loss"].item() == pytest.approx(wanted.item(), abs=1e-5)
+        assert model(batch).loss.item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["image_without_placeholder", "two_placeholders_one_image"])
@@ -167,8 +167,8 @@ def test_16_bit_frozen_weights_train_under_autocast(dtype):
 def test_a_batch_without_tokens_gives_a_zero_loss_and_zero_gradients():
     model = tiny_model()
     out = model(model.chat_encoder.pack([]))
-    out["loss"].backward()
-    assert out["loss"] == 0 and out["num_targets"] == 0
+    out.loss.backward()
+    assert out.loss == 0 and out.num_targets == 0
     assert all(parameter.grad.abs().max() == 0 for _, parameter in model.trainable())
 
 

@@ -49,7 +49,7 @@ def one_rank(rank, path, out):
             if balance:
                 batch = weigh(batch, loaded, target_counts([loaded], num_draws=2, device=batch.labels.device))
             output = parallel.module(batch)
-            output["loss"].backward()
+            output.loss.backward()
             part = group_losses(output, batch, loaded, num_draws=2)
             dist.all_reduce(part)
             losses.append(part)

@@ -26,8 +26,8 @@ def with_every_option(call, *, compiled=()):
     parts = Collator(model.chat_encoder, max_tokens=100)(fetched)
     counts = target_counts(parts, num_draws=1, device=CPU)
     loss = torch.zeros(())
-    for part, batch in Feeder(CPU, see=model.see).send(parts):
-        one = model(weigh(batch, part, counts))["loss"]
+    for part, batch in Feeder(CPU, encode_vision=model.encode_vision).send(parts):
+        one = model(weigh(batch, part, counts)).loss
         one.backward()
         loss += one.detach()
     return loss.item(), model
@@ -65,7 +65,7 @@ def test_16_bit_weights_stay_near_float32(name):
     model = MiniGPTv2.from_config(tiny_config(vit_precision="fp16", **call["config"]), dtype=torch.bfloat16).eval()
     batch = model.chat_encoder.collate(examples_of(call["samples"], call["image_size"]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(batch)["loss"]
+        loss = model(batch).loss
     loss.backward()
     assert loss.item() == pytest.approx(call["loss"], rel=1e-2)
     arrays = recorded(call["file"])
@@ -88,4 +88,4 @@ def test_images_are_seen_ahead_after_what_the_device_was_given_before(monkeypatc
 
     monkeypatch.setattr("torch.cuda.Stream", Stream)
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: f"the stream of {device}")
-    assert Feeder(torch.device("cuda", 1), see=torch.relu).stream.after == ["the stream of cuda:1"]
+    assert Feeder(torch.device("cuda", 1), encode_vision=torch.relu).stream.after == ["the stream of cuda:1"]

@@ -25,7 +25,7 @@ def batch_of(model, *texts, images=True):
 def gradients(model, batch):
     model.zero_grad()
     output = model(batch)
-    output["loss"].backward()
+    output.loss.backward()
     return output, {name: parameter.grad.clone() for name, parameter in model.trainable()}
 
 
@@ -45,9 +45,9 @@ def test_a_padded_batch_has_the_loss_and_gradient_of_the_batch(images, weighted)
         batch = batch.with_fields(weights=torch.rand(len(batch.input_ids), generator=torch.Generator().manual_seed(0)))
     output, wanted = gradients(model, batch)
     padded_output, found = gradients(model, padded(batch))
-    torch.testing.assert_close(padded_output["loss"], output["loss"], rtol=1e-5, atol=0)
-    num_targets = len(batch.target_places)
-    torch.testing.assert_close(padded_output["target_losses"][:num_targets], output["target_losses"])
+    torch.testing.assert_close(padded_output.loss, output.loss, rtol=1e-5, atol=0)
+    num_targets = len(batch.target_positions)
+    torch.testing.assert_close(padded_output.target_losses[:num_targets], output.target_losses)
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
 
@@ -61,7 +61,16 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
     fill(reused, long)
     fill(reused, short)
     fill(fresh, short)
-    for name in ("images", "input_ids", "labels", "position_ids", "weights", "image_places", "target_places", "bounds"):
+    for name in (
+        "images",
+        "input_ids",
+        "labels",
+        "position_ids",
+        "weights",
+        "image_positions",
+        "target_positions",
+        "bounds",
+    ):
         assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
 
 

@@ -79,7 +79,7 @@ def test_recomputed_activations_give_the_same_gradient_in_shards(ranks):
 
 def test_a_rank_without_samples_adds_nothing_and_keeps_nobody_waiting(ranks, path):
     model = load_model(path)
-    model(batches(model, ["text"])[0])["loss"].backward()
+    model(batches(model, ["text"])[0]).loss.backward()
     assert_same_gradients(ranks[1]["gradient of one rank"], gradients(model), scale_of=0.5)
     assert ranks[1]["fsdp"][4] == 0.0
 
@@ -126,7 +126,7 @@ def test_tied_weights_stay_whole_and_tied(group_of_one):
     assert not isinstance(llama.lm_head.weight, DTensor)
     assert isinstance(llama.model.norm.weight, nn.Parameter)
     assert isinstance(llama.model.layers[0].mlp.up_proj.weight, DTensor)
-    assert 5 < parallel.module(one_batch(model, ("image",)))["loss"].item() < 6.5
+    assert 5 < parallel.module(one_batch(model, ("image",))).loss.item() < 6.5
 
 
 def test_8_bit_weights_are_not_sharded(group_of_one):

@@ -105,7 +105,7 @@ def sum_of_means(model, parts, *, num_draws=None):
         if num_draws:
             batch = weigh(batch, part, target_counts(parts, num_draws=num_draws, device=CPU))
         output = model(batch)
-        output["loss"].backward()
+        output.loss.backward()
         losses += group_losses(output, batch, part, num_draws=num_draws or 1)
     return {name: parameter.grad.clone() for name, parameter in model.trainable()}, losses
 

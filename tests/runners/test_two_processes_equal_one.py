@@ -44,7 +44,7 @@ def one_rank(rank, path, kinds, out):
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
     model = load_model(path)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
-    wrapped(batches(model, kinds)[rank])["loss"].backward()
+    wrapped(batches(model, kinds)[rank]).loss.backward()
     torch.save(gradients(model), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -55,7 +55,7 @@ def test_two_ranks_give_the_gradient_of_one_process_that_sees_both_batches(tmp_p
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     mp.spawn(one_rank, args=(str(path), kinds, str(tmp_path)), nprocs=2)
     model = load_model(path)
-    sum(model(batch)["loss"] for batch in batches(model, kinds)).div(2).backward()
+    sum(model(batch).loss for batch in batches(model, kinds)).div(2).backward()
     expected = gradients(model)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert expected.keys() == ranks[0].keys() and len(expected) > 4

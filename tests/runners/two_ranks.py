@@ -53,7 +53,7 @@ def one_gradient(path, strategy, kinds, *, dtype=torch.float32, **how):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        loss = parallel.module(one_batch(model, kinds))["loss"]
+        loss = parallel.module(one_batch(model, kinds)).loss
     loss.backward()
     parallel.reduce_gradients()
     return gradients(model)
@@ -74,7 +74,7 @@ def train(path, strategy, folder, *, resume=None, recompute=False):
         seed_torch("step", 42, dist.get_rank(), step)
         updates = step % 5 != 0
         with torch.enable_grad() if updates else parallel.no_sync():
-            loss = parallel.module(one_batch(model, KINDS[step % len(KINDS)]))["loss"]
+            loss = parallel.module(one_batch(model, KINDS[step % len(KINDS)])).loss
             loss.backward()
         if updates:
             parallel.reduce_gradients()
@@ -103,7 +103,7 @@ def evaluated(path):
     batch = one_batch(model, ("image", "text"))
     model.eval()
     with torch.no_grad():
-        losses = [load_model(path)(batch)["loss"].item(), parallel.module(batch)["loss"].item()]
+        losses = [load_model(path)(batch).loss.item(), parallel.module(batch).loss.item()]
     if dist.get_rank() == 1:
         return {"losses": losses}
     with pytest.raises(RuntimeError) as refused:
@@ -116,7 +116,7 @@ def drawn_from_meta():
         model = random_model()
     seed_torch("init", dist.get_rank())  # where ranks draw differently, rank 0's draw of what stays whole counts
     parallel = wrap(model, strategy="fsdp", device=CPU)
-    loss = parallel.module(one_batch(model, ("image", "text")))["loss"]
+    loss = parallel.module(one_batch(model, ("image", "text"))).loss
     loss.backward()
     assert {parameter.device for parameter in model.parameters()} == {CPU}
     return {"loss": loss.item(), "state": model.trainable_state()}
