@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable
+from functools import partialmethod
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
@@ -22,11 +23,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class Registry:
-    """One table a kind (builder, model, processor, task, runner, lr_scheduler, benchmark)."""
+    """One table for each kind of class that a YAML file names.
+
+    `register_KIND(name)` is a class decorator; it refuses a name that another class has. `get_KIND_class(name)` returns
+    the class. Raises: ValueError with the nearest known name.
+    """
 
     _packages: ClassVar = {
         "builder": "minigpt4.datasets.builders",
         "model": "minigpt4.models",
+        "vision_tower": "minigpt4.models",
+        "language_model": "minigpt4.models",
         "processor": "minigpt4.processors",
         "task": "minigpt4.tasks",
         "runner": "minigpt4.runners",
@@ -57,69 +64,37 @@ class Registry:
             raise ValueError(f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}")
         return table[name]
 
-    def register_builder(self, name: str) -> Callable[[C], C]:
-        """Register a dataset builder class under the name that a YAML's `datasets` block uses."""
-        return self._register("builder", name)
+    register_builder = partialmethod(_register, "builder")
+    register_model = partialmethod(_register, "model")
+    register_vision_tower = partialmethod(_register, "vision_tower")
+    register_language_model = partialmethod(_register, "language_model")
+    register_processor = partialmethod(_register, "processor")
+    register_task = partialmethod(_register, "task")
+    register_runner = partialmethod(_register, "runner")
+    register_lr_scheduler = partialmethod(_register, "lr_scheduler")
+    register_benchmark = partialmethod(_register, "benchmark")
 
-    def register_model(self, name: str) -> Callable[[C], C]:
-        """Register a model class under its `arch`."""
-        return self._register("model", name)
+    get_builder_class = partialmethod(_get, "builder")
+    get_model_class = partialmethod(_get, "model")
+    get_vision_tower_class = partialmethod(_get, "vision_tower")
+    get_language_model_class = partialmethod(_get, "language_model")
+    get_processor_class = partialmethod(_get, "processor")
+    get_task_class = partialmethod(_get, "task")
+    get_runner_class = partialmethod(_get, "runner")
+    get_lr_scheduler_class = partialmethod(_get, "lr_scheduler")
+    get_benchmark_class = partialmethod(_get, "benchmark")
 
-    def register_processor(self, name: str) -> Callable[[C], C]:
-        """Register an image or text processor."""
-        return self._register("processor", name)
-
-    def register_task(self, name: str) -> Callable[[C], C]:
-        """Register a task under its `run.task`."""
-        return self._register("task", name)
-
-    def register_runner(self, name: str) -> Callable[[C], C]:
-        """Register a runner under its `run.runner`."""
-        return self._register("runner", name)
-
-    def register_lr_scheduler(self, name: str) -> Callable[[C], C]:
-        """Register a learning-rate schedule under its `run.lr_sched`."""
-        return self._register("lr_scheduler", name)
-
-    def register_benchmark(self, name: str) -> Callable[[C], C]:
-        """Register a benchmark under the name that `evaluation_datasets` and `--dataset` use."""
-        return self._register("benchmark", name)
-
-    def get_builder_class(self, name: str) -> Any:
-        """Return the builder registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("builder", name)
-
-    def get_model_class(self, name: str) -> Any:
-        """Return the model registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("model", name)
-
-    def get_processor_class(self, name: str) -> Any:
-        """Return the processor registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("processor", name)
-
-    def get_task_class(self, name: str) -> Any:
-        """Return the task registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("task", name)
-
-    def get_runner_class(self, name: str) -> Any:
-        """Return the runner registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("runner", name)
-
-    def get_lr_scheduler_class(self, name: str) -> Any:
-        """Return the schedule registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("lr_scheduler", name)
-
-    def get_benchmark_class(self, name: str) -> Any:
-        """Return the benchmark registered as `name`. Raises: ValueError with the nearest known name."""
-        return self._get("benchmark", name)
+    def names(self, kind: str) -> list[str]:
+        """Return all registered names of a kind, sorted."""
+        return sorted(self._table(kind))
 
     def list_datasets(self) -> list[str]:
         """Return the names of all dataset builders, sorted."""
-        return sorted(self._table("builder"))
+        return self.names("builder")
 
     def list_benchmarks(self) -> list[str]:
         """Return the names of all benchmarks, sorted."""
-        return sorted(self._table("benchmark"))
+        return self.names("benchmark")
 
 
 registry = Registry()

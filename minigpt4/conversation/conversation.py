@@ -60,8 +60,8 @@ class Batch:
 
     Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
     image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
-    very beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end; sizes,
-    the lengths as numbers.
+    very beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end;
+    sizes, the lengths as numbers.
     """
 
     images: Tensor
