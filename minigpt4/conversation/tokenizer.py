@@ -21,10 +21,16 @@ _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 class Tokenizer(Protocol):
     """What the encoder and the model ask of a tokenizer; it must pickle, as it goes to DataLoader workers."""
 
-    bos_id: int
+    @property
+    def bos_id(self) -> int | None:
+        """None for a family without a BOS."""
+        ...
+
     eos_id: int
     pad_id: int
     vocab_size: int
+    special: dict[str, int]
+    """The special tokens, which `encode` recognises in a text and `decode` leaves out."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; nothing is added at its ends."""
@@ -39,7 +45,7 @@ class _PieceTokenizer:
     """Encodes the text between special pieces piece by piece."""
 
     def __init__(self, special: dict[str, int]) -> None:
-        self._special = special
+        self.special = special
         self._split = re.compile("(" + "|".join(map(re.escape, special)) + ")")
 
     def _encode_text(self, text: str) -> list[int]:
@@ -51,8 +57,8 @@ class _PieceTokenizer:
             return self._encode_text(text) if text else []
         ids: list[int] = []
         for piece in self._split.split(text):
-            if piece in self._special:
-                ids.append(self._special[piece])
+            if piece in self.special:
+                ids.append(self.special[piece])
             elif piece:
                 ids += self._encode_text(piece)
         return ids
@@ -96,7 +102,7 @@ class SentencePieceTokenizer(_PieceTokenizer):
         try:
             ids: list[int] = self._model.encode(text)
         except (RuntimeError, UnicodeError) as error:  # which of them, depends on the release of sentencepiece
-            raise _unencodable(text) from error
+            raise unencodable(text) from error
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -128,7 +134,7 @@ class ByteTokenizer(_PieceTokenizer):
         try:
             return [byte + 3 for byte in text.encode()]
         except UnicodeError as error:
-            raise _unencodable(text) from error
+            raise unencodable(text) from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; ids beyond the bytes, which a random model may choose, count as special."""
@@ -170,7 +176,7 @@ def _from_hub(repo_id: str, name: str) -> Path | None:
         ) from error
 
 
-def _unencodable(text: str) -> ValueError:
+def unencodable(text: str) -> ValueError:
     """Return the error for a text that UTF-8 cannot hold: a JSON escape can leave half of a surrogate pair in it."""
     half = _HALF_SURROGATE.search(text)
     if half is None:
