@@ -34,10 +34,9 @@ from minigpt4.common.late_weights import materialise
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.models.answering import answering_mode, clean_answer, decoding_config, embed_prompts
+from minigpt4.models.answering import answering_mode, decoding_config, embed_prompts
 from minigpt4.models.attention import PACKED
 from minigpt4.models.llama import causal_lm
 
@@ -91,20 +90,21 @@ def eager(model: Any) -> Iterator[None]:
 
 def published_way(model: Any, benchmark: Benchmark, questions: Sequence[Question], processor: Any) -> list[str]:
     """Return the answers, got in the published way."""
-    tokenizer = model.chat_encoder.tokenizer
-    config = decoding_config(tokenizer, max_new_tokens=benchmark.cfg.max_new_tokens)
+    encoder = model.chat_encoder
+    config = decoding_config(encoder.tokenizer, max_new_tokens=benchmark.cfg.max_new_tokens)
     answers = []
     for at in range(0, len(questions), PUBLISHED_BATCH):
         batch = questions[at : at + PUBLISHED_BATCH]
         images = torch.stack([processor(benchmark.open_image(question)) for question in batch])
         with answering_mode(model), eager(model):
-            embeds = embed_prompts(model, images, [generation_prompt(question.prompt) for question in batch])
+            prompts = [encoder.chat_format.generation_prompt(question.prompt) for question in batch]
+            embeds = embed_prompts(model, images, prompts)
             padded = pad_sequence(embeds, batch_first=True, padding_side="left")
             starts = padded.shape[1] - torch.tensor([len(one) for one in embeds], device=padded.device)
             mask = torch.arange(padded.shape[1], device=padded.device) >= starts[:, None]
             language: Any = causal_lm(model.llama_model)
             ids = language.generate(inputs_embeds=padded, attention_mask=mask.long(), generation_config=config)
-        answers += [benchmark.clean(clean_answer(row, tokenizer)) for row in ids.tolist()]
+        answers += [benchmark.clean(encoder.answer(row)) for row in ids.tolist()]
     return answers
 
 

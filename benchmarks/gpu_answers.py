@@ -15,7 +15,7 @@ import torch
 from gpu_runner import rounded, synchronize  # type: ignore[import-not-found]
 from gpu_training import NotAvailable  # type: ignore[import-not-found]
 
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 
 AMOUNTS = {"real": (100, 64), "small": (6, 16), "tiny": (2, 4)}
 """Images, of three questions each, and tokens of an answer that is decoded."""
@@ -63,7 +63,7 @@ class Answers:
         torch.backends.cuda.enable_cudnn_sdp(settings.get("cudnn", False))
         num = settings["prompts"]
         pictures = torch.stack([self._picture(number) for number in range(min(num, self.images))]).to(self.device)
-        prompts = [generation_prompt(f"{QUESTION}{'please ' * (number % 7)}") for number in range(num)]
+        prompts = [LLAMA_2.generation_prompt(f"{QUESTION}{'please ' * (number % 7)}") for number in range(num)]
         shown = [number % len(pictures) for number in range(num)]
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.device.type == "cuda"), torch.no_grad():
             seen = self.model.encode_img(pictures)

@@ -20,6 +20,7 @@ import torch
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
+from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
 from minigpt4.evaluation.published import aligned, as_percent
@@ -38,7 +39,7 @@ def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: 
         for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
-                infer(benchmark, model, image_processor(cfg), prompt_template=cfg.model_cfg.prompt_template, **where)
+                infer(benchmark, model, image_processor(cfg), chat_format=chat_format_of(cfg.model_cfg), **where)
             entries = read_json(Path(folder) / benchmark.result_file)
             asked[benchmark.name] = entries, score_file(benchmark, questions, Path(folder))["accuracy"]
     return asked

@@ -29,7 +29,6 @@ from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
 from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
@@ -102,7 +101,7 @@ def example_embeds(model: Any) -> Tensor:
     height, width = patches.img_size
     picture = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with answering_mode(model):
-        prompt = generation_prompt(QUESTION, template=model.chat_encoder.prompt_template)
+        prompt = model.chat_encoder.chat_format.generation_prompt(QUESTION)
         return embed_prompts(model, picture, [prompt])[0]
 
 

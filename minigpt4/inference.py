@@ -15,7 +15,6 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
-from minigpt4.conversation.prompts import chat_prompt, generation_prompt
 from minigpt4.evaluation.command import image_processor
 from minigpt4.processors.pictures import AS_SEEN, decode_image
 
@@ -102,10 +101,8 @@ class Assistant:
             if key is not None:
                 places.setdefault(key, len(places))
         encoded = self.encode([given[keys.index(key)] for key in places]) if places else None
-        template = self.model.chat_encoder.prompt_template
-        prompts = [
-            generation_prompt(text, key is not None, template=template) for text, key in zip(asked, keys, strict=True)
-        ]
+        ask = self.model.chat_encoder.chat_format.generation_prompt
+        prompts = [ask(text, has_image=key is not None) for text, key in zip(asked, keys, strict=True)]
         shown = [places[key] for key in keys if key is not None]
         with self._autocast():
             return self.model.generate(encoded, prompts, shown=shown, **options)
@@ -149,9 +146,8 @@ class Chat:
         _check(question)
         has_image = self._encoded is not None and not self.turns
         asked = f"{IMAGE_SPAN} {question}" if has_image else question
-        encoder = self._assistant.model.chat_encoder
         answer = ""
-        prompt = chat_prompt(self.turns, asked, end_sym=encoder.end_sym, template=encoder.prompt_template)
+        prompt = self._assistant.model.chat_encoder.chat_format.chat_prompt(self.turns, asked)
         for answer in self._assistant.stream(self._encoded, prompt, **options):
             yield answer
         self.turns.append(Turn(asked, answer))

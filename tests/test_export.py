@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpt4.common.checkpoint import read_tensors
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.export import export, logits_of, main
 from minigpt4.models.answering import answering_mode, embed_prompts
@@ -14,7 +14,7 @@ from tests.conversation.small_tokenizers import train
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
 LLAMA = str(ASSETS / "llama_tiny")
-PROMPT = generation_prompt("[vqa] What is this?")
+PROMPT = LLAMA_2.generation_prompt("[vqa] What is this?")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.inference import load_model, open_picture
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
@@ -34,7 +34,9 @@ def assistant(tmp_path_factory):
 
 def test_pictures_and_paths_are_answered_as_the_evaluation_does(assistant):
     questions = ["[vqa] what is this?", "[vqa] how many?"]
-    expected = tiny_model().generate(torch.stack([picture(0), picture(1)]), [generation_prompt(q) for q in questions])
+    expected = tiny_model().generate(
+        torch.stack([picture(0), picture(1)]), [LLAMA_2.generation_prompt(q) for q in questions]
+    )
     assert assistant.generate(IMAGES, questions) == expected
     assert assistant.generate([str(IMAGES[0]), Image.open(IMAGES[1])], questions) == expected
     assert assistant.generate(IMAGES[0], questions[0]) == expected[:1]
@@ -52,7 +54,10 @@ def test_one_picture_for_all_questions_is_looked_at_once(assistant, monkeypatch)
 
 def test_a_question_may_come_without_a_picture(assistant):
     both = assistant.generate([IMAGES[0], None], ["a", "Name 2 colors."], max_new_tokens=4)
-    assert both[1] == tiny_model().generate(None, [generation_prompt("Name 2 colors.", False)], max_new_tokens=4)[0]
+    assert (
+        both[1]
+        == tiny_model().generate(None, [LLAMA_2.generation_prompt("Name 2 colors.", False)], max_new_tokens=4)[0]
+    )
 
 
 def test_what_cannot_be_asked_is_refused_with_its_reason(assistant, tmp_path):

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 COMPARED = ("lora_alpha", "image_size", "end_sym", "chat_template", "prompt_template")
 """The options of the model that are compared; the tensors tell LoRA's rank and layers."""
-UNSET = {"end_sym": "\n", "chat_template": False}
-"""What an unset option means where null is allowed."""
+UNSET = {"end_sym": "\n", "chat_template": False, "prompt_template": "[INST] {} [/INST]"}
+"""What an unset option means where null is allowed; of the prompts it is what Llama-2 uses."""
 ADVISORY = ("image_size", "end_sym", "chat_template", "prompt_template")
 """Options that a checkpoint of the published trainer only warns of: its stages change them."""
 OPTION = "model.allow_mismatch"

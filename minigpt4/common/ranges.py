@@ -53,7 +53,8 @@ def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
             yield f"model.image_size: expected {what}, got {model.image_size}"
         if vit.embed_dim % vit.num_heads:
             yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
-    yield from _wrong_template(model.prompt_template)
+    if model.prompt_template is not None:
+        yield from _wrong_template(model.prompt_template)
     if model.lora_r > 0 and not model.lora_target_modules:
         yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
     for name in model.lora_target_modules:

@@ -157,10 +157,10 @@ class ModelConfig:
     ckpt: str | None = None
     allow_mismatch: bool = False  # load a checkpoint that another base model, LoRA alpha, image size or prompt trained
     chat_template: bool | None = None  # training: single questions too go into prompt_template; false when unset
-    prompt_template: str = "[INST] {} [/INST]"
+    prompt_template: str | None = None  # of the language model when unset: '[INST] {} [/INST]' of Llama-2
     max_txt_len: int = option(160, at_least=1)
     max_context_len: int = option(3800, at_least=1)
-    end_sym: str | None = None  # a newline when unset
+    end_sym: str | None = None  # of the language model when unset: a newline for Llama-2
 
 
 @dataclass

@@ -52,7 +52,7 @@ class ChatFormat:
         if "{}" not in self.template:
             raise ValueError(f"model.prompt_template: {self.template!r} has no {{}} where the question goes")
         try:
-            _ = self._around_question
+            _ = self.around_question
         except (ValueError, LookupError) as error:
             problem = f"model.prompt_template: {self.template!r} may have one {{}} and no other braces"
             raise ValueError(problem) from error
@@ -100,7 +100,7 @@ class ChatFormat:
 
         An answer begins after the template's text behind a question, and ends before the next question's `between`.
         """
-        before, mark = self._around_question
+        before, mark = self.around_question
         opening, following = self.generation_start + self.system + before, self.between + before.rstrip()
         start, at = 0, len(opening) if prompt.startswith(opening) else 0
         while mark and (found := prompt.find(mark, at)) >= 0:
@@ -119,14 +119,19 @@ class ChatFormat:
         """Return a generated text up to the first of the stops, without a repeated prompt before it."""
         for stop in self.stops:
             text = text.split(stop)[0]
-        mark = self._around_question[1].strip()
+        mark = self.around_question[1].strip()
         return (text.split(mark)[-1] if len(mark) >= MIN_MARK else text).strip()
 
     @property
-    def _around_question(self) -> tuple[str, str]:
+    def around_question(self) -> tuple[str, str]:
         """Return the template's text before a question and after it: "[INST] " and "[/INST]" of Llama-2."""
         before, _, after = self.template.format("\0").partition("\0")
         return before, after.lstrip() or after
+
+
+def chat_format_of(model_cfg: Any) -> ChatFormat:
+    """Return the format of a `model` section: that of its language model, with the section's template and end."""
+    return LLAMA_2.configured(model_cfg)
 
 
 LLAMA_2 = ChatFormat(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.conversation import (
     IGNORE_INDEX,
     IMAGE_PLACEHOLDER,
@@ -16,11 +18,7 @@ from minigpt4.conversation.conversation import (
     Example,
     Turn,
 )
-from minigpt4.conversation.prompts import PROMPT_TEMPLATE, prompt_ends
 from minigpt4.conversation.tokenizer import Tokenizer
-
-_IMAGE_OPEN, _IMAGE_CLOSE = "<Img>", "</Img>"
-_BOS = "<s>"
 
 
 class SampleTooLong(ValueError):
@@ -63,10 +61,11 @@ class _Tokens:
 
 
 class ChatEncoder:
-    """Lays out turns as `<s>` template(question) answer end_sym [`<s>` template(question) answer end_sym ...].
+    """Lays out turns as the chat format says: its BOS, then questions in its template, and answers with its end.
 
-    Loss falls on answers and their end_sym alone. The prompt (the first question) is cut at `max_context_len` tokens,
-    all that follows at `max_txt_len`; text is cut, an image span never.
+    Loss falls on answers and their end alone. The prompt (the first question) is cut at `max_context_len` tokens, all
+    that follows at `max_txt_len`; text is cut, an image span never. `prompt_template` and `end_sym` replace the
+    template and the end of `chat_format`.
 
     Raises: ValueError when `prompt_template` has no place for the question, or further ones.
     """
@@ -76,48 +75,63 @@ class ChatEncoder:
         tokenizer: Tokenizer,
         *,
         num_image_tokens: int,
-        prompt_template: str = PROMPT_TEMPLATE,
-        end_sym: str = "</s>",
+        chat_format: ChatFormat = LLAMA_2,
+        prompt_template: str | None = None,
+        end_sym: str | None = None,
         chat_template: bool = True,
         max_txt_len: int = 160,
         max_context_len: int = 3800,
     ) -> None:
-        if "{}" not in prompt_template:
-            raise ValueError(f"model.prompt_template: {prompt_template!r} has no {{}} where the question goes")
-        try:
-            self._prompt_start, self.prompt_end = prompt_ends(prompt_template)
-        except (ValueError, IndexError, KeyError) as error:
-            problem = f"model.prompt_template: {prompt_template!r} may have one {{}} and no other braces"
-            raise ValueError(problem) from error
+        self.chat_format = chat_format.override(template=prompt_template, end=end_sym)
         self.tokenizer = tokenizer
         self.num_image_tokens = num_image_tokens
-        self.prompt_template = prompt_template
-        self.end_sym = end_sym
         self.chat_template = chat_template
         self.max_txt_len = max_txt_len
         self.max_context_len = max_context_len
         self._image = [IMAGE_TOKEN] * num_image_tokens
-        self._num_open = len(tokenizer.encode(_IMAGE_OPEN))
-        self._num_close = len(tokenizer.encode(_IMAGE_CLOSE))
+        self._bos = tokenizer.encode(chat_format.bos)
+        self._num_open = len(tokenizer.encode(chat_format.image_open))
+        self._num_close = len(tokenizer.encode(chat_format.image_close))
+        ends = [tokenizer.encode(mark) for mark in chat_format.stops]
+        self.end_ids = tuple(dict.fromkeys([tokenizer.eos_id, *(ids[0] for ids in ends if len(ids) == 1)]))
+        """The tokens that end a generated answer; a mark of several tokens is cut off its text instead."""
+
+    @classmethod
+    def from_config(
+        cls, model_cfg: Any, *, tokenizer: Tokenizer, chat_format: ChatFormat, num_image_tokens: int
+    ) -> ChatEncoder:
+        """Build from a `model` section; the tokenizer and the chat format are those of its language model."""
+        return cls(
+            tokenizer,
+            num_image_tokens=num_image_tokens,
+            chat_format=chat_format.configured(model_cfg),
+            chat_template=bool(model_cfg.chat_template),
+            max_txt_len=model_cfg.max_txt_len,
+            max_context_len=model_cfg.max_context_len,
+        )
 
     def encode(self, turns: Sequence[Turn]) -> tuple[Tensor, Tensor]:
-        """Return input_ids and labels, both (T,) int64, beginning with one BOS.
+        """Return input_ids and labels, both (T,) int64.
 
+        The first token has no label, since nothing in its example predicts it.
         Raises: SampleTooLong when the limits cannot be met without cutting an image span.
         """
-        templated = self.chat_template or len(turns) > 1  # conversations use the template whatever the option says
+        layout = self.chat_format
         prompt, rest = _Tokens(), _Tokens()
         for number, turn in enumerate(turns):
-            question = self.prompt_template.format(turn.prompt) if templated else turn.prompt
-            if number == 0:
-                self._add_prompt(prompt, question)
+            if number:
+                self._add_prompt(rest, layout.later_question(turn.prompt))
+            elif self.chat_template or len(turns) > 1:  # conversations use the template whatever the option says
+                self._add_prompt(prompt, layout.first_question(turn.prompt))
             else:
-                self._add_prompt(rest, _BOS + question)
-            rest.add(self.tokenizer.encode(turn.answer + self.end_sym), learnt=True)
+                self._add_prompt(prompt, layout.bare_question(turn.prompt))
+            rest.add(self.tokenizer.encode(turn.answer + layout.end), learnt=True)
         prompt.cut(self.max_context_len)
         rest.cut(self.max_txt_len)
-        ids = torch.tensor([self.tokenizer.bos_id, *prompt.ids, *rest.ids])
-        return ids, torch.tensor([IGNORE_INDEX, *prompt.labels, *rest.labels])
+        ids = torch.tensor([*self._bos, *prompt.ids, *rest.ids], dtype=torch.int64)
+        labels = torch.tensor([*([IGNORE_INDEX] * len(self._bos)), *prompt.labels, *rest.labels], dtype=torch.int64)
+        labels[:1] = IGNORE_INDEX
+        return ids, labels
 
     def encode_example(self, example: Example) -> Encoded:
         """Return the example with its tokens. Raises: SampleTooLong naming the example."""
@@ -152,30 +166,29 @@ class ChatEncoder:
         )
 
     def prompt_ids(self, prompt: str) -> Tensor:
-        """Return the ids (T,) int64 of a whole generation prompt, with a BOS before the one that its text carries.
+        """Return the ids (T,) int64 of a whole generation prompt, with the BOS before it.
 
-        Of a prompt over several turns each answer is tokenized on its own: from the end of the prompt template
-        (`[/INST]`) to the next `<s>`.
+        Of a prompt over several turns each question and each answer is tokenized by itself, as in training.
         """
-        tokens = _Tokens(ids=[self.tokenizer.bos_id])
-        *past, now = prompt.split(_BOS)
-        for number, text in enumerate(past):
-            begun = len(self._prompt_start) if text.startswith(self._prompt_start) else 0
-            found = text.find(self.prompt_end, begun) if self.prompt_end else -1
-            end = len(text) if found < 0 else found + len(self.prompt_end)
-            self._add_prompt(tokens, (_BOS if number else "") + text[:end])
-            tokens.add(self.tokenizer.encode(text[end:]))
-        self._add_prompt(tokens, _BOS + now if past else now)
-        return torch.tensor(tokens.ids)
+        tokens = _Tokens(ids=list(self._bos))
+        for piece in self.chat_format.pieces(prompt):
+            self._add_prompt(tokens, piece)
+        return torch.tensor(tokens.ids, dtype=torch.int64)
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids up to the first end of an answer, without a repeated prompt before it."""
+        end = next((number for number, one in enumerate(ids) if one in self.end_ids), len(ids))
+        return self.chat_format.clean(self.tokenizer.decode(ids[:end]))
 
     def _add_prompt(self, tokens: _Tokens, text: str) -> None:
         """Add a text, image tokens in place of its placeholders; the pieces around them are tokenized separately."""
+        layout = self.chat_format
         before, *following = text.split(IMAGE_PLACEHOLDER)
         tokens.add(self.tokenizer.encode(before))
         for after in following:
-            start = len(tokens.ids) - (self._num_open if before.endswith(_IMAGE_OPEN) else 0)
+            start = len(tokens.ids) - (self._num_open if before.endswith(layout.image_open) else 0)
             tokens.add(self._image)
-            stop = len(tokens.ids) + (self._num_close if after.startswith(_IMAGE_CLOSE) else 0)
+            stop = len(tokens.ids) + (self._num_close if after.startswith(layout.image_close) else 0)
             tokens.spans.append((start, stop))
             tokens.add(self.tokenizer.encode(after))
             before = after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
+from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.encoder import ChatEncoder
 
 ENGLISH = "A man in a red jacket is standing next to the kitchen table. What is the name of the large brown animal?"
@@ -27,9 +27,9 @@ class TokenCosts:
 
 def token_costs(encoder: ChatEncoder) -> TokenCosts:
     """Return the costs of an encoder."""
-    tokenizer = encoder.tokenizer
+    tokenizer, layout = encoder.tokenizer, encoder.chat_format
     return TokenCosts(
-        image=encoder.num_image_tokens + len(tokenizer.encode(IMAGE_SPAN.replace(IMAGE_PLACEHOLDER, ""))),
+        image=encoder.num_image_tokens + len(tokenizer.encode(layout.image_open + layout.image_close)),
         layout=len(encoder.encode([Turn("", "")])[0]),
         character=len(tokenizer.encode(ENGLISH)) / len(ENGLISH),
         max_prompt=encoder.max_context_len,

@@ -14,6 +14,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.files import write_text
 from minigpt4.common.schema import PATCHES_PER_TOKEN
 from minigpt4.common.seeds import derive_rng
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
@@ -100,11 +101,10 @@ def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samp
 def encoder_of(model_cfg: Any) -> ChatEncoder:
     """Return the encoder of a `model` section; only the tokenizer is read."""
     tokenizer: Tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
-    same = ("prompt_template", "max_txt_len", "max_context_len")
-    num_patches = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2
-    options = {key: model_cfg[key] for key in same} | {"chat_template": bool(model_cfg.chat_template)}
-    end_sym = "\n" if model_cfg.end_sym is None else model_cfg.end_sym
-    return ChatEncoder(tokenizer, num_image_tokens=num_patches // PATCHES_PER_TOKEN, end_sym=end_sym, **options)
+    num_image_tokens = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2 // PATCHES_PER_TOKEN
+    return ChatEncoder.from_config(
+        model_cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_image_tokens
+    )
 
 
 def _look(
@@ -145,7 +145,7 @@ def _tokens(encoded: Encoded, tokenizer: Tokenizer) -> list[Token]:
     """Return the tokens as text; image tokens that follow each other are one entry."""
     anchor = tokenizer.encode("x")[-1]  # decoded behind it, a piece keeps the blank that it begins with
     before = len(tokenizer.decode([anchor]))
-    named = {tokenizer.bos_id: "<s>", tokenizer.eos_id: "</s>"}
+    named = {number: text for text, number in tokenizer.special.items()}
     tokens: list[Token] = []
     for number, label in zip(encoded.input_ids.tolist(), encoded.labels.tolist(), strict=True):
         trained = label != IGNORE_INDEX

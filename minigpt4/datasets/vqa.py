@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
-from minigpt4.conversation.pools import fill
+from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder

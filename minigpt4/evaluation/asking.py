@@ -19,7 +19,7 @@ from minigpt4.common import dist_utils
 from minigpt4.common.files import write_text
 from minigpt4.common.liveness import pulse
 from minigpt4.common.seeds import derive_seed
-from minigpt4.conversation.prompts import PROMPT_TEMPLATE, generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.evaluation.benchmark import NUM_SHOWN, Answered, Benchmark, Question
 from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts
 from minigpt4.evaluation.planning import Unit, plan
@@ -68,7 +68,7 @@ def infer(
     device: torch.device | str = "cpu",
     settings: Mapping[str, Any] | None = None,
     seed: int = 42,
-    prompt_template: str = PROMPT_TEMPLATE,
+    chat_format: ChatFormat = LLAMA_2,
 ) -> float:
     """Ask everything and write the result file below `save_path` (on rank 0); return the seconds that took.
 
@@ -88,7 +88,7 @@ def infer(
         image_processor=image_processor,
         device=device,
         seed=seed,
-        prompt_template=prompt_template,
+        chat_format=chat_format,
     )
     with model.merged(), pulse.during(f"evaluating {benchmark.name}"):
         asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
@@ -124,7 +124,7 @@ class Asker:
     image_processor: ImageProcessor
     device: torch.device | str = "cpu"
     seed: int = 42
-    prompt_template: str = PROMPT_TEMPLATE
+    chat_format: ChatFormat = LLAMA_2
 
     def share(
         self, questions: Sequence[Question], save_path: Path, run_name: str, *, rank: int, world_size: int
@@ -176,7 +176,7 @@ class Asker:
         """Return the cleaned answers, or the ranks, of one batch by row; its images alone go to the model."""
         used = sorted(set(shown))
         images, shown = images[used], [used.index(place) for place in shown]
-        prompts = [generation_prompt(one.prompt, template=self.prompt_template) for one in questions.values()]
+        prompts = [self.chat_format.generation_prompt(one.prompt) for one in questions.values()]
         choices = [list(question.choices) for question in questions.values()]
         if any(choices):
             return dict(zip(questions, self.model.rank(images, prompts, choices, shown=shown), strict=True))

@@ -17,6 +17,7 @@ from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.parts import remove_parts
@@ -206,7 +207,7 @@ class Asking:
                 device=self.device,
                 settings=self.settings,
                 seed=self.cfg.run_cfg.seed,
-                prompt_template=self.cfg.model_cfg.prompt_template,
+                chat_format=chat_format_of(self.cfg.model_cfg),
             )
         if dist_utils.is_main_process():
             facts = provenance(self.cfg, item.benchmark, item.questions, dtype=self.dtype, seconds=seconds)

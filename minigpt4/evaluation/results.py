@@ -19,7 +19,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.files import write_text
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import is_number
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.processors.pictures import AS_STORED
@@ -40,8 +40,9 @@ def file_hash(path: Path) -> str | None:
 def settings_of(cfg: Config) -> dict[str, Any]:
     """Return what the answers depend on besides the questions: the model's options, and which checkpoint file it is."""
     file_hash.cache_clear()
+    prompts = {"prompt_template": chat_format_of(cfg.model_cfg).template}
     return {
-        "model": OmegaConf.to_container(cfg.model_cfg),
+        "model": OmegaConf.to_container(OmegaConf.merge(cfg.model_cfg, prompts)),
         "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
         "image_processor": OmegaConf.to_container(image_options(cfg)),
         "amp": [cfg.run_cfg.amp, cfg.run_cfg.amp_dtype, cfg.run_cfg.device],
@@ -59,7 +60,7 @@ def provenance(
 ) -> dict[str, Any]:
     """Return what a result file was made with, and how long that took."""
     file = Path(cfg.run_cfg.save_path) / benchmark.result_file
-    device, template = str(cfg.run_cfg.device), cfg.model_cfg.prompt_template
+    device, chat_format = str(cfg.run_cfg.device), chat_format_of(cfg.model_cfg)
     return {
         "seconds": round(seconds, 2),
         "result_file": benchmark.result_file,
@@ -70,8 +71,8 @@ def provenance(
         "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
         "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
         "pictures": benchmark.cfg.get("pictures") or AS_STORED,
-        "prompt_template": generation_prompt("{}", template=template),
-        "first_prompt": generation_prompt(questions[0].prompt, template=template) if questions else None,
+        "prompt_template": chat_format.generation_prompt("{}"),
+        "first_prompt": chat_format.generation_prompt(questions[0].prompt) if questions else None,
         "decoding": {
             "do_sample": False,
             "num_beams": 1,

@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList
 
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_TOKEN
-from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.models.cached_attention import Segment
 from minigpt4.models.decoder import SharedPrefix
 from minigpt4.models.decoding import RepetitionPenalty, decoding_config, generate_tokens
@@ -23,9 +22,6 @@ from minigpt4.models.merged_lora import merged
 
 if TYPE_CHECKING:
     from minigpt4.models.minigpt_v2 import MiniGPTv2
-
-MIN_MARK = 4
-"""The end of a prompt template that is shorter than this may be part of an answer, and is not looked for in it."""
 
 
 def generate(
@@ -46,19 +42,18 @@ def generate(
 
     Raises: ValueError when images and placeholders differ in number.
     """
-    tokenizer = model.chat_encoder.tokenizer
+    encoder = model.chat_encoder
     repetition_penalty = options.pop("repetition_penalty", 1)
-    config = decoding_config(tokenizer, **options)
+    config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
     if not prompts:
         return []
     with answering_mode(model), merged(model):  # merging costs less than LoRA's products in the prefill alone
-        asked = [model.chat_encoder.prompt_ids(prompt) for prompt in prompts]
+        asked = [encoder.prompt_ids(prompt) for prompt in prompts]
         embeds = _embed(model, images, prompts, asked, shown)
         prefixes = shared_prefixes(prompts, asked, shown)
         with _seeded(seed, embeds[0].device):
             new_ids = continue_from(model, embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty)
-    prompt_end = model.chat_encoder.prompt_end
-    return [clean_answer(ids, tokenizer, prompt_end=prompt_end) for ids in new_ids.tolist()]
+    return [encoder.answer(ids) for ids in new_ids.tolist()]
 
 
 @torch.no_grad()
@@ -68,12 +63,12 @@ def stream(model: MiniGPTv2, images: Tensor | None, prompt: str, **options: Any)
     The model must be in eval mode; `images` as in `generate`.
     """
     assert not model.training, "a model that trains drops out"
-    tokenizer = model.chat_encoder.tokenizer
-    config = decoding_config(tokenizer, **options)
+    encoder = model.chat_encoder
+    config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
     ids: list[int] = []
     for token in generate_tokens(model.decoder, embed_prompts(model, images, [prompt]), config):
         ids.append(int(token))
-        yield clean_answer(ids, tokenizer, prompt_end=model.chat_encoder.prompt_end)
+        yield encoder.answer(ids)
 
 
 def rank(
@@ -187,18 +182,6 @@ def continue_from(
     )
 
 
-def clean_answer(ids: Sequence[int], tokenizer: Tokenizer, *, prompt_end: str = "[/INST]") -> str:
-    """Return the text of generated ids up to the first end of sequence, without a repeated prompt before it.
-
-    `prompt_end` is what the prompt template has after the question.
-    """
-    ids = list(ids)
-    if tokenizer.eos_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_id)]
-    text, mark = tokenizer.decode(ids).split("</s>")[0], prompt_end.strip()
-    return (text.split(mark)[-1] if len(mark) >= MIN_MARK else text).strip()
-
-
 def score_choices(
     model: MiniGPTv2,
     embeds: Sequence[Tensor],
@@ -211,7 +194,7 @@ def score_choices(
     Prompts are computed once, and all choices in one packed forward, each after its prompt's keys and values.
     """
     encoder = model.chat_encoder
-    ids = [[encoder.tokenizer.encode(choice + encoder.end_sym) for choice in row] for row in choices]
+    ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
     if not any(ids):
         return [[] for _ in ids]
     flat = [(number, choice) for number, row in enumerate(ids) for choice in row]

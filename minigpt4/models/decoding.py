@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,38 +26,40 @@ TOP_K = 50
 
 
 class RepetitionPenalty(LogitsProcessor):
-    """Penalises what an answer already holds, and the BOS.
+    """Penalises what an answer already holds, and the BOS where the tokenizer has one.
 
     `transformers` counts the padding of a prompt given as embeddings against the answer, so that its own penalty would
     spare the first words of the shorter prompts of a batch.
     """
 
-    def __init__(self, penalty: float, *, bos_id: int) -> None:
+    def __init__(self, penalty: float, *, bos_id: int | None) -> None:
         self._penalise = RepetitionPenaltyLogitsProcessor(penalty)
-        self._bos_id = bos_id
+        self._always = [] if bos_id is None else [bos_id]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
-        bos = input_ids.new_full((len(input_ids), 1), self._bos_id)
-        return self._penalise(torch.cat([bos, input_ids], dim=1), scores)
+        always = [input_ids.new_full((len(input_ids), 1), number) for number in self._always]
+        return self._penalise(torch.cat([*always, input_ids], dim=1), scores)
 
 
 class NoEndBefore(LogitsProcessor):
     """Keeps an answer from ending before it has `num_tokens` tokens."""
 
-    def __init__(self, num_tokens: int, *, eos_id: int) -> None:
-        self._num_tokens, self._eos_id = num_tokens, eos_id
+    def __init__(self, num_tokens: int, *, end_ids: Sequence[int]) -> None:
+        self._num_tokens, self._end_ids = num_tokens, end_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
         if input_ids.shape[1] < self._num_tokens:
-            scores[:, self._eos_id] = -torch.inf
+            for number in self._end_ids:
+                scores[:, number] = -torch.inf
         return scores
 
 
 def decoding_config(
     tokenizer: Tokenizer,
     *,
+    end_ids: Sequence[int] = (),
     max_new_tokens: int = 20,
     do_sample: bool = False,
     num_beams: int = 1,
@@ -67,6 +70,7 @@ def decoding_config(
 ) -> GenerationConfig:
     """Return how answers are written.
 
+    Each of `end_ids` ends an answer; none of them means the tokenizer's end-of-sequence token.
     `min_length` counts the BOS, as published settings do: with 1, the default, an answer may be empty.
     """
     sampling = {"temperature": float(temperature), "top_p": top_p, "top_k": TOP_K}
@@ -76,7 +80,7 @@ def decoding_config(
         do_sample=do_sample,
         num_beams=num_beams,
         bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
+        eos_token_id=list(end_ids or [tokenizer.eos_id]),
         pad_token_id=tokenizer.pad_id,
         **(sampling if do_sample else {}),
         **({"length_penalty": float(length_penalty)} if num_beams > 1 else {}),
@@ -89,7 +93,7 @@ def logits_processors(config: GenerationConfig, *, repetition_penalty: float = 1
     if repetition_penalty != 1:
         processors.append(RepetitionPenalty(float(repetition_penalty), bos_id=config.bos_token_id))
     if config.min_new_tokens:
-        processors.append(NoEndBefore(config.min_new_tokens, eos_id=config.eos_token_id))
+        processors.append(NoEndBefore(config.min_new_tokens, end_ids=_end_ids(config)))
     if config.do_sample:
         if config.temperature != 1:
             processors.append(TemperatureLogitsWarper(config.temperature))
@@ -116,7 +120,7 @@ def generate_tokens(
     cache = decoder.new_cache(len(embeds), max(map(len, embeds)) + limit)
     hidden = decoder.prefill(cache, embeds, prefixes)
     new_ids: Any = torch.empty(len(embeds), 0, dtype=torch.int64, device=hidden.device)
-    ends = AnswerEnds(len(embeds), hidden.device)
+    ends, end_ids = AnswerEnds(len(embeds), hidden.device), _end_ids(config)
     for number in range(1, limit + 1):
         scores = processors(new_ids, decoder.head(hidden).float())
         if config.do_sample:
@@ -127,13 +131,20 @@ def generate_tokens(
         yield token
         if number == limit:
             return
-        ends.add(token == config.eos_token_id)
+        # compared with each in turn: a tensor of them would be one more copy to the device
+        ends.add(functools.reduce(torch.logical_or, (token == number for number in end_ids)))
         if ends.are_known and ends.all():
             return
         new_ids = torch.cat([new_ids, token[:, None]], dim=1)
         hidden = decoder.decode_step(cache, token)
         if ends.all():
             return
+
+
+def _end_ids(config: GenerationConfig) -> list[int]:
+    """Return the tokens that end an answer: `transformers` takes one of them as a number too."""
+    given: int | list[int] = config.eos_token_id
+    return [given] if isinstance(given, int) else given
 
 
 class AnswerEnds:

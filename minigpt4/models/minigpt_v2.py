@@ -14,6 +14,7 @@ from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import PATCHES_PER_TOKEN
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, Losses
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
@@ -101,14 +102,8 @@ class MiniGPTv2(BaseModel):
         model = cls(
             llama_model=llama_model,
             visual_encoder=build_visual_encoder(cfg, dtype),
-            chat_encoder=ChatEncoder(
-                tokenizer,
-                num_image_tokens=num_patches // PATCHES_PER_TOKEN,
-                prompt_template=cfg.prompt_template,
-                end_sym="\n" if cfg.end_sym is None else cfg.end_sym,
-                chat_template=bool(cfg.chat_template),
-                max_txt_len=cfg.max_txt_len,
-                max_context_len=cfg.max_context_len,
+            chat_encoder=ChatEncoder.from_config(
+                cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_patches // PATCHES_PER_TOKEN
             ),
             freeze_vit=cfg.freeze_vit,
             frozen_dtype=cfg.frozen_dtype,

@@ -36,6 +36,7 @@ IGNORED_OF_DATASETS = {"data_type", "url", "md5", "eval"}
 """Keys of datasets, at any depth, that no step depends on."""
 UNSET: dict[Keys, Any] = {
     ("model", "end_sym"): "\n",
+    ("model", "prompt_template"): "[INST] {} [/INST]",
     ("vis_processor", "train", "image_size"): 224,
     ("text_processor", "train", "prompt"): "",
     ("text_processor", "train", "max_words"): 50,

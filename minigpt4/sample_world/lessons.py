@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from minigpt4.conversation.conversation import IMAGE_SPAN, Turn
-from minigpt4.conversation.pools import fill, load_pool
+from minigpt4.conversation.prompt_templates import fill, load_pool
 from minigpt4.sample_world.captions import full_caption, short_caption
 from minigpt4.sample_world.questions import LETTERS, Question, ask_all
 from minigpt4.sample_world.scenes import Scene

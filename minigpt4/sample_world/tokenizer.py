@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.pools import load_pool
+from minigpt4.conversation.prompt_templates import load_pool
 from minigpt4.conversation.tokenizer import PAD_PIECE
 from minigpt4.sample_world.captions import short_caption
 from minigpt4.sample_world.lessons import scene_lesson

@@ -7,7 +7,6 @@ from safetensors.torch import load_file
 
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong
-from minigpt4.conversation.prompts import chat_prompt
 from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer
 from tests.models.golden_model import AS_RECORDED, GOLDEN, recorded, turns_of
 
@@ -193,7 +192,7 @@ def test_a_generation_prompt_has_the_recorded_ids_with_two_bos(tokenizer):
 def test_a_chat_prompt_tokenizes_each_answer_on_its_own_as_training_does(tokenizer):
     encoder = ChatEncoder(tokenizer, num_image_tokens=4)
     turns = [Turn(f"{IMG} who is riding?", "the child"), Turn("is it blue?", "no")]
-    ids = encoder.prompt_ids(chat_prompt(turns, "why?")).tolist()
+    ids = encoder.prompt_ids(encoder.chat_format.chat_prompt(turns, "why?")).tolist()
     trained = encoder.encode([*turns, Turn("why?", "")])[0].tolist()
     assert ids == [1, *trained[:-1]]  # all but the added BOS and the end of the last, empty answer
 
@@ -207,13 +206,13 @@ def test_a_turn_that_was_not_generated_yet_ends_the_prompt(tokenizer):
 def test_a_chat_prompt_of_any_template_has_the_ids_that_were_trained(tokenizer, template):
     encoder = ChatEncoder(tokenizer, num_image_tokens=4, prompt_template=template)
     turns = [Turn(f"{IMG} who is riding?", "the child"), Turn("is it blue?", "no")]
-    ids = encoder.prompt_ids(chat_prompt(turns, "why?", template=template)).tolist()
+    ids = encoder.prompt_ids(encoder.chat_format.chat_prompt(turns, "why?")).tolist()
     assert ids == [1, *encoder.encode([*turns, Turn("why?", "")])[0].tolist()[:-1]]
 
 
 def test_a_template_that_ends_with_the_question_is_asked_too(tokenizer):
     encoder = ChatEncoder(tokenizer, num_image_tokens=4, prompt_template="{}")
-    ids = encoder.prompt_ids(chat_prompt([Turn("a?", "b")], "why?", template="{}")).tolist()
+    ids = encoder.prompt_ids(encoder.chat_format.chat_prompt([Turn("a?", "b")], "why?")).tolist()
     assert ids[:2] == [1, 1] and ids.count(1) == 3
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.pools import load_pool
+from minigpt4.conversation.prompt_templates import load_pool
 
 CANONICAL = {
     "caption": ["[caption] Briefly describe this image."],

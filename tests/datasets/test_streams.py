@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.pools import load_pool
+from minigpt4.conversation.prompt_templates import load_pool
 from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK, Ingredient
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 

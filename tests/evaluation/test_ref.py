@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.evaluation.benchmark import Answered
 from minigpt4.evaluation.scorers import BOX
 from tests.evaluation.one_run import run
@@ -117,7 +117,7 @@ def test_resampling_asks_the_same_question_again_until_a_box_comes(
         [*["no"] * 4, "x"],
         ["{<9><9><9><9>}"],
     ]
-    prompts = [generation_prompt(benchmark.questions()[row].prompt) for row in boxless]
+    prompts = [LLAMA_2.generation_prompt(benchmark.questions()[row].prompt) for row in boxless]
     benchmark.num_tries = 5
     model = recorded_model(answers, dict(zip(prompts, tries, strict=True)))
     run(benchmark, model, processor, save_path=tmp_path)

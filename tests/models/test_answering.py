@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer
-from minigpt4.models.answering import answering_mode, clean_answer, continue_from, embed_prompts, score_choices
+from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, score_choices
 from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import picture, recorded, tiny_model
 
@@ -137,8 +138,8 @@ def test_prompts_and_images_that_disagree_are_refused(model):
     [(" a cat </s> more", "a cat"), ("[INST] Q [/INST] a cat", "a cat"), ("</s>a cat", ""), ("", ""), (" \n", "")],
 )
 def test_an_answer_ends_at_its_end_and_begins_after_a_repeated_prompt(text, answer):
-    tokenizer = ByteTokenizer()
-    assert clean_answer(tokenizer.encode(text), tokenizer) == answer
+    encoder = ChatEncoder(ByteTokenizer(), num_image_tokens=2)
+    assert encoder.answer(encoder.tokenizer.encode(text)) == answer
 
 
 @pytest.mark.parametrize("name", ["chat_false", "chat_false_num_cand"])
@@ -185,17 +186,17 @@ def test_lists_of_choices_that_do_not_fit_the_prompts_are_refused(model):
 
 
 @pytest.mark.parametrize(
-    ("prompt_end", "text", "answer"),
+    ("template", "text", "answer"),
     [
-        (" ASSISTANT:", "USER: Q ASSISTANT: a cat", "a cat"),
-        (" ASSISTANT:", "it says [/INST] here", "it says [/INST] here"),
-        (":", "a cat: black", "a cat: black"),
-        ("", "a cat", "a cat"),
+        ("USER: {} ASSISTANT:", "USER: Q ASSISTANT: a cat", "a cat"),
+        ("USER: {} ASSISTANT:", "it says [/INST] here", "it says [/INST] here"),
+        ("{}:", "a cat: black", "a cat: black"),
+        ("{}", "a cat", "a cat"),
     ],
 )
-def test_the_answer_begins_after_the_end_of_the_models_own_template(prompt_end, text, answer):
-    tokenizer = ByteTokenizer()
-    assert clean_answer(tokenizer.encode(text), tokenizer, prompt_end=prompt_end) == answer
+def test_the_answer_begins_after_the_end_of_the_models_own_template(template, text, answer):
+    encoder = ChatEncoder(ByteTokenizer(), num_image_tokens=2, prompt_template=template)
+    assert encoder.answer(encoder.tokenizer.encode(text)) == answer
 
 
 def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, shared_prefixes, stream
 from minigpt4.models.cached_attention import PrefillAttention
 from minigpt4.models.decoding import AnswerEnds, decoding_config, generate_tokens
@@ -14,7 +14,7 @@ from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import picture, tiny_model
 
 QUESTIONS = ["what is this?", "[vqa] how many boats are there in the picture?", "a", "[refer] the man", "why?"]
-PROMPTS = [generation_prompt(question) for question in QUESTIONS]
+PROMPTS = [LLAMA_2.generation_prompt(question) for question in QUESTIONS]
 SHOWN = [0, 0, 1, 0, 1]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minigpt4.common.late_weights import materialise
 from minigpt4.common.schema import ModelConfig
-from minigpt4.conversation.prompts import generation_prompt
+from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.export import export
 from minigpt4.inference import Assistant
 from minigpt4.models.minigpt_v2 import MiniGPTv2
@@ -23,7 +23,7 @@ from tests.null_gpu.driver import Facts, counted, run_cases
 from tests.null_gpu.watch import Watch
 
 DEVICE = torch.device("cuda", 0)
-PROMPTS = [generation_prompt(f"[vqa] question {number}{'?' * 7 * (number % 3)}") for number in range(6)]
+PROMPTS = [LLAMA_2.generation_prompt(f"[vqa] question {number}{'?' * 7 * (number % 3)}") for number in range(6)]
 EACH_TWICE = [0, 0, 1, 1, 2, 2]
 FEW, MANY = 4, 12
 """Tokens of two answers: what the longer one costs more is the cost of its further tokens."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt4.common.registry import registry
-from minigpt4.conversation.pools import load_pool
+from minigpt4.conversation.prompt_templates import load_pool
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.boxes import KEEP
 from minigpt4.datasets.files import Place

@@ -1,6 +1,6 @@
 import pytest
 
-from minigpt4.conversation.pools import fill, load_pool
+from minigpt4.conversation.prompt_templates import fill, load_pool
 
 
 def test_every_shipped_pool_begins_with_its_canonical_wording():
