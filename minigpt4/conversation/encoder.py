@@ -134,11 +134,17 @@ class ChatEncoder:
         return ids, labels
 
     def encode_example(self, example: Example) -> Encoded:
-        """Return the example with its tokens. Raises: SampleTooLong naming the example."""
+        """Return the example with its tokens.
+
+        Raises: SampleTooLong naming the example, ValueError when it has no token at all.
+        """
         try:
-            return Encoded(example, *self.encode(example.turns))
+            ids, labels = self.encode(example.turns)
         except SampleTooLong as error:
             raise SampleTooLong(f"{example.id}: {error}") from error
+        if not len(ids):
+            raise ValueError(f"{example.id}: neither its question nor its answer has a token")
+        return Encoded(example, ids, labels)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return the examples as one Batch.
