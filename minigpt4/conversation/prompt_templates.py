@@ -1,7 +1,8 @@
-"""Pools of wordings: the ways in which a dataset may put its question, kept in one YAML file that a user can edit."""
+"""How datasets and benchmarks word their questions: pools of wordings in a YAML file, and choices by letter."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from minigpt4.common.registry import did_you_mean
 
 POOLS_FILE = Path(__file__).resolve().parents[1] / "configs" / "prompts" / "pools.yaml"
 SLOT = "{}"
+BY_LETTER = "Answer with the option's letter from the given choices directly."
 
 
 def load_pool(name: str, path: str | Path = POOLS_FILE) -> list[str]:
@@ -33,3 +35,13 @@ def load_pool(name: str, path: str | Path = POOLS_FILE) -> list[str]:
 def fill(wording: str, text: str) -> str:
     """Return the wording with `text` in its place; braces inside `text` stay as they are."""
     return wording.replace(SLOT, text, 1)
+
+
+def choice_question(question: str, options: Mapping[str, str]) -> str:
+    """Return a question with its lettered options, one a line, which asks for a letter."""
+    return "\n".join([f"[vqa] {question}", *option_lines(options), BY_LETTER])
+
+
+def option_lines(options: Mapping[str, str]) -> list[str]:
+    """Return the lines "A. .." of lettered options."""
+    return [f"{letter}. {option}" for letter, option in options.items()]

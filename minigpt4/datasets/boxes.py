@@ -1,4 +1,4 @@
-"""Boxes: read from COCO files, written as text `{<x1><y1><x2><y2>}` in hundredths of the image's sides, and judged."""
+"""Boxes of datasets: read from COCO files, and judged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from minigpt4.conversation.box_text import BOX_SCALE, ImageSize, corners_of
 
 KEEP, CLIP, DROP = "keep", "clip", "drop"
 """What is done with bad boxes: nothing, corners are moved into the image, or their rows are left out."""
@@ -21,33 +23,9 @@ FAULTS = {
 }
 DROPPED = (OUTSIDE, EMPTY, REVERSED)
 """The faults for which DROP leaves out a row: nothing of the box can be seen."""
-SCALE = 100
 MAX_SIDE = 1e9
 """Pixels; a larger number, an infinite one and NaN are mistakes."""
 BOX = re.compile(r"\{<(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)>\}")
-ImageSize = tuple[int, int]
-
-
-def box_text(box: Sequence[float], image_size: ImageSize) -> str:
-    """Return the text of a box (x, y, width, height) in pixels of an image of this size (width, height).
-
-    Truncated toward zero and not clamped: a box may stick out of its image.
-    """
-    return "{" + "".join(f"<{corner}>" for corner in corners_of(box, image_size)) + "}"
-
-
-def corners_of(box: Sequence[float], image_size: ImageSize) -> tuple[int, int, int, int]:
-    """Return the corners (x1, y1, x2, y2) of a box in hundredths, truncated toward zero.
-
-    Raises: ValueError when a number is not finite.
-    """
-    x, y, w, h = box
-    width, height = image_size
-    left, top, right, bottom = x / width, y / height, (x + w) / width, (y + h) / height
-    try:
-        return int(left * SCALE), int(top * SCALE), int(right * SCALE), int(bottom * SCALE)
-    except OverflowError as error:
-        raise ValueError(f"its box {list(box)} has an infinite number") from error
 
 
 def checked_box(box: Any) -> list[float]:
@@ -76,7 +54,7 @@ def box_fault(box: Sequence[float], image_size: ImageSize | None) -> int:
     if x + w <= 0 or y + h <= 0 or x >= width or y >= height:
         return OUTSIDE
     corners = corners_of(box, image_size)
-    return STICKS_OUT if min(corners) < 0 or max(corners) > SCALE else INSIDE
+    return STICKS_OUT if min(corners) < 0 or max(corners) > BOX_SCALE else INSIDE
 
 
 def text_fault(texts: Iterable[str]) -> int:
@@ -90,9 +68,9 @@ def _hundredths_fault(x1: int, y1: int, x2: int, y2: int) -> int:
         return REVERSED
     if x1 == x2 or y1 == y2:
         return EMPTY
-    if x2 <= 0 or y2 <= 0 or x1 >= SCALE or y1 >= SCALE:
+    if x2 <= 0 or y2 <= 0 or x1 >= BOX_SCALE or y1 >= BOX_SCALE:
         return OUTSIDE
-    return STICKS_OUT if min(x1, y1) < 0 or max(x2, y2) > SCALE else INSIDE
+    return STICKS_OUT if min(x1, y1) < 0 or max(x2, y2) > BOX_SCALE else INSIDE
 
 
 def clip_boxes(text: str) -> str:
@@ -103,7 +81,7 @@ def clip_boxes(text: str) -> str:
 def _clipped(match: re.Match[str]) -> str:
     corners = [int(number) for number in match.groups()]
     (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
-    inside = [min(max(corner, 0), SCALE) for corner in (x1, y1, x2, y2)]
+    inside = [min(max(corner, 0), BOX_SCALE) for corner in (x1, y1, x2, y2)]
     return (
         match[0]
         if inside == corners and "-" not in match[0]

@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
+from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.lengths import cleaned_size, size
 from minigpt4.datasets.rows import require
-
-BY_LETTER = "Answer with the option's letter from the given choices directly."
 
 
 class EngineDADataset(InstructionDataset):
@@ -73,8 +72,7 @@ class EngineMCDataset(EngineDADataset):
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the instruction with its options, one a line."""
         options, letter = self.ordered(row)
-        lines = [f"{LETTERS[number]}. {option}" for number, option in enumerate(options)]
-        question = "\n".join([f"[vqa] {row['instruction']}", *lines, BY_LETTER])
+        question = choice_question(row["instruction"], dict(zip(LETTERS, options, strict=False)))
         return [Turn(with_image(question), self.text_processor(letter))]
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from minigpt4.common.registry import registry
 from minigpt4.common.safe_pickle import load_plain
+from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
-from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, box_text, checked_box, coco_boxes, stated_size
+from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, checked_box, coco_boxes, stated_size
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
+from minigpt4.conversation.prompt_templates import choice_question
 from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question
 from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
 from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, read_letter
@@ -19,7 +20,6 @@ from minigpt4.evaluation.tsv import read_tsv, true_letter
 
 logger = logging.getLogger(__name__)
 
-BY_LETTER = "Answer with the option's letter from the given choices directly."
 _DATA_URL = re.compile(r"\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
@@ -124,7 +124,7 @@ class MMBench(Benchmark):
             raise ValueError(f"holds no option in this row, in none of the columns {', '.join(LETTERS)}")
         hint = row.get("hint")
         lines = [] if is_absent(hint) else [str(hint)]
-        lines += [f"[vqa] {row['question']}", *(f"{k}. {v}" for k, v in options.items()), BY_LETTER]
+        lines.append(choice_question(row["question"], options))
         truth, category = true_letter(row), row.get("category")
         return Question(
             id=int(row["index"]),

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import NUMBER, is_number, require, shown
+from minigpt4.conversation.box_text import box_text
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.rows import Row
-from minigpt4.evaluation.scorers import BOX, BOX_SCALE, overlap, read_box
+from minigpt4.evaluation.scorers import BOX, overlap, read_box
 
 IMAGE_NAME_LENGTH = 27
 """So many characters of an img_id name its image; the object's number follows."""
@@ -82,10 +83,8 @@ class RefCOCO(Benchmark):
         """Return the true box as the model would write it."""
         if question.extra["bbox"] is None:
             return {"type": None, "options": None, "truth": None}
-        (x, y, width, height), row = question.extra["bbox"], question.extra
-        corners = zip((x, y, x + width, y + height), (row["width"], row["height"]) * 2, strict=True)
-        box = "".join(f"<{int(at * BOX_SCALE / size)}>" for at, size in corners)
-        return {"type": None, "options": None, "truth": f"{{{box}}}"}
+        box, size = question.extra["bbox"], (question.extra["width"], question.extra["height"])
+        return {"type": None, "options": None, "truth": box_text(box, size)}
 
     def box(self, question: Question, answer: str) -> list[float] | None:
         """Return the answered box in pixels, or None."""

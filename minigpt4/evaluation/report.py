@@ -15,7 +15,7 @@ from typing import Any
 
 from minigpt4.common.files import write_text
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.choice import BY_LETTER
+from minigpt4.conversation.prompt_templates import BY_LETTER, option_lines
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.evaluation.mistakes import WRONG, read_mistakes
 from minigpt4.evaluation.published import BASELINE, ENGINE, as_interval, as_percent
@@ -133,7 +133,7 @@ def _bare(prompt: str, options: Any) -> str:
     """Return the question without the lines that repeat its lettered options and ask for a letter."""
     if not isinstance(options, Mapping):
         return prompt
-    repeated = {BY_LETTER, *(f"{letter}. {option}" for letter, option in options.items())}
+    repeated = {BY_LETTER, *option_lines(options)}
     return "\n".join(line for line in prompt.split("\n") if line not in repeated)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from minigpt4.conversation.box_text import BOX_SCALE
+
 BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 LETTERS = ("A", "B", "C", "D")
 """What the options of SEED-Bench and MMBench are called."""
-BOX_SCALE = 100
-"""Boxes in text run from 0 to 100."""
 CIRCLE = 1_000_000
 """MMBench numbers the rotations of a question `index + k * CIRCLE`."""
 

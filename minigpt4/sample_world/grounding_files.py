@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from minigpt4.datasets.boxes import box_text
+from minigpt4.conversation.box_text import box_text
 from minigpt4.sample_world.captions import short_caption
 from minigpt4.sample_world.files import Scenes, coco_name, vg_folder, write_json, write_picture
 from minigpt4.sample_world.scenes import PLACES, SHAPES, SIDE, Scene, Thing

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minigpt4.conversation.box_text import box_text
 from minigpt4.datasets.boxes import (
     EMPTY,
     INSIDE,
@@ -14,7 +15,6 @@ from minigpt4.datasets.boxes import (
     STICKS_OUT,
     UNKNOWN,
     box_fault,
-    box_text,
     checked_box,
     clip_boxes,
     text_fault,
