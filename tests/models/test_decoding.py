@@ -7,10 +7,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.conversation.chat_format import LLAMA_2
+from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
+from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, shared_prefixes, stream
 from minigpt4.models.cached_attention import PrefillAttention
-from minigpt4.models.decoding import AnswerEnds, decoding_config, generate_tokens
+from minigpt4.models.decoding import AnswerEnds, RepetitionPenalty, decoding_config, generate_tokens
 from minigpt4.models.llama import causal_lm
+from tests.conversation.small_families import CHATML, write_chatml
 from tests.models.golden_model import picture, tiny_model
 
 QUESTIONS = ["what is this?", "[vqa] how many boats are there in the picture?", "a", "[refer] the man", "why?"]
@@ -106,6 +110,52 @@ def test_generation_stops_once_the_last_answer_has_ended(model, images):
         config.eos_token_id = int(first[0, 2])
         steps = list(generate_tokens(model.decoder, embeds[:1], config))
         assert [int(step) for step in steps] == first[0, :3].tolist()
+
+
+@pytest.mark.parametrize("min_length", [1, 7])
+def test_with_several_ends_answers_are_those_of_transformers(min_length, model, images):
+    tokenizer = model.chat_encoder.tokenizer
+    with answering_mode(model):
+        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+        first = continue_from(model, embeds, decoding_config(tokenizer, max_new_tokens=12))
+        end_ids = [int(first[0, 2]), int(first[1, 4]), tokenizer.eos_id]
+        config = decoding_config(tokenizer, end_ids=end_ids, max_new_tokens=12, min_length=min_length)
+        ours = continue_from(model, embeds, config)
+        padded = pad_sequence(embeds, batch_first=True, padding_side="left")
+        starts = padded.shape[1] - torch.tensor([len(one) for one in embeds])
+        mask = (torch.arange(padded.shape[1]) >= starts[:, None]).long()
+        theirs = causal_lm(model.llama_model).generate(
+            inputs_embeds=padded, attention_mask=mask, generation_config=config
+        )
+    assert torch.equal(ours, theirs) and not torch.equal(ours, first)
+
+
+def test_without_bos_the_repetition_penalty_is_of_the_answer_alone():
+    scores = torch.tensor([[1.0, 2.0, -3.0, 4.0]])
+    penalise = RepetitionPenalty(2.0, bos_id=None)
+    assert penalise(torch.empty(1, 0, dtype=torch.int64), scores.clone()).tolist() == [[1, 2, -3, 4]]
+    assert penalise(torch.tensor([[2, 3]]), scores.clone()).tolist() == [[1, 2, -6, 2]]
+    assert RepetitionPenalty(2.0, bos_id=1)(torch.tensor([[2, 3]]), scores.clone()).tolist() == [[1, 1, -6, 2]]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_family_without_bos_trains_answers_and_ranks(beams, images, tmp_path):
+    model = tiny_model()
+    tokenizer = TransformersTokenizer(str(write_chatml(tmp_path)))
+    model.chat_encoder = encoder = ChatEncoder(tokenizer, num_image_tokens=4, chat_format=CHATML)
+    example = Example(turns=(Turn(f"{IMAGE_SPAN} what is this? ", "a red circle"),), images=(images[0],))
+    losses = model(encoder.collate([example, example]))
+    assert losses.num_targets == 2 * len(tokenizer.encode("a red circle<|im_end|>")) and losses.loss.isfinite()
+    assert losses.target_losses[: losses.num_targets // 2].tolist() == pytest.approx(
+        losses.target_losses[losses.num_targets // 2 :].tolist(), abs=1e-5
+    )
+    prompts = [CHATML.generation_prompt(question) for question in QUESTIONS[:3]]
+    options = {"max_new_tokens": 6, "num_beams": beams, "repetition_penalty": 1.5}
+    together = model.generate(images, prompts, shown=[0, 1, 0], **options)
+    assert together == [
+        model.generate(images, [p], shown=[s], **options)[0] for p, s in zip(prompts, [0, 1, 0], strict=True)
+    ]
+    assert sorted(model.rank(images[:1], prompts[:1], [["yes", "no", "a red circle"]])[0]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shown", [SHOWN, [0, 1, 1, 0, 1]])
