@@ -12,12 +12,11 @@ from torch import Tensor
 
 from minigpt4.common.config import Config
 from minigpt4.common.files import write_text
-from minigpt4.common.schema import PATCHES_PER_TOKEN
+from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
-from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS, Ingredient, shares
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
@@ -80,7 +79,7 @@ def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num
 
 def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> list[DatasetView]:
     """Return what there is to see of each dataset."""
-    encoder = encoder_of(cfg.model_cfg)
+    encoder = registry.get_model_class(cfg.model_cfg.arch).chat_encoder_of(cfg.model_cfg)
     bodies = {str(name): body for name, body in cfg.datasets_cfg.items()}
     ingredients = [
         Ingredient(name, len(splits["train"]), bodies[name].batch_size, bodies[name].sample_ratio)
@@ -96,15 +95,6 @@ def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samp
         scale = torch.tensor([processor.mean or CLIP_MEAN, processor.std or CLIP_STD])
         _look(view, dataset, encoder, scale, num_samples=num_samples, seed=cfg.run_cfg.seed)
     return views
-
-
-def encoder_of(model_cfg: Any) -> ChatEncoder:
-    """Return the encoder of a `model` section; only the tokenizer is read."""
-    tokenizer: Tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
-    num_image_tokens = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2 // PATCHES_PER_TOKEN
-    return ChatEncoder.from_config(
-        model_cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_image_tokens
-    )
 
 
 def _look(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt4.common.checkpoint import BACKBONE, published_name
+from minigpt4.conversation.encoder import ChatEncoder
 
 _NO_DECAY = ("bias", "ln", "bn")
 MAX_NAMED = 4
@@ -25,6 +26,14 @@ class BaseModel(nn.Module):
 
     DEFAULT_CONFIG: ClassVar[str | None] = None
     """The YAML file with the defaults of the `model` and `preprocess` sections, absolute or below the package."""
+
+    @classmethod
+    def chat_encoder_of(cls, model_cfg: Any) -> ChatEncoder:
+        """Return the encoder of a `model` section. The tokenizer is read, and no weights are.
+
+        Raises: ValueError when the model has none, or its tokenizer cannot be read.
+        """
+        raise ValueError(f"model.arch: {cls.__name__} has no chat encoder")
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield published name and parameter of all that is trained, in the order of registration."""

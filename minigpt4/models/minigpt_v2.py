@@ -92,19 +92,15 @@ class MiniGPTv2(BaseModel):
         state = read_checkpoint(cfg.ckpt, mmap=True) if cfg.ckpt else None
         if state:
             refuse_mismatch(state, cfg, cfg.ckpt)
-        tokenizer = ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
+        chat_encoder = cls.chat_encoder_of(cfg)
         llama_model = build_llama(cfg, dtype=dtype)
-        vocab_size = causal_lm(llama_model).config.vocab_size
-        if tokenizer.vocab_size > vocab_size:
-            raise ValueError(
-                f"model.llama_model: its tokenizer has {tokenizer.vocab_size} tokens, its weights {vocab_size}"
-            )
+        num_tokens, vocab_size = chat_encoder.tokenizer.vocab_size, causal_lm(llama_model).config.vocab_size
+        if num_tokens > vocab_size:
+            raise ValueError(f"model.llama_model: its tokenizer has {num_tokens} tokens, its weights {vocab_size}")
         model = cls(
             llama_model=llama_model,
             visual_encoder=build_visual_encoder(cfg, dtype),
-            chat_encoder=ChatEncoder.from_config(
-                cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_patches // PATCHES_PER_TOKEN
-            ),
+            chat_encoder=chat_encoder,
             freeze_vit=cfg.freeze_vit,
             frozen_dtype=cfg.frozen_dtype,
         )
@@ -112,6 +108,15 @@ class MiniGPTv2(BaseModel):
             model.mismatches = check_match(state, cfg, cfg.ckpt)  # also with weights that were downloaded for it
             model.load_trainable_state(state["model"], source=cfg.ckpt)
         return model
+
+    @classmethod
+    def chat_encoder_of(cls, model_cfg: Any) -> ChatEncoder:
+        """Return the encoder of a `model` section. The tokenizer is read, and no weights are."""
+        tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
+        num_image_tokens = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2 // PATCHES_PER_TOKEN
+        return ChatEncoder.from_config(
+            model_cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_image_tokens
+        )
 
     def shardable(self) -> list[nn.Module]:
         """Return the parts of the language model whose frozen weights may be spread, in the order of their use."""

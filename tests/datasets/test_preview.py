@@ -8,8 +8,13 @@ import yaml
 from PIL import Image
 
 from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
+from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.datasets.check import check
 from minigpt4.datasets.preview import views_of, write_preview
+from minigpt4.models.base_model import BaseModel
+from tests.conversation.small_families import CHATML, write_chatml
 from tests.runners.tiny import DATA, tiny_config
 
 ASKED, ANSWERED = (31, 111, 235), (217, 72, 15)  # the colours of boxes of questions and of answers
@@ -49,6 +54,39 @@ def test_a_sample_is_shown_as_training_gets_it(preview):
         assert trained.replace(" ", "") == f"{turn.answer}</s>".replace(" ", "")
         assert sum(token.count for token in sample.tokens) == sample.num_tokens
         assert sum(token.trained for token in sample.tokens) == sample.num_trained
+
+
+@registry.register_model("chatml_stand_in")
+class ChatMLModel(BaseModel):
+    """A model of another family: its tokenizer and its chat format alone."""
+
+    DEFAULT_CONFIG = "configs/models/minigpt_v2.yaml"
+
+    @classmethod
+    def chat_encoder_of(cls, model_cfg):
+        tokenizer = TransformersTokenizer(model_cfg.llama_model)
+        return ChatEncoder.from_config(model_cfg, tokenizer=tokenizer, chat_format=CHATML, num_image_tokens=3)
+
+
+def test_a_sample_of_another_family_is_shown_with_its_marks(preview, tmp_path):
+    cfg, datasets = preview("refcoco", end_sym=None)
+    cfg.model_cfg.arch, cfg.model_cfg.llama_model = "chatml_stand_in", str(write_chatml(tmp_path / "chatml"))
+    (view,) = views_of(cfg, datasets, num_samples=1)
+    (sample,) = view.samples
+    (turn,) = sample.example.turns
+    text = "".join("#" * token.count if token.is_image else token.text for token in sample.tokens)
+    question = turn.prompt.replace("<ImageHere>", "###").rstrip()
+    system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    assert text == (f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{turn.answer}<|im_end|>")
+    assert "".join(token.text for token in sample.tokens if token.trained) == f"{turn.answer}<|im_end|>"
+
+
+def test_a_model_without_a_chat_encoder_has_no_preview(preview):
+    cfg, datasets = preview("refcoco")
+    registry.register_model("bare_stand_in")(type("Bare", (BaseModel,), {"DEFAULT_CONFIG": None}))
+    cfg.model_cfg.arch = "bare_stand_in"
+    with pytest.raises(ValueError, match=r"model\.arch: Bare has no chat encoder"):
+        views_of(cfg, datasets, num_samples=1)
 
 
 def test_the_picture_is_the_resized_one(preview):
