@@ -6,6 +6,9 @@ python -m minigpt4.export --cfg-path eval_configs/minigptv2_eval.yaml --ckpt che
     exported/projection.safetensors    llama_proj.weight and llama_proj.bias
     exported/adapter/                  the LoRA matrices alone, for peft on the original Llama
 
+A language model of another family is written in the same way, to the same folders, if it is a model of transformers.
+Its tokenizer is copied as transformers reads it. The vision tower is not written.
+
 Before all is done, transformers and peft read both folders back. Their logits are compared with the model's, and the
 ids of AutoTokenizer with those that the model learnt.
 """
@@ -21,7 +24,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import pick_device, use_expandable_segments
@@ -29,7 +32,13 @@ from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
+from minigpt4.conversation.tokenizer import SentencePieceTokenizer
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer_export import (
+    CHAT_TEMPLATE_FILES,
+    copy_transformers_tokenizer,
+    write_transformers_tokenizer,
+)
 from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm, quiet_libraries
@@ -61,10 +70,12 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     """Write everything below `out`; return how far the logits of each folder differ, as a part of the largest one.
 
     LoRA is merged into the model that was given, which is of no further use.
-    Raises: ValueError when they differ by more than rounding does, or when AutoTokenizer gives other ids than ours.
+    Raises: ValueError when they differ by more than rounding does, when AutoTokenizer gives other ids than ours, or
+    when transformers has no way to write the language model or its tokenizer.
     """
-    tokenizer = model.chat_encoder.tokenizer
-    write_transformers_tokenizer(tokenizer, out / "llama", source=chat_template_folder(llama_folder))
+    check_can_export(model)
+    encoder = model.chat_encoder
+    write_tokenizer(encoder.tokenizer, out / "llama", llama_folder=llama_folder)
     embeds = example_embeds(model)
     logits = logits_of(causal_lm(model.llama_model), embeds)
     projection = {
@@ -81,8 +92,11 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
         differences["adapter"] = difference(logits_of(causal_lm(adapted), embeds), logits)
         llama = adapted.merge_and_unload()
     # AutoTokenizer leaves EOS out of a batch's shorter answers, but would show our pad piece, which is ordinary text
-    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    llama.generation_config = GenerationConfig(**ends)
+    pad_id = encoder.tokenizer.pad_id if isinstance(encoder.tokenizer, TransformersTokenizer) else encoder.end_ids[0]
+    end_ids = list(encoder.end_ids) if len(encoder.end_ids) > 1 else encoder.end_ids[0]
+    llama.generation_config = GenerationConfig(
+        bos_token_id=encoder.tokenizer.bos_id, eos_token_id=end_ids, pad_token_id=pad_id
+    )
     llama.to(DTYPES[dtype]).save_pretrained(out / "llama")
     read: Any = AutoModelForCausalLM.from_pretrained(out / "llama", dtype=DTYPES[dtype])
     differences["llama"] = difference(logits_of(read.to(embeds.device).eval(), embeds), logits)
@@ -93,6 +107,28 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
                 f"rounding to {dtype} explains {TOLERANCE[dtype]:.0e}"
             )
     return differences
+
+
+def check_can_export(model: Any) -> None:
+    """Raise ValueError when transformers has no way to write the language model or its tokenizer."""
+    language_model, tokenizer = causal_lm(model.llama_model), model.chat_encoder.tokenizer
+    rest = "its checkpoint (.pth) holds what was trained: the projection and LoRA"
+    if not isinstance(language_model, PreTrainedModel):
+        name = type(language_model).__name__
+        raise ValueError(f"export writes models of transformers only, and the language model {name} is none; {rest}")
+    if not isinstance(tokenizer, SentencePieceTokenizer | TransformersTokenizer):
+        name = type(tokenizer).__name__
+        raise ValueError(f"export cannot write the tokenizer {name} for transformers; {rest}")
+
+
+def write_tokenizer(
+    tokenizer: SentencePieceTokenizer | TransformersTokenizer, folder: Path, *, llama_folder: str
+) -> None:
+    """Write a tokenizer that AutoTokenizer reads; Llama's is converted, another one is copied."""
+    if isinstance(tokenizer, TransformersTokenizer):
+        copy_transformers_tokenizer(tokenizer, folder)
+    else:
+        write_transformers_tokenizer(tokenizer, folder, source=chat_template_folder(llama_folder))
 
 
 def example_embeds(model: Any) -> Tensor:

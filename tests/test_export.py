@@ -6,10 +6,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.conversation.chat_format import LLAMA_2
-from minigpt4.conversation.tokenizer import SentencePieceTokenizer
+from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.export import export, logits_of, main
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm
+from tests.conversation.small_families import CHATML, write_chatml
 from tests.conversation.small_tokenizers import train
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
@@ -76,6 +79,37 @@ def test_export_ends_before_the_weights_when_autotokenizer_reads_other_ids(tmp_p
     with pytest.raises(ValueError, match=r"out/llama: AutoTokenizer reads .* the model learnt"):
         export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
     assert not (tmp_path / "out" / "llama" / "model.safetensors").exists()
+
+
+def test_a_tokenizer_of_another_family_is_exported_as_transformers_reads_it(tmp_path):
+    model = tiny_model()
+    tokenizer = TransformersTokenizer(str(write_chatml(tmp_path / "source")))
+    model.chat_encoder = ChatEncoder(tokenizer, num_image_tokens=4, chat_format=CHATML)
+    differences = export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
+    assert max(differences.values()) < 1e-5
+    assert not (tmp_path / "out" / "llama" / "tokenizer.model").exists()
+    again, ends = AutoTokenizer.from_pretrained(tmp_path / "out" / "llama"), [0, tokenizer.special["<|im_end|>"]]
+    text = CHATML.generation_prompt("what is this?", has_image=False)
+    assert again.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "llama").generation_config
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, ends, 0)
+
+
+def test_a_language_model_that_transformers_lacks_is_refused_before_anything_is_written(tmp_path):
+    model = tiny_model()
+    model.llama_model = torch.nn.Linear(2, 2)
+    message = r"models of transformers only, and the language model Linear is none; its checkpoint \(\.pth\) holds"
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_has_no_files_is_refused_before_anything_is_written(tmp_path):
+    model = tiny_model()
+    model.chat_encoder.tokenizer = ByteTokenizer()
+    with pytest.raises(ValueError, match="export cannot write the tokenizer ByteTokenizer for transformers"):
+        export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_adapter_folder_fits_the_original_llama(exported):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
@@ -43,6 +44,10 @@ class TransformersTokenizer:
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
         added = self._tokenizer.added_tokens_decoder
         self.special = {token.content: number for number, token in added.items() if token.special}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files of the tokenizer, with its chat template where it has one."""
+        self._tokenizer.save_pretrained(folder)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; nothing is added at its ends."""

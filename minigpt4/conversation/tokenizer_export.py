@@ -17,6 +17,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.conversation.tokenizer_json import BOS, EOS, UNKNOWN, WORD_START, Piece, splits
 
 CHAT_TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja")
@@ -61,6 +62,19 @@ def write_transformers_tokenizer(tokenizer: SentencePieceTokenizer, folder: Path
     if (source / "chat_template.jinja").is_file():
         shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
     check_transformers_tokenizer(tokenizer, folder)
+
+
+def copy_transformers_tokenizer(tokenizer: TransformersTokenizer, folder: Path) -> None:
+    """Write the tokenizer of another family than Llama, as transformers read it.
+
+    Raises: ValueError with the first text that reads as other ids from the new folder.
+    """
+    tokenizer.save(folder)
+    copied = TransformersTokenizer(str(folder))
+    for text in sample_texts():
+        ids, expected = copied.encode(text), tokenizer.encode(text)
+        if ids != expected:
+            raise ValueError(f"{folder}: AutoTokenizer reads {text!r} as {ids}, the model learnt {expected}")
 
 
 def check_transformers_tokenizer(tokenizer: SentencePieceTokenizer, folder: Path) -> None:
