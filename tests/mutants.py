@@ -20,6 +20,7 @@ class Mutant:
 
 
 WIRING = "tests/runners/test_wiring.py::"
+FAMILIES = "tests/conversation/test_families.py::"
 RESUMING = "tests/runners/test_resuming.py::"
 MUTANTS = (
     Mutant(
@@ -126,5 +127,26 @@ MUTANTS = (
         line="@dataclass(frozen=True, slots=True, kw_only=True)\nclass Batch:",
         fault="@dataclass(slots=True, kw_only=True)\nclass Batch:",
         test="tests/conversation/test_batch.py::test_nobody_changes_a_batch_after_it_is_made",
+    ),
+    Mutant(
+        name="without BOS an example's first token is predicted from the example before",
+        file="conversation/encoder.py",
+        line="        labels[:1] = IGNORE_INDEX\n",
+        fault="",
+        test=FAMILIES + "test_positions_begin_at_zero_in_each_example_and_no_first_token_has_a_label",
+    ),
+    Mutant(
+        name="an answer ends at the tokenizer's end of sequence alone",
+        file="conversation/encoder.py",
+        line="[tokenizer.eos_id, *(ids[0] for ids in ends if len(ids) == 1)]",
+        fault="[tokenizer.eos_id]",
+        test=FAMILIES + "test_an_answer_ends_at_the_mark_of_a_turn_as_well_as_at_the_end_of_sequence",
+    ),
+    Mutant(
+        name="the answers of a chat's history are tokenized with their questions",
+        file="conversation/chat_format.py",
+        line="answer = found + len(mark)",
+        fault="answer = found",
+        test=FAMILIES + "test_a_chat_over_several_turns_has_the_ids_of_training",
     ),
 )

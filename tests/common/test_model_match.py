@@ -64,8 +64,10 @@ def test_another_option_is_refused_with_both_values_and_the_key(trained, now, me
 
 
 def test_unset_options_are_the_same_as_their_defaults():
-    trained = ours(end_sym=None, chat_template=None)
-    assert check_match(trained, tiny_config(end_sym="\n", chat_template=False), "x.pth") == []
+    trained = ours(end_sym=None, chat_template=None, prompt_template=None)
+    now = tiny_config(end_sym="\n", chat_template=False, prompt_template=TEMPLATE)
+    assert check_match(trained, now, "x.pth") == []
+    assert compare(ours(), tiny_config(prompt_template=None), "x.pth").differences == []
     assert compare(ours(), tiny_config(chat_template=None), "x.pth").differences == []
     assert len(compare(ours(), tiny_config(chat_template=None), "x.pth", trains=True).differences) == 1
 

@@ -1,17 +1,21 @@
 """Model families with other marks than Llama-2's, with tokenizers that transformers reads from a folder."""
 
 import pickle
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 
-from minigpt4.conversation.chat_format import ChatFormat
+from minigpt4.common.schema import ModelConfig
+from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong
 from minigpt4.conversation.tokenizer import ByteTokenizer
 from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from tests.conversation.small_families import CHATML, LLAMA_3, write_chatml, write_llama_3
 
+DOC = Path(__file__).parents[2] / "docs" / "chat-formats.md"
 IMG = "<Img><ImageHere></Img>"
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 TURNS = [Turn(f"{IMG} [vqa] what is this? ", "a red circle"), Turn("is it blue? ", "no")]
@@ -128,6 +132,30 @@ def test_a_family_may_mark_its_images_otherwise(chatml):
     assert as_text(chatml, encoder.encode(TURNS[:1])[0]) == "Q: [##] [vqa] what is this?\nA:a red circle<|im_end|>"
     asked = encoder.prompt_ids(chat_format.generation_prompt("why?"))
     assert as_text(chatml, asked) == "Q: [##] why?\nA:"
+
+
+def test_the_formats_of_the_documentation_are_the_tested_ones():
+    names = {}
+    exec(DOC.read_text().split("```python\n")[1].split("```")[0], names)
+    assert (names["CHATML"], names["LLAMA_3"]) == (CHATML, LLAMA_3)
+    assert all(f"`{field.name}`" in DOC.read_text() for field in fields(ChatFormat))
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "options", "template", "end"),
+    [
+        (LLAMA_2, {}, "[INST] {} [/INST]", "\n"),
+        (LLAMA_2, {"end_sym": "</s>", "prompt_template": "Q: {}"}, "Q: {}", "</s>"),
+        (CHATML, {}, CHATML.template, "<|im_end|>"),
+        (CHATML, {"end_sym": ""}, CHATML.template, ""),
+    ],
+)
+def test_a_yaml_that_leaves_out_template_and_end_has_those_of_the_family(chat_format, options, template, end):
+    section = ModelConfig(max_txt_len=7, max_context_len=8, **options)
+    encoder = ChatEncoder.from_config(section, tokenizer=ByteTokenizer(), chat_format=chat_format, num_image_tokens=3)
+    assert (encoder.chat_format.template, encoder.chat_format.end) == (template, end)
+    assert (encoder.num_image_tokens, encoder.max_txt_len, encoder.max_context_len) == (3, 7, 8)
+    assert not encoder.chat_template
 
 
 def test_template_and_end_of_a_yaml_replace_those_of_the_family(chatml):

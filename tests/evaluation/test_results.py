@@ -62,6 +62,7 @@ def test_answers_of_another_image_processor_are_another_run(tmp_path):
             ["preprocess.vis_processor.eval.image_size=224"],
             ["preprocess.vis_processor.eval.mean=[0.5,0.5,0.5]"],
             ["model.lora_alpha=32"],
+            ["model.prompt_template='[INST] {} [/INST]'"],  # what an unset one means
         )
     }
     assert len(names) == 4

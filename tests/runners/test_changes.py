@@ -118,6 +118,7 @@ def test_what_no_step_depends_on_is_not_listed(saved, option, value):
     ("option", "before", "now"),
     [
         ("model.end_sym", None, "\n"),
+        ("model.prompt_template", None, "[INST] {} [/INST]"),
         ("model.lora_target_modules", ["q_proj", "v_proj"], ["v_proj", "q_proj"]),
         ("run.warmup_lr", None, 1e-3),  # init_lr of the tiny config
         ("run.warmup_lr", -1.0, None),
