@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Turn
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong, _Tokens
 from minigpt4.conversation.tokenizer import ByteTokenizer
@@ -40,10 +41,11 @@ def test_a_cut_takes_the_last_text_and_no_part_of_an_image(parts, limit):
     assert tokens.labels == [whole[number] for number in tokens.ids]
 
 
-def encoder(**limits):
-    return ChatEncoder(ByteTokenizer(), num_image_tokens=NUM_IMAGE_TOKENS, **limits)
+def encoder(**options):
+    return ChatEncoder(ByteTokenizer(), num_image_tokens=NUM_IMAGE_TOKENS, **options)
 
 
+FORMATS = st.sampled_from([LLAMA_2, ChatFormat(template="Q: {}\nA: ", system="Be brief.\n", end="#", between="\n")])
 WORDS = st.lists(st.sampled_from(["a", "bc", " ", "\u65e5", "[vqa]", "<Img><ImageHere></Img>"]), max_size=5).map(
     "".join
 )
@@ -51,18 +53,21 @@ TURNS = st.lists(st.builds(Turn, prompt=WORDS, answer=st.text("xyz \u00e9", max_
 
 
 @ON_BUSY_CORES
-@given(turns=TURNS, context=st.integers(0, 60), answer=st.integers(0, 60))
-def test_encoded_turns_keep_their_limits_images_and_labels(turns, context, answer):
-    whole_ids, whole_labels = (part.tolist() for part in encoder().encode(turns))
+@given(turns=TURNS, context=st.integers(0, 60), answer=st.integers(0, 60), chat_format=FORMATS)
+def test_encoded_turns_keep_their_limits_images_and_labels(turns, context, answer, chat_format):
+    whole_ids, whole_labels = (part.tolist() for part in encoder(chat_format=chat_format).encode(turns))
+    limits = {"max_context_len": context, "max_txt_len": answer, "chat_format": chat_format}
     images = sum(turn.prompt.count("<ImageHere>") for turn in turns)
     try:
-        ids, labels = (part.tolist() for part in encoder(max_context_len=context, max_txt_len=answer).encode(turns))
+        ids, labels = (part.tolist() for part in encoder(**limits).encode(turns))
     except SampleTooLong:
         first = turns[0].prompt.count("<ImageHere>")
         assert first * len(SPAN) > context or (images - first) * len(SPAN) > answer
         return
-    assert len(ids) <= 1 + context + answer
-    assert ids[0] == whole_ids[0] == 1
+    num_bos = len(ByteTokenizer().encode(chat_format.bos))
+    assert len(ids) <= num_bos + context + answer
+    assert ids[:num_bos] == whole_ids[:num_bos] == [1] * num_bos
+    assert labels[:1] in ([], [IGNORE_INDEX])
     assert ids.count(IMAGE_TOKEN) == whole_ids.count(IMAGE_TOKEN) == images * NUM_IMAGE_TOKENS
     shown = [None if number == IMAGE_TOKEN else number - 3 for number in ids]
     spans = [shown[start : start + len(SPAN)] for start in range(len(shown))]
@@ -71,7 +76,8 @@ def test_encoded_turns_keep_their_limits_images_and_labels(turns, context, answe
     assert all(label in (IGNORE_INDEX, number) for number, label in zip(ids, labels, strict=True))
     learnt = [label for label in labels if label != IGNORE_INDEX]
     all_learnt = [label for label in whole_labels if label != IGNORE_INDEX]
-    assert learnt == all_learnt[: len(learnt)]
+    unlearnt = int(not num_bos and context == 0)  # an answer's token that begins the example
+    assert learnt == all_learnt[unlearnt : unlearnt + len(learnt)]
 
 
 @ON_BUSY_CORES
