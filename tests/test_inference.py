@@ -7,7 +7,10 @@ import torch
 from PIL import Image
 
 from minigpt4.conversation.chat_format import LLAMA_2
-from minigpt4.inference import load_model, open_picture
+from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.inference import Assistant, load_model, open_picture
+from tests.conversation.small_families import CHATML, write_chatml
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
 IMAGES = [ASSETS / "images" / f"img{number}.png" for number in range(2)]
@@ -122,6 +125,22 @@ def test_a_conversation_is_laid_out_as_it_was_trained(assistant, monkeypatch):
     assert prompts == [start, f"{start}{first}</s><s>[INST] and that? [/INST]"]
     assert first == assistant.generate(IMAGES[0], "what is this?", max_new_tokens=5)[0]
     assert chat.turns[0].answer == first
+
+
+def test_a_conversation_with_another_family_is_laid_out_in_its_format(assistant, tmp_path, monkeypatch):
+    model = tiny_model()
+    tokenizer = TransformersTokenizer(str(write_chatml(tmp_path)))
+    model.chat_encoder = ChatEncoder(tokenizer, num_image_tokens=4, chat_format=CHATML)
+    other, prompts = Assistant(model, assistant.processor), []
+    stream = other.stream
+    monkeypatch.setattr(other, "stream", lambda e, p, **how: (prompts.append(p), stream(e, p, **how))[1])
+    chat = other.chat(IMAGES[0])
+    first = list(chat.ask("what is this?", max_new_tokens=5))[-1]
+    list(chat.ask("and that?", max_new_tokens=5))
+    asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    start = f"{CHATML.system}{asked.format('<Img><ImageHere></Img> what is this?')}"
+    assert prompts == [start, f"{start}{first}<|im_end|>\n{asked.format('and that?')}"]
+    assert first == other.generate(IMAGES[0], "what is this?", max_new_tokens=5)[0]
 
 
 def test_importing_the_package_imports_no_torch():

@@ -107,7 +107,8 @@ class SentencePieceTokenizer(_PieceTokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without the special tokens among them."""
-        return self._model.decode([i for i in map(int, ids) if i not in self._skip])
+        text: str = self._model.decode([i for i in map(int, ids) if i not in self._skip])
+        return text
 
 
 class JsonTokenizer(SentencePieceTokenizer):
