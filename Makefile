@@ -31,7 +31,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks
+	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
