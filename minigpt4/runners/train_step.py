@@ -153,5 +153,6 @@ def target_weights(
     for packed in packed_batches:
         for micro_batch_id, number in packed.num_targets.items():
             counts[micro_batch_id] += number
-    shared = torch.tensor([float(count * num_accumulated) for count in counts])
-    return all_reduce_sum(shared.to(device, non_blocking=True)).reciprocal_()
+    values = [float(count * num_accumulated) for count in counts]
+    shared = torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    return all_reduce_sum(shared).reciprocal_()

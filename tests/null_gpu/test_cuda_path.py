@@ -52,8 +52,8 @@ WAITS = {"generate": 2, "sample": 2, "beams": 24, "rank": 2, "chat": 10}
 A copy from or to pageable memory counts, and so does what waits for it.
 """
 
-IN_STEPS = {"runners.guard.check", "runners.balance.target_counts"}
-"""The loss of the forward before, and a few floats from pageable memory, which the driver stages."""
+IN_STEPS = {"runners.guard.check"}
+"""The loss of the forward before."""
 IN_STEPS_OF = {
     # dropout in a graph seeds its numbers on another stream, and waits for that one
     "graphs": IN_STEPS | {"runners.graphs._capture", "models.fused_attention._layout"},
