@@ -53,10 +53,6 @@ class BatchSource:
         self._count_skipped(packed_batches)
         return packed_batches
 
-    def close(self) -> None:
-        """End the data workers and the threads of the loader."""
-        self._loader = iter(())
-
     def _count_skipped(self, packed_batches: list[PackedBatch]) -> None:
         all_skipped = [skipped for packed in packed_batches for skipped in packed.skipped]
         for skipped in all_skipped:

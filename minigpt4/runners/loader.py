@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +26,8 @@ from minigpt4.datasets.mixture import (
 )
 from minigpt4.runners.stop import outlast_signals
 
+SECONDS_TO_END = 5.0
+"""Seconds that a thread of a loader gets to end."""
 MEAN_TEXT_TOKENS = 60
 """What balancing takes the text of a stream's row to cost."""
 
@@ -185,3 +189,19 @@ def build_loader(
         pin_memory=pin_memory,
         worker_init_fn=outlast_signals,
     )
+
+
+@contextlib.contextmanager
+def iterating(loader: Iterable[list[PackedBatch]]) -> Iterator[Iterator[list[PackedBatch]]]:
+    """Iterate over a loader, and end its workers and its threads with the context."""
+    before = set(threading.enumerate())
+    batches = iter(loader)
+    threads = set(threading.enumerate()) - before
+    try:
+        yield batches
+    finally:
+        shut_down = getattr(batches, "_shutdown_workers", None)  # else only when nothing refers to it any more
+        if shut_down is not None:
+            shut_down()
+        for thread in threads:
+            thread.join(SECONDS_TO_END)

@@ -31,7 +31,7 @@ from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.frozen_dtype import check_frozen_dtype
 from minigpt4.runners.graphs import takes_graphs
 from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import PackedBatch, build_loader, ingredients_of
+from minigpt4.runners.loader import PackedBatch, build_loader, ingredients_of, iterating
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.profile import TRACE, profiled
@@ -166,9 +166,8 @@ class RunnerBase:
         )
         if is_main_process():
             self._describe(components)
-        loader = self.loader(MixtureDataset(train, seed=self.run.seed), sampler)
-        source = BatchSource(loader, max_bad_samples=self.run.max_bad_samples)
-        stack.callback(source.close)
+        batches = stack.enter_context(iterating(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)))
+        source = BatchSource(batches, max_bad_samples=self.run.max_bad_samples)
         all_updates = updates(windows, self._prefetcher(source))
         if self.run.profile and is_main_process():
             all_updates = profiled(all_updates, self.run.profile, self.folder / TRACE)

@@ -12,7 +12,7 @@ from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.common.liveness import WAITING, pulse
 from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.datasets.mixture import Draw, MixtureDataset
-from minigpt4.runners.loader import PackedBatch
+from minigpt4.runners.loader import PackedBatch, iterating
 from minigpt4.tasks.base_task import Datasets
 
 logger = logging.getLogger(__name__)
@@ -56,11 +56,12 @@ def mean_losses(
     for name, dataset in found.items():
         sampler = _EveryRow(name, len(dataset), batch_sizes[name.rpartition("/")[0]])
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        for [packed] in loader(MixtureDataset({name: dataset}, seed=seed), sampler):
-            if packed.skipped:
-                logger.warning("%s: left out: %s", name, "; ".join(skipped.reason for skipped in packed.skipped))
-            output = forward(packed.batch.to(device))
-            sums += torch.tensor([float(output.target_losses.sum()), output.num_targets], device=device)
+        with iterating(loader(MixtureDataset({name: dataset}, seed=seed), sampler)) as batches:
+            for [packed] in batches:
+                if packed.skipped:
+                    logger.warning("%s: left out: %s", name, "; ".join(skipped.reason for skipped in packed.skipped))
+                output = forward(packed.batch.to(device))
+                sums += torch.tensor([float(output.target_losses.sum()), output.num_targets], device=device)
         with pulse.during(WAITING):
             total, count = all_reduce_sum(sums).tolist()
         losses[name] = total / max(count, 1)
