@@ -9,22 +9,15 @@ python train.py --cfg-path my.yaml --preview 4      # preview.html: samples as t
 from __future__ import annotations
 
 import argparse
-import logging
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from minigpt4.api import RunResult, build_runner
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import (
-    init_distributed_mode,
-    leave_distributed_mode,
-    pick_device,
-    use_expandable_segments,
-)
+from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, use_expandable_segments
 from minigpt4.common.files import NotWrittenError
-from minigpt4.common.liveness import pulse, told_end
+from minigpt4.common.liveness import told_end
 from minigpt4.common.logger import setup_logger
-from minigpt4.common.registry import registry
-from minigpt4.common.seeds import seed_torch
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
@@ -32,9 +25,6 @@ from minigpt4.runners import RunnerBase
 from minigpt4.runners.checkpoints import choose_job
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.stop import EXIT_CODE as STOPPED
-from minigpt4.tasks import setup_task
-
-logger = logging.getLogger("train")
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,8 +58,8 @@ def look(cfg: Config, args: argparse.Namespace) -> int:
     return int(bool(checkup.problems))
 
 
-def train(runner: RunnerBase) -> bool:
-    """Return whether all steps were taken; a full disk and a second Ctrl-C end the script with one line."""
+def train(runner: RunnerBase) -> RunResult:
+    """Train to the end; a full disk and a second Ctrl-C end the script with one line."""
     try:
         return runner.train()
     except (NotWrittenError, KeyboardInterrupt):
@@ -89,20 +79,10 @@ def main() -> None:
             raise SystemExit(look(cfg, args))
         init_distributed_mode(cfg.run_cfg)
         setup_logger()
-        seed_torch("init", cfg.run_cfg.seed)  # the same new LoRA weights on every rank
-        device = pick_device(cfg.run_cfg)
-        task = setup_task(cfg)
-        pulse.doing = "looking at the data"
-        datasets = task.build_datasets(cfg)
-        job_id = choose_job(cfg.run_cfg)
-        refuse_changes(cfg, datasets, job_id)  # before the model's weights are read
-        pulse.doing = "loading the model"
-        model = task.build_model(cfg, device)
-        runner_class = registry.get_runner_class(cfg.run_cfg.runner)
-        runner = runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
-    finished = train(runner)
+        runner = build_runner(cfg)
+    result = train(runner)
     leave_distributed_mode()
-    if not finished:
+    if result.stopped:
         raise SystemExit(STOPPED)
 
 

@@ -103,9 +103,9 @@ def main() -> None:
             )
             began = time.perf_counter()
             images = tokens = 0
-            for [loaded] in loader:
-                images += len(loaded.batch.images)
-                tokens += len(loaded.batch.input_ids)
+            for [packed] in loader:
+                images += len(packed.batch.images)
+                tokens += len(packed.batch.input_ids)
             seconds = time.perf_counter() - began
             figures = {"images_per_s": round(images / seconds, 1), "tokens_per_s": round(tokens / seconds)}
             print(json.dumps({"workers": num_workers, "image_size": args.image_size, **figures}))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from minigpt4.datasets.mixture import MixtureDataset
 from minigpt4.runners.checkpoints import Checkpoints
 from minigpt4.runners.flops import ModelFlops, utilisation
 from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import Loaded
-from minigpt4.runners.meter import Meter
-from minigpt4.runners.run_log import RunLog
+from minigpt4.runners.loader import PackedBatch
 from minigpt4.runners.runner_base import RunnerBase
 
 
@@ -70,33 +69,40 @@ class MeasuredRunner(RunnerBase):
         self.checkpoints = KeepNothing(self.folder, iters_per_epoch=1, keep_last=None)
         guard = WatchedGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
         guard.watch_ = self.watch
-        self.guard = guard
+        self.guard = self.step.guard = guard
+        advance = self.state.advance
 
-    def _begin(self) -> tuple[Iterator[list[Loaded]], Meter, RunLog]:
-        batches, meter, log = super()._begin()
-        return self._timed(batches), meter, log
+        def marked(*args: Any, **options: Any) -> Tensor | None:
+            norm = advance(*args, **options)
+            self._mark()
+            return norm
 
-    def _timed(self, batches: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
-        kept: list[list[Loaded]] = []
-        for number in itertools.count():
+        self.state.advance = marked  # type: ignore[method-assign]
+
+    def loader(self, dataset: MixtureDataset, sampler: Any) -> Iterable[list[PackedBatch]]:
+        """Return the loader, its waits timed."""
+        return self._timed(iter(super().loader(dataset, sampler)), len(sampler))
+
+    def _timed(self, batches: Iterator[list[PackedBatch]], num_items: int) -> Iterator[list[PackedBatch]]:
+        kept: list[list[PackedBatch]] = []
+        for number in range(num_items):
             began = time.perf_counter()
             if self.cycle is not None and number >= self.cycle:
-                loaded = kept[number % self.cycle]
+                packed_batches = kept[number % self.cycle]
             else:
-                loaded = next(batches)
-                kept += [loaded] if self.cycle is not None else []
+                packed_batches = next(batches)
+                kept += [packed_batches] if self.cycle is not None else []
             self.watch.data += time.perf_counter() - began
-            self._count(loaded)
-            yield loaded
+            self._count(packed_batches)
+            yield packed_batches
 
-    def _count(self, parts: list[Loaded]) -> None:
-        batches = [part.batch for part in parts]
+    def _count(self, packed_batches: list[PackedBatch]) -> None:
+        batches = [packed.batch for packed in packed_batches]
         self.samples += sum(len(batch.sizes) for batch in batches)
         self.tokens += sum(sum(batch.sizes) for batch in batches)
         self.flops += sum(self.flops_of(batch) for batch in batches if len(batch.sizes))
 
-    def _update(self, step: int) -> None:
-        super()._update(step)
+    def _mark(self) -> None:
         number = len(self.marks) + 1
         is_profiled = self.profiler is not None and number == self.num_warmup + 1
         if is_profiled or number in (self.num_warmup, self.num_updates):
@@ -132,7 +138,7 @@ class MeasuredRunner(RunnerBase):
             "data_wait": rounded(data / seconds),
             "samples_a_step": rounded(samples / num),
             "tokens_a_step": rounded(tokens / num),
-            "num_graphs": 0 if self.graphs is None else self.graphs.num_graphs,
+            "num_graphs": 0 if self.step.graphs is None else self.step.graphs.num_graphs,
         }
 
 

@@ -126,7 +126,8 @@ class Trainings:
         runner = MeasuredRunner(cfg=cfg, task=task, model=model, datasets=splits, job_id=str(cfg.run_cfg.job_id))
         if "fused" in args.without:
             groups = model.optimizer_groups(cfg.run_cfg.weight_decay)
-            runner.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=self.device.type == "cuda")
+            foreach = self.device.type == "cuda"
+            runner.state.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=foreach)
         return runner
 
     def measure(self, settings: dict[str, Any]) -> dict[str, Any]:

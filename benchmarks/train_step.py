@@ -97,11 +97,10 @@ def train_ours(cfg: Config, datasets: Any, args: argparse.Namespace, timer: Part
     for name in args.without:
         VARIANTS[name](model)
     splits = {name: {"train": dataset} for name, dataset in datasets.items()}
-    runner = TimedRunner(cfg=cfg, task=TimedTask(timer), model=model, datasets=splits, job_id="bench")
-    runner.timer = timer
+    runner = TimedRunner(timer, cfg=cfg, task=TimedTask(timer), model=model, datasets=splits, job_id="bench")
     if "fused" in args.without:
         groups = model.optimizer_groups(cfg.run_cfg.weight_decay)
-        runner.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=device.type == "cuda")
+        runner.state.optimizer = torch.optim.AdamW(groups, lr=cfg.run_cfg.init_lr, foreach=device.type == "cuda")
     runner.train()
     lines = [json.loads(line) for line in (runner.folder / "metrics.jsonl").read_text().splitlines()]
     times = [line["time"] for line in lines]

@@ -98,13 +98,17 @@ class TimedTask(ImageTextPretrainTask):
 class TimedRunner(RunnerBase):
     """The trainer; where its timer is enabled, backward is what lies between the forward's end and the update."""
 
-    timer: PartTimer
+    def __init__(self, timer: PartTimer, **given: Any) -> None:
+        super().__init__(**given)
+        advance = self.state.advance
 
-    def _update(self, step: int) -> None:
-        if self.timer.enabled:
-            self.timer.add("backward", self.timer.now() - self.timer.ended)
-        with self.timer("optimizer"):
-            super()._update(step)
+        def timed(*args: Any, **options: Any) -> Tensor | None:
+            if timer.enabled:
+                timer.add("backward", timer.now() - timer.ended)
+            with timer("optimizer"):
+                return advance(*args, **options)
+
+        self.state.advance = timed  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

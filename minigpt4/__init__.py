@@ -1,19 +1,20 @@
-"""MLLM-DataEngine for MiniGPT-v2: training, evaluation, and `load_model` for asking a model about pictures."""
+"""MLLM-DataEngine for MiniGPT-v2: `train`, and `load_model` for asking a model about pictures."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from minigpt4.api import RunResult, train
     from minigpt4.inference import load_model
 
-__all__ = ["load_model"]
+__all__ = ["RunResult", "load_model", "train"]
+_MODULES = {"RunResult": "minigpt4.api", "load_model": "minigpt4.inference", "train": "minigpt4.api"}
 
 
 def __getattr__(name: str) -> Any:
-    """Return `load_model`, imported on first use so that importing the package stays cheap."""
-    if name == "load_model":
-        from minigpt4.inference import load_model
-
-        return load_model
+    """Return a public name, imported on first use so that importing the package stays cheap."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

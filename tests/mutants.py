@@ -21,28 +21,58 @@ class Mutant:
 
 WIRING = "tests/runners/test_wiring.py::"
 FAMILIES = "tests/conversation/test_families.py::"
+TRAIN_STEP = "tests/runners/test_train_step.py::"
+TRAIN_STATE = "tests/runners/test_train_state.py::"
 RESUMING = "tests/runners/test_resuming.py::"
 MUTANTS = (
     Mutant(
         name="all ranks draw equal dropout masks",
-        file="runners/runner_base.py",
-        line='seed_torch("step", self.run.seed, get_rank(), span.first)',
-        fault='seed_torch("step", self.run.seed, span.first)',
-        test=WIRING + "test_ranks_draw_other_dropout_masks",
+        file="runners/train_step.py",
+        line='seed_torch("step", self._seed, get_rank(), step)',
+        fault='seed_torch("step", self._seed, step)',
+        test=TRAIN_STEP + "test_ranks_draw_other_dropout_masks",
     ),
     Mutant(
         name="a checkpoint is saved before the last loss is checked",
         file="runners/runner_base.py",
-        line="            self.guard.check()\n            if is_main_process():",
-        fault="            if is_main_process():",
+        line="        self.guard.check()\n        self.last_checkpoint",
+        fault="        self.last_checkpoint",
         test=WIRING + "test_a_loss_that_is_not_finite_is_never_saved",
     ),
     Mutant(
         name="after one update is left out, all others are",
-        file="runners/runner_base.py",
-        line="by their addresses\n        self.finite = True",
-        fault="by their addresses",
-        test=WIRING + "test_updates_go_on_after_one_is_left_out",
+        file="runners/train_step.py",
+        line="is_finite = not self.guard.skips(step, values, packed_batches) and is_finite",
+        fault="is_finite = not self.guard.skips(step, values, packed_batches) and not self.guard.num_skipped",
+        test=TRAIN_STEP + "test_updates_go_on_after_one_is_left_out",
+    ),
+    Mutant(
+        name="an update is taken although its loss is not finite",
+        file="runners/train_state.py",
+        line="norm = self._update(lr) if is_finite else None",
+        fault="norm = self._update(lr)",
+        test=TRAIN_STATE + "test_gradients_that_are_not_finite_are_left_out",
+    ),
+    Mutant(
+        name="a gradient is clipped while float16 still scales it",
+        file="runners/train_state.py",
+        line="        self.scaler.unscale_(self.optimizer)\n",
+        fault="",
+        test=TRAIN_STATE + "test_a_scaled_gradient_is_clipped_as_if_it_were_not_scaled",
+    ),
+    Mutant(
+        name="ranks average the gradient of every micro-batch of a window",
+        file="runners/train_step.py",
+        line="contextlib.nullcontext() if is_last else self.parallel.no_sync()",
+        fault="contextlib.nullcontext()",
+        test=TRAIN_STEP + "test_the_gradient_is_averaged_over_the_ranks_once_an_update",
+    ),
+    Mutant(
+        name="a training leaves other random numbers behind",
+        file="api.py",
+        line="with torch.random.fork_rng(gpus):",
+        fault="with contextlib.nullcontext():",
+        test="tests/test_api.py::test_a_training_leaves_the_process_as_it_was",
     ),
     Mutant(
         name="a trained vision encoder sees images ahead, without a gradient",
@@ -67,10 +97,10 @@ MUTANTS = (
     ),
     Mutant(
         name="decay and betas come from the checkpoint",
-        file="runners/resuming.py",
-        line='runner.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})',
-        fault="runner.optimizer.load_state_dict(saved)",
-        test=RESUMING + "test_decay_and_betas_are_those_of_this_run",
+        file="runners/train_state.py",
+        line='self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})',
+        fault="self.optimizer.load_state_dict(dict(saved))",
+        test=TRAIN_STATE + "test_rates_decay_and_betas_are_those_of_this_run",
     ),
     Mutant(
         name="a watcher is not closed where the one before it fails",
@@ -81,8 +111,8 @@ MUTANTS = (
     ),
     Mutant(
         name="other rows in the files of a dataset are not noticed",
-        file="runners/resuming.py",
-        line='        "num_rows": num_rows_of(runner.datasets),\n',
+        file="runners/train_state.py",
+        line='            "num_rows": self.num_rows,\n',
         fault="",
         test=RESUMING + "test_other_rows_in_a_file_of_the_same_name_are_refused",
     ),
@@ -95,8 +125,8 @@ MUTANTS = (
     ),
     Mutant(
         name="changes of earlier resumptions are forgotten",
-        file="runners/resuming.py",
-        line='        "changes": runner.changes,\n',
+        file="runners/train_state.py",
+        line='            "changes": self.changes,\n',
         fault="",
         test=RESUMING + "test_allowed_changes_are_warned_of_and_kept_in_run_json",
     ),

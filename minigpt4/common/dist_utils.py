@@ -70,8 +70,8 @@ def broadcast_object(value: T) -> T:
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over the ranks (the tensor itself is overwritten)."""
-    if is_distributed():
+    """Return the sum of a tensor over the ranks (the tensor itself is overwritten); one rank sends nothing."""
+    if get_world_size() > 1:
         dist.all_reduce(values)
     return values
 
@@ -120,10 +120,13 @@ def use_expandable_segments() -> None:
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
-def init_distributed_mode(run_cfg: DictConfig) -> None:
-    """Join the process group that torchrun announces; without its variables this is one process and nothing happens."""
+def init_distributed_mode(run_cfg: DictConfig) -> bool:
+    """Join the process group that torchrun announces, and return whether this call joined it.
+
+    Without torchrun's variables this is one process and nothing happens.
+    """
     if not run_cfg.distributed or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
-        return
+        return False
     device = pick_device(run_cfg)
     options: dict[str, Any] = {}
     if device.type == "cuda":
@@ -137,6 +140,7 @@ def init_distributed_mode(run_cfg: DictConfig) -> None:
         **options,
     )
     _watch_each_other(run_cfg)
+    return True
 
 
 def _watch_each_other(run_cfg: DictConfig) -> None:

@@ -174,6 +174,7 @@ class Liveness:
         self._stopped.set()
         self._wake.set()
         self._talker.join(self._interval)
+        self._judge_thread.join(self._interval)
 
     def _beat(self) -> Beat:
         """Return the next beat."""

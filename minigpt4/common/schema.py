@@ -76,6 +76,8 @@ class RunConfig:
     compile: list[str] = option(default_factory=list, choices=("vit", "llm"))  # for torch.compile; slow to start
     look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
     cuda_graphs: bool | None = None  # replay training steps from CUDA graphs; unset: on a GPU of 60 GiB where possible
+    max_grad_norm: float | None = option(above=0)  # clip the whole gradient of an update to this norm; unset: never
+    profile: int = option(0, at_least=0)  # write a trace of this many updates to profile.json, after three others
     amp: bool = True
     # auto: bfloat16 where the device has it, else float16
     amp_dtype: str = option("auto", choices=("auto", "bfloat16", "float16"))

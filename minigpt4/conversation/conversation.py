@@ -55,13 +55,13 @@ class Batch:
     images (N, 3, H, W) float, N = 0 for text only; vision_features (N, patches, width) float32, with `run.look_ahead`
     what a frozen vision tower made of the images, else None; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
-    lengths (B,) int64, sum = T; weights (T,) float32, what each label's loss counts (their sum is the batch's loss),
-    None for the mean over all labels.
+    lengths (B,) int64, sum = T.
 
     Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
     image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
-    very beginning is predicted from nothing and counts as none); bounds (B + 1,) int32, where examples begin and end;
-    sizes, the lengths as numbers.
+    very beginning is predicted from nothing and counts as none); weights (targets,) float32, what each target's loss
+    counts in the batch's loss: all equal with a sum of 1, unless `with_fields` gives others; bounds (B + 1,) int32,
+    where examples begin and end; sizes, the lengths as numbers.
     """
 
     images: Tensor
@@ -69,17 +69,19 @@ class Batch:
     labels: Tensor
     position_ids: Tensor
     lengths: Tensor
-    weights: Tensor | None = None
     vision_features: Tensor | None = None
     image_positions: Tensor = field(init=False)
     target_positions: Tensor = field(init=False)
+    weights: Tensor = field(init=False)
     bounds: Tensor = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        targets = (self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
         self._set(
             image_positions=(self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1),
-            target_positions=(self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1,
+            target_positions=targets,
+            weights=torch.full_like(targets, 1 / max(len(targets), 1), dtype=torch.float32),
             bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
             sizes=tuple(self.lengths.tolist()),
         )
@@ -122,7 +124,7 @@ class Batch:
 class Losses(NamedTuple):
     """What a model makes of a Batch.
 
-    loss () float32, with a gradient: the mean over the batch's targets, or with `Batch.weights` their weighted sum;
+    loss () float32, with a gradient: the sum of the target losses by `Batch.weights`, by default their mean;
     target_losses (targets,) float32 without a gradient; target_positions (targets,) int64, where in the stream each
     target is.
     """

@@ -22,6 +22,8 @@ class BaseModel(nn.Module):
     `mismatches` says how the loaded checkpoint's model differs from this one, where `model.allow_mismatch` allowed it.
     """
 
+    chat_encoder: ChatEncoder
+    freeze_vit: bool
     mismatches: Sequence[str] = ()
 
     DEFAULT_CONFIG: ClassVar[str | None] = None
@@ -48,6 +50,10 @@ class BaseModel(nn.Module):
     def compilable(self, part: str) -> list[nn.Module]:
         """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
         raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
+
+    def encode_vision(self, images: Tensor) -> Tensor:
+        """Return what a frozen vision tower makes of images (N, 3, H, W), as `Batch.vision_features` holds it."""
+        raise NotImplementedError
 
     def join_weights(self) -> None:
         """Lay frozen weights end to end where one product can take them; called once they are where they stay."""

@@ -98,11 +98,14 @@ class Checkpoints:
                 megabytes(num_bytes),
             )
 
-    def save(self, state: dict[str, Any]) -> Path:
-        """Write checkpoint_{epoch}.pth at an epoch's end, checkpoint_step_{step}.pth inside one; return its path."""
-        step, epoch = state["step"], state["epoch"]
+    def path_of(self, *, epoch: int, step: int) -> Path:
+        """Return checkpoint_{epoch}.pth for the end of an epoch, checkpoint_step_{step}.pth inside one."""
         ends = step == (epoch + 1) * self.iters_per_epoch
-        path = self.folder / (f"checkpoint_{epoch}.pth" if ends else f"checkpoint_step_{step}.pth")
+        return self.folder / (f"checkpoint_{epoch}.pth" if ends else f"checkpoint_step_{step}.pth")
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write a checkpoint and return its path."""
+        path = self.path_of(epoch=state["epoch"], step=state["step"])
         for half in self.folder.glob(".checkpoint_*.part"):  # of a process that was killed while it wrote
             half.unlink()
         write_checkpoint(path, state)

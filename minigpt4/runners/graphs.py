@@ -27,16 +27,15 @@ AUTO_MEMORY = 60 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a captured step is fixed to: sizes of the padded batch, and the micro-batches that share its update."""
+    """What a captured step is fixed to: the sizes of the padded batch."""
 
     num_tokens: int
     num_targets: int
     num_examples: int
     images: tuple[int, ...]
-    num_accumulated: int
 
 
-def shape_of(batch: Batch, num_accumulated: int) -> Shape:
+def shape_of(batch: Batch) -> Shape:
     """Return the shape that a batch is padded to: at least one token more, which all padding can point at."""
     num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
     padded = _up(num_tokens + 1, TOKEN_STEP)
@@ -45,7 +44,6 @@ def shape_of(batch: Batch, num_accumulated: int) -> Shape:
         num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
         num_examples=_up(len(batch.sizes) + 1, EXAMPLE_STEP),
         images=tuple(_vision_input(batch).shape),
-        num_accumulated=num_accumulated,
     )
 
 
@@ -57,7 +55,7 @@ def padded_buffers(batch: Batch, shape: Shape) -> Batch:
         input_ids=batch.input_ids.new_zeros(shape.num_tokens),
         labels=batch.labels.new_zeros(shape.num_tokens),
         position_ids=batch.position_ids.new_zeros(shape.num_tokens),
-        weights=torch.zeros(shape.num_tokens, device=batch.input_ids.device),
+        weights=batch.weights.new_zeros(shape.num_targets),
         image_positions=torch.empty_like(batch.image_positions),
         target_positions=batch.target_positions.new_zeros(shape.num_targets),
         bounds=batch.bounds.new_zeros(shape.num_examples + 1),
@@ -81,12 +79,8 @@ def fill(padded: Batch, batch: Batch) -> None:
         target[num_tokens:].zero_()
     torch.clamp(batch.labels, min=0, out=padded.labels[:num_tokens])  # a label that is no target is not read
     padded.labels[num_tokens:].zero_()
-    assert padded.weights is not None
-    if batch.weights is None:
-        padded.weights[:num_tokens].fill_(1 / max(num_targets, 1))
-    else:
-        padded.weights[:num_tokens].copy_(batch.weights)
-    padded.weights[num_tokens:].zero_()
+    padded.weights[:num_targets].copy_(batch.weights)
+    padded.weights[num_targets:].zero_()
     padded.target_positions[:num_targets].copy_(batch.target_positions)
     padded.target_positions[num_targets:].fill_(size - 1)
     padded.bounds[: len(batch.bounds)].copy_(batch.bounds)
@@ -109,14 +103,14 @@ class _Captured:
 class GraphedSteps:
     """Takes forward and backward of micro-batches, each shape from its CUDA graph from the second time on.
 
-    `step(batch, num_accumulated)` computes the output and adds the gradients; `parameters` are what is trained. Their
+    `step(batch)` computes the output and adds the gradients; `parameters` are what is trained. Their
     gradients stay where they are in memory: whoever zeroes them keeps them. All graphs share one memory pool, as no
     two run at once.
     """
 
     def __init__(
         self,
-        step: Callable[[Batch, int], Losses],
+        step: Callable[[Batch], Losses],
         parameters: list[Tensor],
         device: torch.device,
     ) -> None:
@@ -133,14 +127,14 @@ class GraphedSteps:
         """Return how many shapes are captured."""
         return len(self._graphs)
 
-    def __call__(self, batch: Batch, *, num_accumulated: int) -> Losses:
+    def __call__(self, batch: Batch) -> Losses:
         """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
-        shape = shape_of(batch, num_accumulated)
+        shape = shape_of(batch)
         if shape not in self._seen:
             self._seen.add(shape)  # kernels load and cuBLAS picks its algorithms in this step, outside of a graph
             buffers = padded_buffers(batch, shape)
             fill(buffers, batch)
-            output = self._step(buffers, num_accumulated)
+            output = self._step(buffers)
             return _unpadded(output.loss.detach(), output.target_losses, batch)
         captured = self._graphs.get(shape)
         if captured is None:
@@ -165,7 +159,7 @@ class GraphedSteps:
             # the thread that pins batches calls CUDA meanwhile, which the default mode forbids
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                output = self._step(buffers, shape.num_accumulated)
+                output = self._step(buffers)
             finally:
                 graph.capture_end()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)

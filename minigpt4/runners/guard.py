@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minigpt4.common.checkpoint import write_checkpoint
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank
-from minigpt4.runners.loader import Loaded
+from minigpt4.runners.loader import PackedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class _Pending:
     step: int
     loss: Tensor  # on its way to the CPU
     arrived: torch.cuda.Event | None
-    loaded: Loaded
+    packed: PackedBatch
 
 
 class LossGuard:
@@ -37,7 +37,7 @@ class LossGuard:
         self.num_skipped = 0
         self._pending: _Pending | None = None
 
-    def watch(self, step: int, loss: Tensor, loaded: Loaded) -> None:
+    def watch(self, step: int, loss: Tensor, packed: PackedBatch) -> None:
         """Take the loss of a step, and check that of the step before."""
         self.check()
         arrived = None
@@ -45,7 +45,7 @@ class LossGuard:
             stream = torch.cuda.current_stream(loss.device)
             loss = loss.detach().to("cpu", non_blocking=True)
             arrived = stream.record_event()
-        self._pending = _Pending(step, loss.detach(), arrived, loaded)
+        self._pending = _Pending(step, loss.detach(), arrived, packed)
 
     def check(self) -> None:
         """Check the loss that was taken last. Raises: FloatingPointError when it is not finite."""
@@ -55,9 +55,9 @@ class LossGuard:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not math.isfinite(float(pending.loss)):
-            raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.loaded))
+            raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.packed))
 
-    def skips(self, step: int, losses: Sequence[Tensor], parts: Sequence[Loaded]) -> bool:
+    def skips(self, step: int, losses: Sequence[Tensor], packed_batches: Sequence[PackedBatch]) -> bool:
         """Return whether the update of these losses is to be left out, the same on all ranks; waits for the device.
 
         Only asked when `run.max_skipped_steps` > 0. Raises: FloatingPointError when that many were left out already.
@@ -65,7 +65,8 @@ class LossGuard:
         values = torch.stack([loss.detach() for loss in losses])
         if all_reduce_sum((~values.isfinite()).sum().float().reshape(1)).item() == 0:
             return False
-        bad = [(value, one) for value, one in zip(values.tolist(), parts, strict=True) if not math.isfinite(value)]
+        pairs = zip(values.tolist(), packed_batches, strict=True)
+        bad = [(value, packed) for value, packed in pairs if not math.isfinite(value)]
         message = self._keep(step, *bad[0]) if bad else "another rank's loss is not finite"
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped_steps:
@@ -73,9 +74,10 @@ class LossGuard:
         logger.warning("step %d is left out: %s", step, message)
         return True
 
-    def _keep(self, step: int, loss: float, loaded: Loaded) -> str:
+    def _keep(self, step: int, loss: float, packed: PackedBatch) -> str:
         """Write the batch beside the checkpoints and return what to say of it."""
         path = self.folder / f"not_finite_step{step}_rank{get_rank()}.pt"
-        batch = {f.name: getattr(loaded.batch, f.name) for f in fields(loaded.batch)}
-        write_checkpoint(path, {"batch": batch, "ids": list(loaded.ids), "step": step})
-        return f"loss is {loss} at step {step}; batch: {', '.join(loaded.ids)} (kept in {path})"
+        batch = packed.host_batch or packed.batch
+        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        write_checkpoint(path, {"batch": tensors, "ids": list(packed.ids), "step": step})
+        return f"loss is {loss} at step {step}; batch: {', '.join(packed.ids)} (kept in {path})"

@@ -1,9 +1,12 @@
-"""The one DataLoader: draws of the mixture to packed batches, in one pool of workers for all datasets."""
+"""The one DataLoader: it turns sample references of the mixture into packed batches, in one pool of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,12 +26,14 @@ from minigpt4.datasets.mixture import (
 )
 from minigpt4.runners.stop import outlast_signals
 
+SECONDS_TO_END = 5.0
+"""Seconds that a thread of a loader gets to end."""
 MEAN_TEXT_TOKENS = 60
 """What balancing takes the text of a stream's row to cost."""
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedSample:
     """A sample that did not come into its batch, and why; a too long one is not held against the data."""
 
     dataset: str
@@ -36,37 +41,43 @@ class LeftOut:
     too_long: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Loaded:
-    """One packed batch; the loop takes a list of them from a worker, mostly of one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """A Batch with what the loop knows of its examples; a worker makes it, and TrainStep takes its gradient.
 
-    ids: the batch's examples; groups (B,) int64: the draw that each belongs to, by the rank that drew it and where
-    steps come together by step; num_targets (B,) int64: the labels of each; left_out: what was drawn but did not come
-    in.
+    ids: names of the examples; micro_batch_ids (targets,) int64: the micro-batch that each target belongs to, by the
+    rank that drew it and inside a packed update by its step; num_targets: targets of each micro-batch; skipped: samples
+    that did not come in; host_batch: the batch as the worker made it, once `batch` is on another device.
     """
 
     batch: Batch
-    ids: tuple[str, ...]
-    groups: Tensor
-    num_targets: Tensor
-    left_out: tuple[LeftOut, ...] = ()
+    ids: tuple[str, ...] = ()
+    micro_batch_ids: Tensor
+    num_targets: Mapping[int, int] = field(default_factory=dict)
+    skipped: tuple[SkippedSample, ...] = ()
+    host_batch: Batch | None = None
 
     @classmethod
-    def empty(cls) -> Loaded:
+    def empty(cls, device: torch.device) -> PackedBatch:
         """Return a batch of no examples."""
-        none = torch.empty(0, dtype=torch.int64)
-        return cls(batch=Batch.empty(), ids=(), groups=none, num_targets=none)
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(batch=Batch.empty().to(device), micro_batch_ids=none)
 
-    def pin_memory(self) -> Loaded:
+    def pin_memory(self) -> PackedBatch:
         """Return the same in page-locked memory; the DataLoader calls this when it pins."""
-        pinned: dict[str, Any] = {"groups": self.groups.pin_memory(), "num_targets": self.num_targets.pin_memory()}
-        return replace(self, batch=self.batch.pin_memory(), **pinned)
+        return replace(self, batch=self.batch.pin_memory(), micro_batch_ids=self.micro_batch_ids.pin_memory())
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """Return the same on a device, without waiting for it; `host_batch` stays where it is."""
+        ids = self.micro_batch_ids.to(device, non_blocking=True)
+        batch = self.batch.to(device, non_blocking=True)
+        return replace(self, batch=batch, micro_batch_ids=ids, host_batch=self.batch)
 
 
 @dataclass(frozen=True, slots=True)
 class _Usable:
     encoded: Encoded
-    group: int
+    micro_batch_id: int
     num_targets: int
 
 
@@ -76,39 +87,43 @@ class Collator:
     def __init__(self, encoder: ChatEncoder, *, max_tokens: int | None = None) -> None:
         self.encoder, self.max_tokens = encoder, max_tokens
 
-    def __call__(self, fetched: Sequence[Fetched]) -> list[Loaded]:
+    def __call__(self, fetched: Sequence[Fetched]) -> list[PackedBatch]:
         """Return one packed batch, which may be empty, or as many as `max_tokens` makes of it."""
         usable: list[_Usable] = []
-        left_out: list[LeftOut] = []
+        skipped: list[SkippedSample] = []
         for item in fetched:
             found = self._use(item)
-            if isinstance(found, LeftOut):
-                left_out.append(found)
+            if isinstance(found, SkippedSample):
+                skipped.append(found)
             else:
                 usable.append(found)
-        packed = [self._pack(part) for part in _in_parts(usable, self.max_tokens)]
-        packed[0].left_out = tuple(left_out)
-        return packed
+        first, *others = [self._pack(part) for part in _in_parts(usable, self.max_tokens)]
+        return [replace(first, skipped=tuple(skipped)), *others]
 
-    def _use(self, item: Fetched) -> _Usable | LeftOut:
+    def _use(self, item: Fetched) -> _Usable | SkippedSample:
         name, sample = item.draw.dataset, item.sample
         if isinstance(sample, BadSample):
-            return LeftOut(name, f"{sample.id}: {sample.reason}")
+            return SkippedSample(name, f"{sample.id}: {sample.reason}")
         try:
             example = self.encoder.encode_example(sample)
         except SampleTooLong as error:
-            return LeftOut(name, str(error), too_long=True)
+            return SkippedSample(name, str(error), too_long=True)
         num_targets = int((example.labels != IGNORE_INDEX).sum())
         if not num_targets:
-            return LeftOut(name, f"{sample.id}: nothing to learn, every label is masked")
+            return SkippedSample(name, f"{sample.id}: nothing to learn, every label is masked")
         return _Usable(example, item.draw.group, num_targets)
 
-    def _pack(self, part: Sequence[_Usable]) -> Loaded:
-        return Loaded(
-            batch=self.encoder.pack([item.encoded for item in part]),
+    def _pack(self, part: Sequence[_Usable]) -> PackedBatch:
+        batch = self.encoder.pack([item.encoded for item in part])
+        ids = torch.tensor([item.micro_batch_id for item in part], dtype=torch.int64)
+        num_targets: Counter[int] = Counter()
+        for item in part:
+            num_targets[item.micro_batch_id] += item.num_targets
+        return PackedBatch(
+            batch=batch,
             ids=tuple(item.encoded.example.id for item in part),
-            groups=torch.tensor([item.group for item in part], dtype=torch.int64),
-            num_targets=torch.tensor([item.num_targets for item in part], dtype=torch.int64),
+            micro_batch_ids=ids.repeat_interleave(batch.lengths)[batch.target_positions],
+            num_targets=dict(num_targets),
         )
 
 
@@ -163,7 +178,7 @@ def build_loader(
     prefetch_factor: int,
     pin_memory: bool,
     max_tokens: int | None = None,
-) -> Iterable[list[Loaded]]:
+) -> Iterable[list[PackedBatch]]:
     """Return the loader whose item is what the sampler gives at once, packed; 0 workers load in this process."""
     return DataLoader(
         dataset,
@@ -174,3 +189,19 @@ def build_loader(
         pin_memory=pin_memory,
         worker_init_fn=outlast_signals,
     )
+
+
+@contextlib.contextmanager
+def iterating(loader: Iterable[list[PackedBatch]]) -> Iterator[Iterator[list[PackedBatch]]]:
+    """Iterate over a loader, and end its workers and its threads with the context."""
+    before = set(threading.enumerate())
+    batches = iter(loader)
+    threads = set(threading.enumerate()) - before
+    try:
+        yield batches
+    finally:
+        shut_down = getattr(batches, "_shutdown_workers", None)  # else only when nothing refers to it any more
+        if shut_down is not None:
+            shut_down()
+        for thread in threads:
+            thread.join(SECONDS_TO_END)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on with it."""
+"""Resumes a run from a checkpoint, unless its options make it another run."""
 
 from __future__ import annotations
 
@@ -6,72 +6,45 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
 from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import get_world_size, is_main_process
+from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.runners.changes import Change, changed_options, num_rows_of
 from minigpt4.runners.checkpoints import AUTO, read_newest
+from minigpt4.runners.train_state import TrainState
 from minigpt4.tasks.base_task import Datasets
-
-if TYPE_CHECKING:
-    from minigpt4.runners.runner_base import RunnerBase
 
 logger = logging.getLogger(__name__)
 
 
-def state_of(runner: RunnerBase, epoch: int, step: int) -> dict[str, Any]:
-    """Return the checkpoint of a run after `step`; `state["step"]` is the next one to take."""
-    return {
-        "model": runner.model.trainable_state(),
-        "optimizer": runner.optimizer.state_dict(),
-        "config": runner.cfg.to_dict(),
-        "scaler": runner.scaler.state_dict() if runner.scaler.is_enabled() else None,
-        "epoch": epoch,
-        "step": step + 1,
-        "history": runner.history,
-        "best_loss": runner.best_loss,
-        "base_model": runner.base_model,
-        "num_rows": num_rows_of(runner.datasets),
-        "changes": runner.changes,
-    }
+def resume(state: TrainState, cfg: Config, datasets: Datasets, folder: Path) -> Path | None:
+    """Bring a run to where the checkpoint of `run.resume_ckpt_path` left off, and return its path, if there is one.
 
-
-def resume(runner: RunnerBase) -> None:
-    """Bring a runner to where the checkpoint of `run.resume_ckpt_path` left off, if there is one.
-
-    A checkpoint without a step is one of the published trainer, written at the end of its epoch.
     Raises: ValueError naming the file when it cannot be resumed, or its options make it another run.
     """
-    opened = _open(runner.run, runner.folder)
-    if opened is None and runner.run.resume_ckpt_path == AUTO:
-        logger.info("run.resume_ckpt_path is auto and %s has no checkpoint: the run starts at step 0", runner.folder)
+    opened = _open(cfg.run_cfg, folder)
+    if opened is None and cfg.run_cfg.resume_ckpt_path == AUTO:
+        logger.info("run.resume_ckpt_path is auto and %s has no checkpoint: the run starts at step 0", folder)
     if opened is None:
-        return
-    source, state = opened
-    changes = _changes(runner.cfg, runner.datasets, state, source)
-    _report(changes, source, is_compared=isinstance(state.get("config"), Mapping))
-    step = state.get("step")
-    runner.changes = list(state.get("changes", ()))  # what differed when earlier checkpoints were resumed
-    runner.changes += [{"checkpoint": source, "step": step, **asdict(change)} for change in changes]
-    found = check_match(state, runner.cfg.model_cfg, source, allowed=runner.run.allow_changes)
-    runner.model.mismatches = list(dict.fromkeys([*runner.model.mismatches, *found]))
-    runner.model.load_trainable_state(state["model"], source=source)
-    _load_optimizer(runner, state["optimizer"], source)
-    if state.get("scaler") is not None and runner.scaler.is_enabled():
-        runner.scaler.load_state_dict(state["scaler"])
-    runner.start_step = state.get("step", (state["epoch"] + 1) * runner.run.iters_per_epoch)
-    runner.best_loss = state.get("best_loss", runner.best_loss)
-    runner.history = _continue(state.get("history"), runner.start_step, source)
-    logger.info("resuming %s at step %d", source, runner.start_step)
-    if runner.start_step >= runner.num_steps:
-        logger.info(
-            "nothing is left to do: the run has run.max_epoch * run.iters_per_epoch = %d steps", runner.num_steps
-        )
+        return None
+    source, checkpoint = opened
+    changes = _changes(cfg, datasets, checkpoint, source)
+    _report(changes, source, is_compared=isinstance(checkpoint.get("config"), Mapping))
+    found = check_match(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
+    state.model.mismatches = list(dict.fromkeys([*state.model.mismatches, *found]))
+    state.load_state_dict(checkpoint, source=source)
+    step = checkpoint.get("step")
+    state.changes += [{"checkpoint": source, "step": step, **asdict(change)} for change in changes]
+    num_steps = cfg.run_cfg.max_epoch * cfg.run_cfg.iters_per_epoch
+    logger.info("resuming %s at step %d", source, state.step)
+    if state.step >= num_steps:
+        logger.info("nothing is left to do: the run has run.max_epoch * run.iters_per_epoch = %d steps", num_steps)
+    return Path(source)
 
 
 def refuse_changes(cfg: Config, datasets: Datasets, job_id: str) -> None:
@@ -103,31 +76,6 @@ def _open(run_cfg: DictConfig, folder: Path) -> tuple[str, dict[str, Any]] | Non
     if missing:
         raise ValueError(f"run.resume_ckpt_path: {source} cannot be resumed, it has no {', '.join(missing)}")
     return source, state
-
-
-def _load_optimizer(runner: RunnerBase, saved: dict[str, Any], source: str) -> None:
-    """Load moments and step counts; rates, decay and betas stay those of the config."""
-    own = runner.optimizer.state_dict()["param_groups"]
-    sizes = [[len(group["params"]) for group in groups] for groups in (saved["param_groups"], own)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"{source}: its optimizer has groups of {sizes[0]} parameters, this model of {sizes[1]}")
-    runner.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
-
-
-def _continue(history: Any, step: int, source: str) -> list[tuple[int, int]]:
-    """Return the parts of the run so far, with a new one when the number of ranks is another."""
-    world_size = get_world_size()
-    parts = [(int(first), int(size)) for first, size in history or [(0, world_size)]]
-    if parts[-1][1] != world_size:
-        logger.warning(
-            "%s was written by %d processes, this run has %d: every dataset's pass goes on where it stopped, but the "
-            "batches are not those of an unbroken run",
-            source,
-            parts[-1][1],
-            world_size,
-        )
-        parts = [part for part in parts if part[0] < step] + [(step, world_size)]
-    return parts
 
 
 def _changes(cfg: Config, datasets: Datasets, state: Mapping[str, Any], source: str) -> list[Change]:

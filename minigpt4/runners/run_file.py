@@ -42,10 +42,10 @@ def describe_run(
     *,
     num_steps: int,
     device: torch.device,
-    base_model: Mapping[str, Any],
+    frozen_weights_hash: Mapping[str, Any],
     changes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return what run.json says; `base_model` is the identity of the frozen weights."""
+    """Return what run.json says."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
@@ -54,7 +54,7 @@ def describe_run(
         "seed": config["run"]["seed"],
         "num_trainable": model.num_trainable(),
         "num_frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
-        "fingerprint": labels(base_model),
+        "fingerprint": labels(frozen_weights_hash),
         "mismatches": list(model.mismatches),
         "mixture": describe_mixture(ingredients, num_steps=num_steps),
         "changed_options": list(changes),

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.txt"
 LOG_KEYS = (
-    *("epoch", "step", "loss", "lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"),
+    *("epoch", "step", "loss", "grad_norm", "lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"),
     *("num_bad_samples", "num_too_long", "num_skipped_in_streams", "num_skipped_steps", "valid_loss"),
 )
 """What log.txt has of a line; counts by dataset stand there as their sum. metrics.jsonl has everything."""
@@ -52,6 +52,12 @@ SLOW = 1.1
 """The log names the slowest rank when it takes this many times the mean."""
 
 
+class _Bar(tqdm):
+    """A progress bar without tqdm's thread, which would outlive the run."""
+
+    monitor_interval = 0
+
+
 class RunLog:
     """Writes a run's metrics on rank 0; on other ranks it does nothing.
 
@@ -69,7 +75,7 @@ class RunLog:
         self._folder, self._num_steps, self._start = folder, num_steps, start
         self._steps_an_epoch = run_cfg.iters_per_epoch
         self._short, self._full = _open_to_append(folder / LOG), _open_to_append(folder / METRICS)
-        self._bar = tqdm(total=num_steps, initial=start, unit="step", disable=not sys.stderr.isatty())
+        self._bar = _Bar(total=num_steps, initial=start, unit="step", disable=not sys.stderr.isatty())
         self._sinks = Sinks(folder, run_cfg, config, start=start)
 
     def advance(self, num_steps: int = 1) -> None:

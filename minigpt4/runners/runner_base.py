@@ -1,15 +1,14 @@
-"""The training loop: batch, loss, gradient, update; every step a function of (config, step)."""
+"""The training loop: batches, gradient, update; every step a function of (config, step)."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from minigpt4.common.config import Config
@@ -24,27 +23,30 @@ from minigpt4.common.dist_utils import (
 from minigpt4.common.liveness import pulse
 from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
-from minigpt4.common.seeds import seed_torch
 from minigpt4.common.weight_identity import identity_of
-from minigpt4.conversation.conversation import Batch, Losses
-from minigpt4.datasets.mixture import ENDLESS, Draw, MixtureDataset, MixtureSampler
+from minigpt4.datasets.mixture import ENDLESS, Draw, Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.runners.batch_source import BatchSource
+from minigpt4.runners.changes import num_rows_of
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
-from minigpt4.runners.feeding import Feeder
-from minigpt4.runners.flops import model_flops, utilisation
 from minigpt4.runners.frozen_dtype import check_frozen_dtype
-from minigpt4.runners.gradients import add_gradients
-from minigpt4.runners.graphs import GraphedSteps, takes_graphs
+from minigpt4.runners.graphs import takes_graphs
 from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import Loaded, build_loader, ingredients_of
+from minigpt4.runners.loader import PackedBatch, build_loader, ingredients_of, iterating
 from minigpt4.runners.meter import Meter
-from minigpt4.runners.resuming import resume, state_of
+from minigpt4.runners.prefetch import DevicePrefetcher
+from minigpt4.runners.profile import TRACE, profiled
+from minigpt4.runners.recorder import Recorder
+from minigpt4.runners.resuming import resume
 from minigpt4.runners.run_file import describe_run, write_run_file
 from minigpt4.runners.run_log import RunLog
-from minigpt4.runners.spans import Span, spans
+from minigpt4.runners.run_result import RunResult
 from minigpt4.runners.stop import StopRequest
 from minigpt4.runners.strategy import wrap
+from minigpt4.runners.train_state import TrainState
+from minigpt4.runners.train_step import TrainStep
+from minigpt4.runners.update import Update, accumulation_windows, steps_at_once, updates
 from minigpt4.runners.validation import mean_losses
-from minigpt4.tasks.base_task import BaseTask, Datasets
+from minigpt4.tasks.base_task import BaseModel, BaseTask, Datasets
 
 logger = logging.getLogger(__name__)
 
@@ -56,142 +58,86 @@ class RunnerBase:
     A step is one micro-batch a rank; an update follows every `accum_grad_iters` steps and the last step of an epoch.
     """
 
-    def __init__(self, *, cfg: Config, task: BaseTask, model: Any, datasets: Datasets, job_id: str) -> None:
-        self.cfg, self.run, self.task, self.model, self.datasets = cfg, cfg.run_cfg, task, model, datasets
+    def __init__(self, *, cfg: Config, task: BaseTask, model: BaseModel, datasets: Datasets, job_id: str) -> None:
+        self.cfg, self.run, self.model, self.datasets = cfg, cfg.run_cfg, model, datasets
         self.folder = Path(self.run.output_dir) / job_id
         self.num_steps = self.run.max_epoch * self.run.iters_per_epoch
         self.device = pick_device(self.run)
         if self.run.deterministic:
             make_deterministic()
-        self.base_model = identity_of(cfg.model_cfg) if is_main_process() else {}  # the main process saves it
         for module in (module for part in self.run.compile for module in model.compilable(part)):
             module.compile(dynamic=True)
-        self.amp_dtype = autocast_dtype(self.run, self.device)
-        check_frozen_dtype(self.run, cfg.model_cfg, self.device, self.amp_dtype)
-        graphed = takes_graphs(self.run, cfg.model_cfg, self.device, self.amp_dtype, model=model)
+        amp_dtype = autocast_dtype(self.run, self.device)
+        check_frozen_dtype(self.run, cfg.model_cfg, self.device, amp_dtype)
+        graphed = takes_graphs(self.run, cfg.model_cfg, self.device, amp_dtype, model=model)
         self.parallel = wrap(model, strategy=self.run.strategy, device=self.device, overlap=not graphed)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
-        self.optimizer = torch.optim.AdamW(
-            model.optimizer_groups(self.run.weight_decay), lr=self.run.init_lr, betas=(0.9, self.run.beta2), fused=True
+        groups = model.optimizer_groups(self.run.weight_decay)
+        self.state = TrainState(
+            model=model,
+            optimizer=torch.optim.AdamW(groups, lr=self.run.init_lr, betas=(0.9, self.run.beta2), fused=True),
+            scaler=torch.amp.GradScaler(self.device.type, enabled=amp_dtype is torch.float16),
+            config=cfg.to_dict(),
+            num_rows=num_rows_of(datasets),
+            frozen_weights_hash=identity_of(cfg.model_cfg) if is_main_process() else {},  # the main process saves it
+            max_grad_norm=self.run.max_grad_norm,
+            keeps_gradients=graphed,
         )
-        self.graphs = self._graphed_steps() if graphed else None
-        self.lr = build_schedule(self.run)
-        self.start_step = 0
-        self.best_loss = float("inf")
-        self.history: list[tuple[int, int]] = [(0, get_world_size())]  # (first step, number of ranks) of each part
-        self.changes: list[dict[str, Any]] = []  # options that differed when a checkpoint was resumed
-        resume(self)
-        self.balanced = self.run.balance_ranks and get_world_size() > 1
-        self.checkpoints = Checkpoints(
-            self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
+        self.guard = LossGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
+        self.step = TrainStep(
+            self.run,
+            task=task,
+            model=model,
+            parallel=self.parallel,
+            scaler=self.state.scaler,
+            guard=self.guard,
+            device=self.device,
+            amp_dtype=amp_dtype,
+            graphed=graphed,
         )
+        self.learning_rate = build_schedule(self.run)
+        self.last_checkpoint = resume(self.state, cfg, datasets, self.folder)
+        steps_an_epoch = self.run.iters_per_epoch
+        self.checkpoints = Checkpoints(self.folder, iters_per_epoch=steps_an_epoch, keep_last=self.run.keep_last)
         if is_main_process() and not self.run.evaluate:
             # a moment of each order beside every trained number
             trained = sum(parameter.numel() * parameter.element_size() for _, parameter in model.trainable())
-            self.checkpoints.check_room(3 * trained, step=self.start_step)
-        self.guard = LossGuard(self.folder, max_skipped_steps=self.run.max_skipped_steps)
-        self.finite = True  # all losses of the update under way
+            self.checkpoints.check_room(3 * trained, step=self.state.step)
 
-    def train(self) -> bool:
-        """Train to the end, saving after every epoch; return False when a signal stopped the run before.
+    def train(self) -> RunResult:
+        """Train to the end, or to the update after which a signal stops the run; save after every epoch.
 
         With `run.evaluate` only the losses of the other splits are taken.
         """
         if self.run.evaluate:
-            self.evaluate()
-            return True
-        batches, meter, log = self._begin()
-        with contextlib.closing(log), contextlib.closing(StopRequest()) as stop:
-            return self._train(batches, meter, log, stop)
-
-    def _train(self, batches: Iterator[list[Loaded]], meter: Meter, log: RunLog, stop: StopRequest) -> bool:
-        """Take the steps; return whether the last one was taken."""
-        flops = model_flops(self.model)
-        feeder = self._feeder()
-        ahead: list[tuple[Loaded, Batch]] | None = None
-        self.model.train()
-        for span in spans(self.run, start=self.start_step, num_steps=self.num_steps):
-            pulse.step = span.first
-            sent = ahead or feeder.send(meter.fetch(batches))
-            stop.ask()
-            feeder.arrive(sent)
-            losses, own_seconds = self._take(span, sent)
-            ahead = None
-            if self.run.look_ahead and span.last + 1 < self.num_steps:
-                ahead = feeder.send(meter.fetch(batches))
-            if span.updates:
-                self._update(span.last)
-            parts = [loaded for loaded, _ in sent]
-            work = sum(flops(loaded.batch) for loaded in parts) if flops else 0.0
-            meter.add(range(span.first, span.last + 1), losses, parts, own_seconds=own_seconds, flops=work)
-            log.advance(span.num_steps)
-            stopped = span.updates and stop.agreed()
-            self._look_back(span, meter, log, stopped=stopped)
-            if stopped:
-                return span.last + 1 == self.num_steps
-        return True
-
-    def _take(self, span: Span, sent: Sequence[tuple[Loaded, Batch]]) -> tuple[Tensor, float]:
-        """Add the gradients of a span's batches, which are on the device; return what `add_gradients` returns."""
-        seed_torch("step", self.run.seed, get_rank(), span.first)  # dropout masks
-        return add_gradients(self, span, sent)
-
-    def _look_back(self, span: Span, meter: Meter, log: RunLog, *, stopped: bool) -> None:
-        """Log, validate and save where that fell due with a span's steps."""
-        epoch = span.last // self.run.iters_per_epoch
-        ends = span.ends_epoch
-        if ends or stopped or span.completes(self.run.log_freq):
-            self._log(epoch, span.last, meter, log)
-        if ends and self.run.valid_splits:
-            self._validate(epoch, span.last, log)
-        if ends or stopped or span.completes_since_update(self.run.save_every_steps):
-            self.guard.check()
-            if is_main_process():
-                self.checkpoints.save(state_of(self, epoch, span.last))
+            return self._result(self.evaluate(), stopped=False)
+        with contextlib.ExitStack() as stack:
+            all_updates, recorder = self._begin(stack)
+            stop = stack.enter_context(contextlib.closing(StopRequest()))
+            self.model.train()
+            stopped = False
+            for update in all_updates:
+                stop.ask()
+                window, result = update.window, self.step(update)
+                grad_norm = self.state.advance(
+                    window.num_steps, lr=self.learning_rate(window.last), is_finite=result.is_finite
+                )
+                stopped = stop.agreed()
+                recorder.record(window, result, grad_norm, stopped=stopped)
+                if window.ends_epoch and self.run.valid_splits:
+                    self._validate(recorder)
+                if window.ends_epoch or stopped or window.completes_since_update(self.run.save_every_steps):
+                    self._save()
+                if stopped:
+                    break
+            return self._result(recorder.last_line, stopped=stopped and self.state.step < self.num_steps)
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean loss of every dataset over `valid_splits` and `test_splits`."""
-        with pulse.during("validating"):
-            return mean_losses(self, [*self.run.valid_splits, *self.run.test_splits])
+        return self._mean_losses([*self.run.valid_splits, *self.run.test_splits])
 
-    def _begin(self) -> tuple[Iterator[list[Loaded]], Meter, RunLog]:
-        train = {name: splits["train"] for name, splits in self.datasets.items()}
-        ingredients = ingredients_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
-        sampler = MixtureSampler(
-            ingredients,
-            num_steps=self.num_steps,
-            seed=self.run.seed,
-            start_step=self.start_step,
-            rank=get_rank(),
-            world_size=get_world_size(),
-            past=[part for part in self.history if part[0] < self.start_step],
-            balance=self.balanced,
-            together=[s.num_steps for s in spans(self.run, start=self.start_step, num_steps=self.num_steps)],
-        )
-        config = self.cfg.to_dict()
-        if is_main_process():
-            described = describe_run(
-                self.model,
-                config,
-                ingredients,
-                num_steps=self.num_steps,
-                device=self.device,
-                base_model=self.base_model,
-                changes=self.changes,
-            )
-            write_run_file(self.folder / RUN_FILE, described)
-            logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
-        names = [ingredient.name for ingredient in ingredients]
-        bad = self.run.max_bad_samples
-        streams = {name: dataset for name, dataset in train.items() if len(dataset) == ENDLESS}
-        meter = Meter(
-            num_steps=self.num_steps, max_bad_samples=bad, names=names, chosen=sampler.choices, streams=streams
-        )
-        log = RunLog(self.folder, self.run, config, num_steps=self.num_steps, start=self.start_step)
-        return iter(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)), meter, log
-
-    def loader(self, dataset: MixtureDataset, sampler: Sampler[list[Draw]]) -> Iterable[list[Loaded]]:
+    def loader(self, dataset: MixtureDataset, sampler: Sampler[list[Draw]]) -> Iterable[list[PackedBatch]]:
         """Return the loader of a mixture, by this run's options."""
+        packs = isinstance(sampler, MixtureSampler)  # held-out rows go through as every rank counts them
         return build_loader(
             dataset,
             sampler,
@@ -199,62 +145,105 @@ class RunnerBase:
             num_workers=self.run.num_workers,
             prefetch_factor=self.run.prefetch_factor,
             pin_memory=self.device.type == "cuda",
-            max_tokens=self.run.max_tokens_per_forward,
+            max_tokens=self.run.max_tokens_per_forward if packs else None,
         )
 
-    def autocast(self) -> torch.autocast:
-        """Return the context of the run's 16-bit computation, or of none."""
-        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+    def _begin(self, stack: contextlib.ExitStack) -> tuple[Generator[Update], Recorder]:
+        """Return the updates to come and what records them; `stack` closes both."""
+        train = {name: splits["train"] for name, splits in self.datasets.items()}
+        components = ingredients_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
+        windows = list(accumulation_windows(self.run, start=self.state.step, num_steps=self.num_steps))
+        sampler = MixtureSampler(
+            components,
+            num_steps=self.num_steps,
+            seed=self.run.seed,
+            start_step=self.state.step,
+            rank=get_rank(),
+            world_size=get_world_size(),
+            past=[part for part in self.state.world_size_log if part[0] < self.state.step],
+            balance=self.run.balance_ranks and get_world_size() > 1,
+            together=steps_at_once(windows),
+        )
+        if is_main_process():
+            self._describe(components)
+        batches = stack.enter_context(iterating(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)))
+        source = BatchSource(batches, max_bad_samples=self.run.max_bad_samples)
+        all_updates = updates(windows, self._prefetcher(source))
+        if self.run.profile and is_main_process():
+            all_updates = profiled(all_updates, self.run.profile, self.folder / TRACE)
+        stack.callback(all_updates.close)
+        meter = Meter(
+            num_steps=self.num_steps,
+            names=[component.name for component in components],
+            chosen=sampler.choices,
+            source=source,
+            device=self.device,
+            streams={name: dataset for name, dataset in train.items() if len(dataset) == ENDLESS},
+        )
+        log = RunLog(self.folder, self.run, self.state.config, num_steps=self.num_steps, start=self.state.step)
+        stack.callback(log.close)
+        return all_updates, Recorder(log, meter, self.guard, run_cfg=self.run, learning_rate=self.learning_rate)
 
-    def forward(self, batch: Batch) -> Losses:
-        """Return the losses of a batch on the device."""
-        with self.autocast():
-            return self.task.train_step(self.parallel.module, batch)
+    def _describe(self, components: Sequence[Ingredient]) -> None:
+        described = describe_run(
+            self.model,
+            self.state.config,
+            components,
+            num_steps=self.num_steps,
+            device=self.device,
+            frozen_weights_hash=self.state.frozen_weights_hash,
+            changes=self.state.changes,
+        )
+        write_run_file(self.folder / RUN_FILE, described)
+        logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
 
-    def backward(self, losses: Losses, num_accumulated: int) -> None:
-        """Add the gradient of a loss that shares its update with others."""
-        self.scaler.scale(losses.loss / num_accumulated).backward()
-
-    def _graphed_steps(self) -> GraphedSteps:
-        """Return what replays steps from CUDA graphs."""
-
-        def step(batch: Batch, num_accumulated: int) -> Losses:
-            losses = self.forward(batch)
-            self.backward(losses, num_accumulated)
-            return losses
-
-        trained = [parameter for _, parameter in self.model.trainable()]
-        return GraphedSteps(step, trained, self.device)
-
-    def _feeder(self) -> Feeder:
-        """Return what brings batches to the device, with `run.look_ahead` their images already seen."""
+    def _prefetcher(self, source: Iterator[list[PackedBatch]]) -> DevicePrefetcher:
+        """Return what brings batches to the device, with `run.look_ahead` and a frozen ViT their features too."""
         encode_vision = self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None
-        return Feeder(self.device, encode_vision=encode_vision, context=self.autocast)
+        return DevicePrefetcher(
+            source,
+            self.device,
+            look_ahead=self.run.look_ahead,
+            encode_vision=encode_vision,
+            context=self.step.autocast,
+        )
 
-    def _update(self, step: int) -> None:
-        if self.finite:
-            self.parallel.reduce_gradients()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr(step)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph knows gradients by their addresses
-        self.finite = True
-
-    def _log(self, epoch: int, step: int, meter: Meter, log: RunLog) -> None:
-        self.guard.check()
-        figures = meter.flush(step, device=self.device)
-        figures["mfu"] = utilisation(figures.pop("flops_per_s"), seconds=1.0, device=self.device)
-        figures["num_skipped_steps"] = self.guard.num_skipped
-        log.write({"epoch": epoch, "step": step, "lr": self.lr(step), **figures})
-
-    def _validate(self, epoch: int, step: int, log: RunLog) -> None:
+    def _validate(self, recorder: Recorder) -> None:
         """Take the losses of the held-out splits, and keep the best checkpoint."""
-        with pulse.during("validating"):
-            losses = mean_losses(self, list(self.run.valid_splits))
-        loss = sum(losses.values()) / len(losses)
-        log.write({"epoch": epoch, "step": step, "valid_loss": loss, "valid_loss_by_dataset": losses})
-        if loss < self.best_loss:
-            self.best_loss = loss
+        loss = recorder.validated(self.state.step - 1, self._mean_losses(list(self.run.valid_splits)))
+        if loss < self.state.best_loss:
+            self.state.best_loss = loss
             if is_main_process():
-                self.checkpoints.save_best(state_of(self, epoch, step))
+                self.checkpoints.save_best(self.state.state_dict())
+
+    def _save(self) -> None:
+        """Save a checkpoint, but no weights of a loss that is not finite."""
+        self.guard.check()
+        self.last_checkpoint = self.checkpoints.path_of(epoch=self.state.epoch, step=self.state.step)
+        if is_main_process():
+            self.checkpoints.save(self.state.state_dict())
+
+    def _mean_losses(self, splits: list[str]) -> dict[str, float]:
+        self.model.eval()
+        try:
+            with pulse.during("validating"):
+                return mean_losses(
+                    self.step.forward,
+                    self.loader,
+                    self.datasets,
+                    splits,
+                    batch_sizes={str(name): body.batch_size for name, body in self.cfg.datasets_cfg.items()},
+                    seed=self.run.seed,
+                    device=self.device,
+                )
+        finally:
+            self.model.train()
+
+    def _result(self, figures: Mapping[str, Any], *, stopped: bool) -> RunResult:
+        return RunResult(
+            folder=self.folder,
+            checkpoint=self.last_checkpoint,
+            figures=figures,
+            stopped=stopped,
+            num_steps=self.state.step,
+        )

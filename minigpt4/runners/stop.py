@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -33,7 +34,9 @@ class StopRequest:
         self._noticed = False
         self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if is_distributed() else None
         self._sent: tuple[torch.Tensor, Any] | None = None
-        self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
+        # only the main thread may set handlers; a run in another thread is stopped by none
+        signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._notice) for number in signals}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self._noticed = True

@@ -102,7 +102,7 @@ class Sharded(Parallel):
         fully_shard(model, mesh=mesh, ignored_params=set(whole))  # nothing is left to it but to let units fetch ahead
         for parameter in whole:
             dist.broadcast(parameter.detach(), src=0)
-        super().__init__(Together(model, first=units[0]))
+        super().__init__(LockstepForward(model, first=units[0]))
         self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)  # so that no device is waited for
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         logger.info("%d parts of the language model are spread over %d ranks each", len(units), mesh.size())
@@ -130,7 +130,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
             gradient.copy_(mean.view_as(gradient))
 
 
-class Together(nn.Module):
+class LockstepForward(nn.Module):
     """Calls a sharded model, whose every layer is a collective: all ranks call it equally often, or all wait.
 
     A batch of no tokens makes the calls of any other batch; its loss and gradients are zero.
@@ -259,5 +259,4 @@ def _one_target(batch: Batch) -> Batch:
         labels=ids.new_tensor([IGNORE_INDEX, 0]),
         position_ids=torch.arange(2, device=ids.device),
         lengths=ids.new_tensor([2]),
-        weights=None,
     )

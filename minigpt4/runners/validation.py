@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch.utils.data import Sampler
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.common.liveness import WAITING, pulse
+from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.datasets.mixture import Draw, MixtureDataset
-
-if TYPE_CHECKING:
-    from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.runners.loader import PackedBatch, iterating
+from minigpt4.tasks.base_task import Datasets
 
 logger = logging.getLogger(__name__)
 
@@ -36,29 +35,35 @@ class _EveryRow(Sampler[list[Draw]]):
 
 
 @torch.no_grad()
-def mean_losses(runner: RunnerBase, splits: Sequence[str]) -> dict[str, float]:
-    """Return the mean loss a target token of every dataset that has one of the splits, as "name/split".
+def mean_losses(
+    forward: Callable[[Batch], Losses],
+    loader: Callable[[MixtureDataset, Sampler[list[Draw]]], Iterable[list[PackedBatch]]],
+    datasets: Datasets,
+    splits: Sequence[str],
+    *,
+    batch_sizes: Mapping[str, int],
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Return the mean loss of a target token for every dataset that has one of the splits, as "name/split".
 
-    Raises: ValueError when no dataset has one of them.
+    `forward` is that of a model in eval mode. Raises: ValueError when no dataset has one of the splits.
     """
-    found = {f"{name}/{s}": sets[s] for name, sets in runner.datasets.items() for s in splits if s in sets}
+    found = {f"{name}/{s}": sets[s] for name, sets in datasets.items() for s in splits if s in sets}
     if not found:
         raise ValueError(f"no dataset has one of the splits {list(splits)}; they come from build_info.annotations")
-    runner.model.eval()
     losses = {}
     for name, dataset in found.items():
-        batch_size = runner.cfg.datasets_cfg[name.rpartition("/")[0]].batch_size
-        sampler = _EveryRow(name, len(dataset), batch_size)
-        sums = torch.zeros(2, dtype=torch.float64, device=runner.device)
-        for [loaded] in runner.loader(MixtureDataset({name: dataset}, seed=runner.run.seed), sampler):
-            if loaded.left_out:
-                logger.warning("%s: left out: %s", name, "; ".join(item.reason for item in loaded.left_out))
-            with runner.autocast():
-                losses_of = runner.task.train_step(runner.parallel.module, loaded.batch.to(runner.device))
-            sums += torch.tensor([float(losses_of.target_losses.sum()), losses_of.num_targets], device=runner.device)
+        sampler = _EveryRow(name, len(dataset), batch_sizes[name.rpartition("/")[0]])
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        with iterating(loader(MixtureDataset({name: dataset}, seed=seed), sampler)) as batches:
+            for [packed] in batches:
+                if packed.skipped:
+                    logger.warning("%s: left out: %s", name, "; ".join(skipped.reason for skipped in packed.skipped))
+                output = forward(packed.batch.to(device))
+                sums += torch.tensor([float(output.target_losses.sum()), output.num_targets], device=device)
         with pulse.during(WAITING):
             total, count = all_reduce_sum(sums).tolist()
         losses[name] = total / max(count, 1)
         logger.info("%s: loss %.4f over %d rows", name, losses[name], len(dataset))
-    runner.model.train()
     return losses

@@ -15,6 +15,8 @@ from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.datasets.check import check
 from minigpt4.models.base_model import BaseModel
 
+__all__ = ["BaseModel", "BaseTask", "Datasets"]
+
 logger = logging.getLogger(__name__)
 Datasets = dict[str, dict[str, Any]]
 

@@ -29,17 +29,19 @@ class Cost(NamedTuple):
 
 NUM_LAYERS, NUM_BLOCKS = 2, 2
 UPDATE = {
-    "plain": Cost(58, 11, 91),
+    "plain": Cost(58, 11, 90),
     "float16": Cost(58, 11, 102),
-    "look ahead": Cost(58, 11, 91),
+    "look ahead": Cost(58, 11, 90),
     "deterministic": Cost(59, 11, 123),
     "together": Cost(120, 22, 226),  # two forwards
-    "graphs": Cost(0, 0, 21),
+    "graphs": Cost(0, 0, 20),
     "skipping": Cost(58, 11, 99),
     "trained ViT": Cost(58, 81, 115),
     "recomputing": Cost(82, 11, 92),
 }
 """Launches of an update of 4 examples with 4 images, 1,480 tokens and 128 targets; of four such draws in `together`."""
+GRADIENT_NORM = 4
+"""Launches of the norm of the gradient, which every log line has: two for all tensors, two for the norm of those."""
 UPDATE_OF_RANKS = {"FSDP2": Cost(92, 11, 118), "DDP": Cost(62, 11, 93)}
 MEAN_UPDATE = 2381
 """Launches of the plain update at real size, 32 layers and 39 blocks."""
@@ -52,15 +54,15 @@ WAITS = {"generate": 2, "sample": 2, "beams": 24, "rank": 2, "chat": 10}
 A copy from or to pageable memory counts, and so does what waits for it.
 """
 
-IN_STEPS = {"runners.guard.check", "runners.balance.target_counts"}
-"""The loss of the forward before, and a few floats from pageable memory, which the driver stages."""
+IN_STEPS = {"runners.guard.check"}
+"""The loss of the forward before."""
 IN_STEPS_OF = {
     # dropout in a graph seeds its numbers on another stream, and waits for that one
     "graphs": IN_STEPS | {"runners.graphs._capture", "models.fused_attention._layout"},
     "skipping": {"runners.guard.skips"},  # whether to leave an update out is known once its loss is
     "DDP": IN_STEPS | {"tasks.base_task.train_step"},  # DDP times its first ten iterations, and then every hundredth
 }
-IN_RUNS = ("models.attention.", "runners.meter.", "runners.resuming.")
+IN_RUNS = ("models.attention.", "runners.meter.", "runners.train_state.state_dict")
 """The probe of the attention kernel, once a process; log lines; checkpoints."""
 
 IN_FLOAT32 = {"models.merged_lora._add_lora"}
@@ -112,7 +114,7 @@ def test_matrix_products_and_attention_have_16_bits(found, driver, case):
 def test_an_update_launches_no_more_than_it_did(found, driver, case):
     facts = found(driver, case)
     bound = {**UPDATE, **UPDATE_OF_RANKS}[case].of(layers=NUM_LAYERS, blocks=NUM_BLOCKS)
-    assert facts["launches"] <= bound, facts["by_operator"]
+    assert facts["launches"] <= bound + GRADIENT_NORM, facts["by_operator"]
 
 
 def test_a_layer_and_a_block_launch_no_more_than_they_did(found):

@@ -79,7 +79,7 @@ def _trained(runner: RunnerBase) -> Facts:
     runner.loader = lambda *args: marked(loader(*args))
     before = counters.waits()
     with watch:
-        assert runner.train()
+        assert not runner.train().stopped
     after = counters.waits()
     assert len(marks) == NUM_UPDATES
     by_operator = marks[-1][2] - marks[-2][2]

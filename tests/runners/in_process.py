@@ -1,12 +1,22 @@
-"""A training run in this process: what a run of train.py builds, for tests that ask the runner itself."""
+"""A training run in this process: what a run of train.py builds, for tests that ask the runner or its parts."""
+
+from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from minigpt4.common.config import Config
+from minigpt4.common.schema import RunConfig
 from minigpt4.common.seeds import seed_torch
+from minigpt4.runners.guard import LossGuard
+from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.runners.strategy import Parallel
+from minigpt4.runners.train_step import TrainStep
+from minigpt4.runners.update import AccumulationWindow, Update
 from minigpt4.tasks import setup_task
+from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.runners.tiny import write_config
 
 
@@ -19,3 +29,29 @@ def runner_of(tmp_path, config, *options, job_id="job", task=None):
     seed_torch("init", cfg.run_cfg.seed)
     model = task.build_model(cfg, torch.device("cpu"))
     return RunnerBase(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
+
+
+def train_step_of(model, *, parallel=None, folder="unused", task=None, **run):
+    """Return the step of a model on the CPU, without a runner."""
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), run)
+    return TrainStep(
+        cfg,
+        task=task or ImageTextPretrainTask(),
+        model=model,
+        parallel=parallel or Parallel(model),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        guard=LossGuard(Path(folder), max_skipped_steps=cfg.max_skipped_steps),
+        device=torch.device("cpu"),
+        amp_dtype=None,
+    )
+
+
+def update_of(*items, num_steps=None, num_accumulated=1, first=0, **options):
+    """Return the update of lists of packed batches: one for each step, or with `num_steps` one for all of them."""
+    window = AccumulationWindow(
+        first=first,
+        last=first + (num_steps or len(items)) - 1,
+        num_accumulated=num_accumulated,
+        is_packed=num_steps is not None,
+    )
+    return Update(window, DevicePrefetcher(iter(items), torch.device("cpu"), **options))

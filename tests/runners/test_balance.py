@@ -12,10 +12,10 @@ import torch.multiprocessing as mp
 from minigpt4.common.config import Config
 from minigpt4.datasets.draws import ENDLESS, Draw, Ingredient, share_out
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.runners.balance import group_losses, target_counts, weigh
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from tests.runners.in_process import train_step_of, update_of
 from tests.runners.test_two_processes_equal_one import gradients, load_model
 from tests.runners.tiny import DATA, ROOT, environment, tiny_config, write_config
 
@@ -44,16 +44,17 @@ def one_rank(rank, path, out):
         parallel = wrap(model, strategy="ddp", device=torch.device("cpu"))
         collate, losses, sizes = Collator(model.chat_encoder), [], []
         for fetched in steps_of(path, rank=rank, balance=balance):
-            [loaded] = collate(fetched)
-            batch = loaded.batch
+            [packed] = collate(fetched)
+            part = torch.zeros(2)
             if balance:
-                batch = weigh(batch, loaded, target_counts([loaded], num_draws=2, device=batch.labels.device))
-            output = parallel.module(batch)
-            output.loss.backward()
-            part = group_losses(output, batch, loaded, num_draws=2)
+                part += train_step_of(model, parallel=parallel)(update_of([packed])).losses[0]
+            else:  # by the definition: the mean of what the rank drew
+                output = parallel.module(packed.batch)
+                output.loss.backward()
+                part[rank] = output.loss.detach()
             dist.all_reduce(part)
             losses.append(part)
-            sizes.append(len(loaded.ids))
+            sizes.append(len(packed.ids))
         result = {"grads": gradients(model), "losses": torch.stack(losses), "sizes": sizes}
         torch.save(result, f"{out}/{rank}{balance}.pt")
     dist.destroy_process_group()

@@ -6,13 +6,12 @@ from torch.nn import functional as F
 
 from minigpt4.datasets.draws import Draw, Fetched
 from minigpt4.models.minigpt_v2 import MiniGPTv2
-from minigpt4.runners.balance import target_counts, weigh
-from minigpt4.runners.feeding import Feeder
 from minigpt4.runners.loader import Collator
+from minigpt4.runners.prefetch import DevicePrefetcher
 from tests.models.golden_model import AS_RECORDED, examples_of, recorded, tiny_config, tiny_model
+from tests.runners.in_process import train_step_of, update_of
 
 CALLS = recorded("train_calls.json")
-CPU = torch.device("cpu")
 COMPILED = ("instr_chat", "conv", "text_chat")
 
 
@@ -24,13 +23,8 @@ def with_every_option(call, *, compiled=()):
     examples = examples_of(call["samples"], call["image_size"])
     fetched = [Fetched(Draw("recorded", row, 0), example) for row, example in enumerate(examples)]
     parts = Collator(model.chat_encoder, max_tokens=100)(fetched)
-    counts = target_counts(parts, num_draws=1, device=CPU)
-    loss = torch.zeros(())
-    for part, batch in Feeder(CPU, encode_vision=model.encode_vision).send(parts):
-        one = model(weigh(batch, part, counts)).loss
-        one.backward()
-        loss += one.detach()
-    return loss.item(), model
+    update = update_of(parts, num_steps=1, look_ahead=True, encode_vision=model.encode_vision)
+    return train_step_of(model)(update).losses.sum().item(), model
 
 
 def assert_recorded(call, loss, model):
@@ -88,4 +82,5 @@ def test_images_are_seen_ahead_after_what_the_device_was_given_before(monkeypatc
 
     monkeypatch.setattr("torch.cuda.Stream", Stream)
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: f"the stream of {device}")
-    assert Feeder(torch.device("cuda", 1), encode_vision=torch.relu).stream.after == ["the stream of cuda:1"]
+    prefetcher = DevicePrefetcher(iter(()), torch.device("cuda", 1), encode_vision=torch.relu)
+    assert prefetcher.stream.after == ["the stream of cuda:1"]

@@ -2,17 +2,17 @@ import pytest
 import torch
 
 from minigpt4.runners.guard import LossGuard
-from tests.runners.test_meter import loaded
+from tests.runners.test_meter import packed
 
 NAN, FINE = torch.tensor(float("nan")), torch.tensor(1.5)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_samples_and_keeps_the_batch(tmp_path):
     guard = LossGuard(tmp_path, max_skipped_steps=0)
-    guard.watch(811, FINE, loaded("gqa[1]"))
-    guard.watch(812, NAN, loaded("gqa[3]", "gqa[4]"))
+    guard.watch(811, FINE, packed("gqa[1]"))
+    guard.watch(812, NAN, packed("gqa[3]", "gqa[4]"))
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 812; batch: gqa\[3\], gqa\[4\]"):
-        guard.watch(813, FINE, loaded("gqa[5]"))
+        guard.watch(813, FINE, packed("gqa[5]"))
     kept = torch.load(tmp_path / "not_finite_step812_rank0.pt", weights_only=True)
     assert (kept["ids"], kept["step"]) == (["gqa[3]", "gqa[4]"], 812)
     assert kept["batch"]["input_ids"].shape == (4,)
@@ -20,17 +20,17 @@ def test_a_loss_that_is_not_finite_names_step_and_samples_and_keeps_the_batch(tm
 
 def test_the_last_loss_is_checked_before_a_checkpoint_is_written(tmp_path):
     guard = LossGuard(tmp_path, max_skipped_steps=0)
-    guard.watch(5, NAN, loaded("gqa[3]"))
+    guard.watch(5, NAN, packed("gqa[3]"))
     with pytest.raises(FloatingPointError, match="step 5"):
         guard.check()
 
 
 def test_so_many_steps_may_be_skipped_and_no_more(tmp_path):
     guard = LossGuard(tmp_path, max_skipped_steps=1)
-    assert not guard.skips(0, [FINE], [loaded("a")])
-    assert guard.skips(1, [FINE, NAN], [loaded("a"), loaded("b")])
+    assert not guard.skips(0, [FINE], [packed("a")])
+    assert guard.skips(1, [FINE, NAN], [packed("a"), packed("b")])
     with pytest.raises(FloatingPointError, match=r"step 2; batch: c .*run\.max_skipped_steps allows 1"):
-        guard.skips(2, [NAN], [loaded("c")])
+        guard.skips(2, [NAN], [packed("c")])
 
 
 class LossOnAGpu:
@@ -66,6 +66,6 @@ class Stream:
 def test_the_loss_of_another_gpu_than_the_first_is_waited_for(tmp_path, monkeypatch):
     guard, loss = LossGuard(tmp_path, max_skipped_steps=0), LossOnAGpu()
     monkeypatch.setattr("torch.cuda.current_stream", loss.stream_of)
-    guard.watch(3, loss, loaded("gqa[3]"))
+    guard.watch(3, loss, packed("gqa[3]"))
     with pytest.raises(FloatingPointError, match="loss is nan at step 3"):
         guard.check()

@@ -28,7 +28,7 @@ def runner_of(tmp_path, *options):
 def trained(tmp_path, monkeypatch):
     """Return the checkpoint of one step."""
     monkeypatch.chdir(DATA)
-    assert runner_of(tmp_path).train()
+    assert not runner_of(tmp_path).train().stopped
     return tmp_path / "job" / "checkpoint_0.pth"
 
 
@@ -49,7 +49,7 @@ def test_another_model_is_not_resumed_unless_that_is_allowed_and_then_run_json_s
     ):  # found by the job's name, which the check does not read
         runner_of(tmp_path, "run.resume_ckpt_path=auto", "model.end_sym=<end>")
     runner = runner_of(tmp_path, *options, "model.allow_mismatch=True", "run.max_epoch=2")
-    assert runner.start_step == 1
+    assert runner.state.step == 1
     runner.train()
     run = json.loads((tmp_path / "job" / "run.json").read_text())
     assert run["mismatches"] == ["checkpoint_0.pth was trained with model.end_sym='</s>', this run has '<end>'"]
@@ -57,5 +57,5 @@ def test_another_model_is_not_resumed_unless_that_is_allowed_and_then_run_json_s
 
 def test_a_run_that_a_former_version_wrote_is_resumed_with_a_line(trained, tmp_path, caplog):
     write_checkpoint(trained, {**read_checkpoint(trained), "base_model": "0123456789abcdef"})
-    assert runner_of(tmp_path, f"run.resume_ckpt_path={trained}").start_step == 1
+    assert runner_of(tmp_path, f"run.resume_ckpt_path={trained}").state.step == 1
     assert "its fingerprint of the base model is of an older form" in caplog.text

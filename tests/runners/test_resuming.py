@@ -41,7 +41,7 @@ def mixture(tmp_path):
 
 
 def first_run(tmp_path, config):
-    assert runner_of(tmp_path, config, job_id="first").train()
+    assert not runner_of(tmp_path, config, job_id="first").train().stopped
     return tmp_path / "out/first/checkpoint_0.pth"
 
 
@@ -106,7 +106,7 @@ def test_allowed_changes_are_warned_of_and_kept_in_run_json(tmp_path, mixture, c
     caplog.clear()
     now["run"]["max_epoch"] = 3
     again = resumed(tmp_path, now, tmp_path / "out/second/checkpoint_1.pth")
-    assert [change["option"] for change in again.changes] == [
+    assert [change["option"] for change in again.state.changes] == [
         *("run.max_epoch", "datasets.mine.batch_size", "datasets.other"),
         "run.max_epoch",
     ]
@@ -133,7 +133,7 @@ def test_rates_and_epochs_may_change_with_a_warning(tmp_path, mixture, caplog):
     config, _ = mixture
     path = first_run(tmp_path, config)
     runner = resumed(tmp_path, config, path, "run.max_epoch=2", "run.init_lr=5e-4", "run.warmup_steps=0")
-    assert runner.start_step == 2
+    assert runner.state.step == 2
     for line in ("run.max_epoch: 1 -> 2", "run.init_lr: 0.001 -> 0.0005", "run.warmup_steps: 2 -> 0"):
         assert line in warnings(caplog)
 
@@ -142,10 +142,10 @@ def test_decay_and_betas_are_those_of_this_run(tmp_path, mixture):
     config, _ = mixture
     path = first_run(tmp_path, config)
     runner = resumed(tmp_path, config, path, "run.weight_decay=0.3", "run.beta2=0.9", "run.max_epoch=2")
-    groups = runner.optimizer.param_groups
+    groups = runner.state.optimizer.param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     assert [group["betas"] for group in groups] == [(0.9, 0.9)] * 2
-    assert {int(state["step"]) for state in runner.optimizer.state.values()} == {2}
+    assert {int(state["step"]) for state in runner.state.optimizer.state.values()} == {2}
 
 
 def test_the_same_run_says_nothing(tmp_path, mixture, caplog):
@@ -153,7 +153,7 @@ def test_the_same_run_says_nothing(tmp_path, mixture, caplog):
     path = first_run(tmp_path, config)
     caplog.clear()
     runner = resumed(tmp_path, config, path)
-    assert "other options" not in warnings(caplog) and runner.changes == []
+    assert "other options" not in warnings(caplog) and runner.state.changes == []
 
 
 @pytest.mark.parametrize("lacking", [["config"], ["num_rows", "changes"], ["config", "num_rows", "changes", "step"]])
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_knows_less_is_resumed(tmp_path, mixture, lacking):
     for key in lacking:
         del state[key]
     torch.save(state, tmp_path / "older.pth")
-    assert resumed(tmp_path, config, tmp_path / "older.pth").start_step == 2
+    assert resumed(tmp_path, config, tmp_path / "older.pth").state.step == 2
 
 
 def test_losses_alone_may_be_taken_with_another_mixture(tmp_path, mixture):
@@ -175,7 +175,7 @@ def test_losses_alone_may_be_taken_with_another_mixture(tmp_path, mixture):
     now["datasets"]["mine"]["build_info"]["annotations"] = {"train": storage, "val": storage}
     del now["datasets"]["mine"]["build_info"]["ann_path"]
     runner = resumed(tmp_path, now, path, "run.evaluate=True", "run.valid_splits=[val]")
-    assert runner.changes == []
+    assert runner.state.changes == []
 
 
 def test_fewer_steps_an_epoch_keep_the_number_of_steps_taken(tmp_path, mixture, caplog):
@@ -183,8 +183,8 @@ def test_fewer_steps_an_epoch_keep_the_number_of_steps_taken(tmp_path, mixture, 
     config, _ = mixture
     path = first_run(tmp_path, config)
     runner = resumed(tmp_path, config, path, "run.iters_per_epoch=1", "run.max_epoch=3")
-    assert (runner.start_step, runner.num_steps) == (2, 3)
-    assert runner.train()
+    assert (runner.state.step, runner.num_steps) == (2, 3)
+    assert not runner.train().stopped
     assert "run.iters_per_epoch: 2 -> 1" in warnings(caplog)
     saved = torch.load(tmp_path / "out/second/checkpoint_2.pth", weights_only=True)
     assert (saved["epoch"], saved["step"]) == (2, 3)

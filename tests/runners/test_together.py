@@ -7,13 +7,11 @@ import torch
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets.draws import Draw, Fetched, Ingredient
 from minigpt4.datasets.mixture import MixtureSampler
-from minigpt4.runners.balance import group_losses, target_counts, weigh
 from minigpt4.runners.loader import Collator
 from tests.models.golden_model import tiny_model
+from tests.runners.in_process import train_step_of, update_of
 from tests.runners.test_training_runs import checkpoint
 from tests.runners.tiny import log_lines, tiny_config, train
-
-CPU = torch.device("cpu")
 
 
 def fetched(text, group):
@@ -99,14 +97,13 @@ def test_the_gradient_is_the_sum_of_the_draws_own_means(max_tokens):
 def sum_of_means(model, parts, *, num_draws=None):
     """Return the gradients of parts, and each draw's loss; of one draw alone as the plain mean."""
     model.zero_grad()
-    losses = torch.zeros(num_draws or 1)
-    for part in parts:
-        batch = part.batch
-        if num_draws:
-            batch = weigh(batch, part, target_counts(parts, num_draws=num_draws, device=CPU))
-        output = model(batch)
+    if num_draws:
+        losses = train_step_of(model)(update_of(parts, num_steps=num_draws)).losses[:, 0]
+    else:
+        [part] = parts
+        output = model(part.batch)
         output.loss.backward()
-        losses += group_losses(output, batch, part, num_draws=num_draws or 1)
+        losses = output.loss.detach()[None]
     return {name: parameter.grad.clone() for name, parameter in model.trainable()}, losses
 
 

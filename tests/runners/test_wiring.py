@@ -1,16 +1,13 @@
 """The order, flags and options that RunnerBase joins its parts by."""
 
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.runners.loader import ingredients_of
-from minigpt4.runners.spans import spans
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.runners.in_process import runner_of
 from tests.runners.tiny import DATA, log_lines, tiny_config
@@ -43,14 +40,10 @@ def one_row(tmp_path, **run):
 
 def first_loss(runner):
     """Return the loss of the first micro-batch in training mode, on the rank that this process is."""
-    train = {name: splits["train"] for name, splits in runner.datasets.items()}
-    ingredients = ingredients_of(train, runner.cfg.datasets_cfg, runner.model.chat_encoder)
-    sampler = MixtureSampler(ingredients, num_steps=1, seed=0)
-    parts = next(iter(runner.loader(MixtureDataset(train, seed=0), sampler)))
-    runner.model.train()
-    [span] = spans(runner.run, start=0, num_steps=1)
-    losses, _ = runner._take(span, runner._feeder().send(parts))
-    return losses.sum().item()
+    with ExitStack() as stack:
+        all_updates, _ = runner._begin(stack)
+        runner.model.train()
+        return runner.step(next(all_updates)).losses.sum().item()
 
 
 def test_ranks_draw_other_dropout_masks(tmp_path):
@@ -89,8 +82,8 @@ class NotFiniteOnce(ImageTextPretrainTask):
 def test_updates_go_on_after_one_is_left_out(tmp_path):
     config = tiny_config(max_epoch=1, iters_per_epoch=4, max_skipped_steps=1)
     runner = runner_of(tmp_path, config, task=NotFiniteOnce())
-    assert runner.train()
-    assert {int(state["step"]) for state in runner.optimizer.state.values()} == {3}
+    assert not runner.train().stopped
+    assert {int(state["step"]) for state in runner.state.optimizer.state.values()} == {3}
     assert [line["num_skipped_steps"] for line in log_lines(tmp_path)] == [0, 1, 1, 1]
 
 
@@ -100,7 +93,7 @@ def test_a_trained_vision_encoder_gets_its_gradient_also_with_look_ahead(tmp_pat
     config["datasets"] = {"textcaps_caption": {"batch_size": 2}}
     runner = runner_of(tmp_path, config)
     before = {name: weight.detach().clone() for name, weight in runner.model.visual_encoder.named_parameters()}
-    assert runner.train()
+    assert not runner.train().stopped
     changed = [
         name for name, weight in runner.model.visual_encoder.named_parameters() if not weight.equal(before[name])
     ]

@@ -1,0 +1,158 @@
+"""The gradient of one optimizer update: forward, loss weights, backward, and the guard against losses like NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
+from minigpt4.common.seeds import seed_torch
+from minigpt4.conversation.conversation import Batch, Losses
+from minigpt4.runners.flops import model_flops
+from minigpt4.runners.graphs import GraphedSteps
+from minigpt4.runners.guard import LossGuard
+from minigpt4.runners.loader import PackedBatch
+from minigpt4.runners.strategy import Parallel
+from minigpt4.runners.update import AccumulationWindow, Update
+from minigpt4.tasks.base_task import BaseModel, BaseTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What is known after the gradient of an update.
+
+    losses (steps, world_size) float32 on the device: this rank's part of every micro-batch's mean loss; is_finite:
+    whether the update may be taken; compute_seconds: this rank's work, before it waits for other ranks; the counts are
+    those of this rank.
+    """
+
+    losses: Tensor
+    is_finite: bool
+    compute_seconds: float
+    num_samples: int
+    num_tokens: int
+    flops: float
+
+
+class TrainStep:
+    """Adds the gradient of an update to the parameters, averaged over the ranks; it changes no weight.
+
+    The gradient is the mean over the micro-batches of all ranks, each with the mean loss of its own targets. That
+    holds whichever rank computes a sample, and whichever samples are packed together: a target counts one over the
+    number of its micro-batch's targets on all ranks, over the number of accumulated micro-batches.
+    """
+
+    def __init__(
+        self,
+        run_cfg: DictConfig,
+        *,
+        task: BaseTask,
+        model: BaseModel,
+        parallel: Parallel,
+        scaler: torch.amp.GradScaler,
+        guard: LossGuard,
+        device: torch.device,
+        amp_dtype: torch.dtype | None,
+        graphed: bool = False,
+    ) -> None:
+        self.task, self.parallel, self.scaler, self.guard, self.device = task, parallel, scaler, guard, device
+        self._seed, self._may_skip, self._amp_dtype = run_cfg.seed, run_cfg.max_skipped_steps > 0, amp_dtype
+        self._flops = model_flops(model)
+        trained: list[Tensor] = [parameter for _, parameter in model.trainable()]
+        self.graphs = GraphedSteps(self._forward_backward, trained, device) if graphed else None
+
+    def __call__(self, update: Update) -> StepResult:
+        """Add the gradient of an update; the device is not waited for, except with `run.max_skipped_steps`."""
+        losses: list[Tensor] = []
+        is_finite, seconds, num_samples, num_tokens, flops = True, 0.0, 0, 0, 0.0
+        for step, packed_batches in update:
+            began = time.perf_counter()
+            seed_torch("step", self._seed, get_rank(), step)  # dropout masks
+            part, ended, values = self._add_gradient(update.window, step, packed_batches)
+            seconds += ended - began
+            losses.append(part)
+            if self._may_skip:
+                is_finite = not self.guard.skips(step, values, packed_batches) and is_finite
+            num_samples += sum(len(packed.ids) for packed in packed_batches)
+            num_tokens += sum(len(packed.batch.input_ids) for packed in packed_batches)
+            flops += sum(self._flops(packed.batch) for packed in packed_batches) if self._flops else 0.0
+        if is_finite:
+            self.parallel.reduce_gradients()
+        return StepResult(
+            losses=losses[0] if len(losses) == 1 else torch.cat(losses),
+            is_finite=is_finite,
+            compute_seconds=seconds,
+            num_samples=num_samples,
+            num_tokens=num_tokens,
+            flops=flops,
+        )
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the run's 16-bit computation, or of none."""
+        return torch.autocast(self.device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the losses of a batch on the device."""
+        with self.autocast():
+            return self.task.train_step(self.parallel.module, batch)
+
+    def _add_gradient(
+        self, window: AccumulationWindow, step: int, packed_batches: Sequence[PackedBatch]
+    ) -> tuple[Tensor, float, list[Tensor]]:
+        """Take forward and backward of batches that come at once.
+
+        Return their losses (steps, world_size), the time before the last wait for other ranks, and each one's loss.
+        """
+        num_micro_batches = window.steps_at_once * get_world_size()
+        weights = target_weights(
+            packed_batches, num_micro_batches, num_accumulated=window.num_accumulated, device=self.device
+        )
+        num_calls = self.parallel.most_calls(len(packed_batches)) if window.is_packed else len(packed_batches)
+        missing = [PackedBatch.empty(self.device) for _ in range(num_calls - len(packed_batches))]
+        updates = step + window.steps_at_once > window.last
+        losses = torch.zeros(num_micro_batches, device=self.device)
+        values: list[Tensor] = []
+        for packed in [*packed_batches, *missing]:
+            batch = packed.batch.with_fields(weights=weights[packed.micro_batch_ids])
+            is_last = updates and len(values) + 1 == num_calls
+            with contextlib.nullcontext() if is_last else self.parallel.no_sync():
+                graphs = self.graphs if len(batch.input_ids) else None
+                output = graphs(batch) if graphs else self.forward(batch)
+                losses.index_add_(0, packed.micro_batch_ids, output.target_losses * batch.weights)
+                values.append(output.loss.detach())
+                if not self._may_skip:
+                    self.guard.watch(step, values[-1], packed)
+                ended = time.perf_counter()
+                if graphs is None:
+                    self.scaler.scale(output.loss).backward()
+        if window.num_accumulated > 1:
+            losses *= window.num_accumulated
+        return losses.view(window.steps_at_once, get_world_size()), ended, values[: len(packed_batches)]
+
+    def _forward_backward(self, batch: Batch) -> Losses:
+        """Add the gradient of one batch, inside a CUDA graph."""
+        losses = self.forward(batch)
+        self.scaler.scale(losses.loss).backward()
+        return losses
+
+
+def target_weights(
+    packed_batches: Sequence[PackedBatch], num_micro_batches: int, *, num_accumulated: int, device: torch.device
+) -> Tensor:
+    """Return what a target of each micro-batch counts in the loss of an update, (num_micro_batches,) float32.
+
+    The ranks add up their numbers of targets in one small collective.
+    """
+    counts = [0] * num_micro_batches
+    for packed in packed_batches:
+        for micro_batch_id, number in packed.num_targets.items():
+            counts[micro_batch_id] += number
+    values = [float(count * num_accumulated) for count in counts]
+    shared = torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    return all_reduce_sum(shared).reciprocal_()

@@ -1,0 +1,104 @@
+"""Optimizer updates: which steps share one, and the batches of each as the loop takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig
+
+from minigpt4.common.liveness import pulse
+from minigpt4.runners.loader import PackedBatch
+from minigpt4.runners.prefetch import DevicePrefetcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccumulationWindow:
+    """The steps `first` to `last`, after which the optimizer updates the weights.
+
+    num_accumulated: the micro-batches that share the update on a rank, also where a resumed run takes only the last of
+    them; is_packed: whether they are packed together (`run.max_tokens_per_forward`); ends_epoch: whether `last` is the
+    last step of its epoch.
+    """
+
+    first: int
+    last: int
+    num_accumulated: int
+    is_packed: bool = False
+    ends_epoch: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """Return the number of steps."""
+        return self.last + 1 - self.first
+
+    @property
+    def steps_at_once(self) -> int:
+        """Return how many steps the loader packs together: all or one."""
+        return self.num_steps if self.is_packed else 1
+
+    def completed(self, every: int) -> list[int]:
+        """Return the steps that complete a multiple of `every` steps; a packed window has only its last one."""
+        steps = [step for step in range(self.first, self.last + 1) if (step + 1) % every == 0]
+        return [self.last] if self.is_packed and steps else steps
+
+    def completes_since_update(self, every: int | None) -> bool:
+        """Return whether a multiple of `every` steps was done since the update before."""
+        done = self.last + 1
+        return every is not None and done // every > (done - self.num_accumulated) // every
+
+
+def accumulation_windows(run_cfg: DictConfig, *, start: int, num_steps: int) -> Iterator[AccumulationWindow]:
+    """Yield the windows of a run from step `start` on.
+
+    An update follows every `accum_grad_iters` steps and the last step of an epoch.
+    """
+    accumulated, per_epoch = run_cfg.accum_grad_iters, run_cfg.iters_per_epoch
+    step = start
+    while step < num_steps:
+        iteration = step % per_epoch
+        first = iteration - iteration % accumulated
+        num_accumulated = min(accumulated, per_epoch - first)
+        left = first + num_accumulated - iteration
+        yield AccumulationWindow(
+            first=step,
+            last=step + left - 1,
+            num_accumulated=num_accumulated,
+            is_packed=run_cfg.max_tokens_per_forward is not None,
+            ends_epoch=iteration + left == per_epoch,
+        )
+        step += left
+
+
+def steps_at_once(windows: Sequence[AccumulationWindow]) -> list[int]:
+    """Return the number of steps of each item that the loader yields."""
+    return [window.steps_at_once for window in windows for _ in range(window.num_steps // window.steps_at_once)]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The micro-batches of one optimizer update, on the device.
+
+    They are fetched and sent as they are iterated, so that the memory holds no more of a long window than of a short
+    one. The first is fetched already. With look-ahead the first of the next update is sent when this one ends.
+    """
+
+    window: AccumulationWindow
+    _prefetcher: DevicePrefetcher = field(repr=False)
+
+    def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
+        """Yield the first step and the packed batches of each micro-batch, or of all that are packed together."""
+        window = self.window
+        for step in range(window.first, window.last + 1, window.steps_at_once):
+            pulse.step = step
+            yield step, self._prefetcher.wait()
+            if self._prefetcher.look_ahead:  # reached when the gradients of this item are under way
+                self._prefetcher.prefetch()
+
+
+def updates(windows: Sequence[AccumulationWindow], prefetcher: DevicePrefetcher) -> Generator[Update]:
+    """Yield the updates of a run; `prefetcher` has an item for every `steps_at_once` steps of the windows."""
+    for window in windows:
+        pulse.step = window.first
+        prefetcher.prefetch()
+        yield Update(window, prefetcher)
