@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,24 +60,10 @@ class Chart:
         """Return where a value is, in pixels."""
         return self.bottom - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - self.top)
 
-    def x_ticks(self) -> Iterator[tuple[float, str]]:
-        """Yield position and text of the ticks below the chart, which are whole steps."""
-        return ((self.at_x(v), short(v)) for v in ticks(*self.x, count=self.width // 85) if v.is_integer())
-
-    def y_ticks(self) -> Iterator[tuple[float, str]]:
-        """Yield position and text of the ticks beside the chart."""
-        return ((self.at_y(v), short(v)) for v in ticks(*self.y, count=self.height // 35))
-
     def points(self, line: Line) -> list[tuple[str, str]]:
         """Return the points of a line, at most about one a pixel."""
         thin = line.curve.thinned(self.width)
         return [(f"{self.at_x(s):.1f}", f"{self.at_y(v):.2f}") for s, v in zip(thin.steps, thin.values, strict=True)]
-
-    @property
-    def scale(self) -> str:
-        """The pixels and the values of the four sides, for the script that shows the values under the pointer."""
-        sides = (self.left, self.right, self.top, self.bottom, *self.x, *self.y)
-        return " ".join(f"{side:.9g}" for side in sides)
 
 
 def smoothed_and_raw(curve: Curve) -> list[Line]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from minigpt4.common.files import write_text
 from minigpt4.common.tables import as_interval, as_percent
+from minigpt4.reports.charts import short, ticks
 
 UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 MAX_CHARACTERS = 600
@@ -46,7 +47,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"cut": cut, "percent": as_percent, "interval": as_interval, "as": as_format}
+    env.filters |= {"cut": cut, "percent": as_percent, "interval": as_interval, "as": as_format, "short": short}
+    env.globals["ticks"] = ticks
     return env
 
 

@@ -13,8 +13,8 @@ import yaml
 
 from minigpt4.reports.charts import DOTS, Chart, Line, smoothed_and_raw
 from minigpt4.reports.loss_picture import write_loss_picture
-from minigpt4.reports.metrics_log import METRICS, Curve, MetricsLog, read_metrics_log
-from minigpt4.reports.page import as_format, write_page
+from minigpt4.reports.metrics_log import METRICS, MetricsLog, read_metrics_log
+from minigpt4.reports.page import write_page
 
 REPORT, PICTURE, RUN = "report.html", "loss.png", "run.json"
 NOISY, EXACT = True, False
@@ -36,15 +36,6 @@ FIGURES = (
     ("memory_gib", "peak memory", "{:.1f} GiB"),
     ("num_skipped_steps", "skipped steps", "{:,}"),
 )
-MIXTURE = (
-    ("num_rows", "rows", ","),
-    ("batch_size", "batch size", ","),
-    ("sample_ratio", "ratio", "g"),
-    ("share", "share", ".1%"),
-    ("expected_samples", "expected samples", ",.0f"),
-)
-LEFT_OUT = {"num_bad_samples": "bad", "num_too_long": "too long", "num_skipped_in_streams": "skipped"}
-"""Counts by dataset of samples that no batch got, and what the page calls them."""
 
 
 def write_run_page(folder: Path) -> Path:
@@ -61,10 +52,11 @@ def write_run_page(folder: Path) -> Path:
         state=state(log, run),
         tiles=tiles(log),
         loss=loss,
-        by_dataset=list(dataset_charts(log, loss)),
+        log=log,
+        run=run,
+        mixture={part["dataset"]: part for part in run.get("mixture") or ()},
+        datasets={name: dataset(log, name, loss) for name in dataset_names(log)},
         speed=list(speed_charts(log, loss)),
-        mixture=mixture_table(log, run),
-        facts=facts(run),
         config=yaml.safe_dump(run.get("config") or {}, sort_keys=False, allow_unicode=True),
     )
     write_loss_picture(folder / PICTURE, replace(loss, title=f"loss of {folder.name}"))
@@ -89,15 +81,23 @@ def loss_chart(log: MetricsLog) -> Chart:
     return Chart(title="loss", lines=drawn, x=x, marks=log.resumed_at, width=1100, height=340)
 
 
-def dataset_charts(log: MetricsLog, loss: Chart) -> Iterator[Chart]:
-    """Yield a small chart of each dataset's loss."""
-    for name in dataset_names(log):
-        trained = smoothed_and_raw(log.values("loss_by_dataset", name))
-        valid = [Line(f"validation {split}".strip(), curve, DOTS) for split, curve in valid_curves(log, name)]
-        lines = [line for line in trained + valid if len(line.curve)]
-        newest = last_value(trained[-1].curve)
-        note = "" if newest is None else f"{newest:.4g}"
-        yield replace(loss, title=name, lines=lines, note=note, width=350, height=150)
+def dataset(log: MetricsLog, name: str, loss: Chart) -> dict[str, Any]:
+    """Return a small chart of a dataset's loss, its newest smoothed loss, and the mean newest one of its splits."""
+    trained = smoothed_and_raw(log.values("loss_by_dataset", name))
+    splits = [key for key in log.names("valid_loss_by_dataset") if key.split("/")[0] == name]
+    curves = [log.values("valid_loss_by_dataset", key) for key in splits]
+    valid = [
+        Line(f"validation {key.partition('/')[2]}".strip(), curve, DOTS)
+        for key, curve in zip(splits, curves, strict=True)
+    ]
+    lines = [line for line in trained + valid if len(line.curve)]
+    newest = trained[-1].curve.values[-1:]
+    note = "".join(f"{value:.4g}" for value in newest)
+    return {
+        "chart": replace(loss, title=name, lines=lines, note=note, width=350, height=150),
+        "loss": next(iter(log.values("loss_by_dataset", name).smoothed().values[-1:]), None),
+        "valid": sum(float(curve.values[-1]) for curve in curves) / len(curves) if curves else None,
+    }
 
 
 def speed_charts(log: MetricsLog, loss: Chart) -> Iterator[Chart]:
@@ -113,12 +113,6 @@ def dataset_names(log: MetricsLog) -> list[str]:
     """Return the names of all datasets with a loss; a validation loss may have the key `name/split`."""
     validated = [name.split("/")[0] for name in log.names("valid_loss_by_dataset")]
     return sorted({*log.names("loss_by_dataset"), *validated})
-
-
-def valid_curves(log: MetricsLog, name: str) -> list[tuple[str, Curve]]:
-    """Return the splits of a dataset with their validation losses."""
-    keys = [key for key in log.names("valid_loss_by_dataset") if key.split("/")[0] == name]
-    return [(key.partition("/")[2], log.values("valid_loss_by_dataset", key)) for key in keys]
 
 
 def state(log: MetricsLog, run: Mapping[str, Any]) -> str:
@@ -156,43 +150,3 @@ def tiles(log: MetricsLog) -> list[tuple[str, str]]:
         if isinstance(value, (int, float)) and (value or key != "num_skipped_steps"):
             found.append((label, form.format(value)))
     return found
-
-
-def mixture_table(log: MetricsLog, run: Mapping[str, Any]) -> list[list[str]]:
-    """Return titles and rows of the datasets: part of the mixture, newest losses, and counts of left-out samples."""
-    mixture = {part["dataset"]: part for part in run.get("mixture") or ()}
-    left_out = [by_name for key in LEFT_OUT if isinstance(by_name := log.last(key) or {}, Mapping)]
-    rows = [["dataset", *(title for _, title, _ in MIXTURE if mixture), "loss", "validation", *LEFT_OUT.values()]]
-    for name in [*mixture, *(name for name in dataset_names(log) if name not in mixture)]:
-        valid = [v for _, curve in valid_curves(log, name) if (v := last_value(curve)) is not None]
-        rows.append(
-            [
-                name,
-                *(as_format(mixture.get(name, {}).get(key), form) for key, _, form in MIXTURE if mixture),
-                as_format(last_value(log.values("loss_by_dataset", name).smoothed()), ".4f"),
-                as_format(sum(valid) / len(valid) if valid else None, ".4f"),
-                *(f"{by_name.get(name, 0):,}" for by_name in left_out),
-            ]
-        )
-    return rows
-
-
-def last_value(curve: Curve) -> float | None:
-    """Return the newest value of a curve."""
-    return float(curve.values[-1]) if len(curve) else None
-
-
-def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the rest of run.json by name: versions, device, seed, counts."""
-    rows = []
-    for key, value in run.items():
-        if isinstance(value, Mapping) and key != "config":
-            rows.append((key, ", ".join(f"{name} {inner}" for name, inner in value.items())))
-        elif key not in ("mixture", "config"):
-            rows.append(
-                (
-                    key.replace("_", " "),
-                    f"{value:,}" if isinstance(value, int) and key.startswith("num_") else str(value),
-                )
-            )
-    return rows
