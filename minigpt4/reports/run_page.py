@@ -14,7 +14,7 @@ import yaml
 from minigpt4.reports.charts import DOTS, Chart, Line, smoothed_and_raw
 from minigpt4.reports.loss_picture import write_loss_picture
 from minigpt4.reports.metrics_log import METRICS, MetricsLog, read_metrics_log
-from minigpt4.reports.page import write_page
+from minigpt4.reports.page import showable, write_page
 
 REPORT, PICTURE, RUN = "report.html", "loss.png", "run.json"
 NOISY, EXACT = True, False
@@ -59,7 +59,7 @@ def write_run_page(folder: Path) -> Path:
         speed=list(speed_charts(log, loss)),
         config=yaml.safe_dump(run.get("config") or {}, sort_keys=False, allow_unicode=True),
     )
-    write_loss_picture(folder / PICTURE, replace(loss, title=f"loss of {folder.name}"))
+    write_loss_picture(folder / PICTURE, replace(loss, title=f"loss of {showable(folder.name)}"))
     return path
 
 
