@@ -119,9 +119,17 @@ def test_a_run_json_that_is_not_there_or_torn_costs_only_what_it_says(tmp_path, 
 
 
 @pytest.mark.parametrize("lines", ["", '{"step": 0}\n', '{"step": 7, "loss": 2.5}\n'])
-def test_a_run_that_has_hardly_begun_has_a_page_too(tmp_path, lines):
+def test_a_run_that_has_hardly_begun_has_a_page_and_a_picture_too(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text(lines)
     assert Page(write_run_page(tmp_path).read_text()).open == []
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size == (1080, 600)
+
+
+def test_an_empty_folder_has_a_page_without_figures(tmp_path):
+    page = write_run_page(tmp_path).read_text()
+    assert "no step is logged yet" in page and "<p>No step is logged yet.</p>" in page
+    assert not {"figure", "svg"} & set(Page(page).tags) and 'class="tiles"' not in page
 
 
 def test_thirty_thousand_lines_make_a_small_page(tmp_path):
