@@ -20,6 +20,7 @@ REPORT, PICTURE, RUN = "report.html", "loss.png", "run.json"
 NOISY, EXACT = True, False
 SPEED = (
     ("lr", "learning rate", 1.0, EXACT),
+    ("grad_norm", "gradient norm", 1.0, NOISY),
     ("samples_per_s", "samples a second", 1.0, NOISY),
     ("tokens_per_s", "tokens a second", 1.0, NOISY),
     ("data_wait", "waiting for data, %", 100.0, NOISY),

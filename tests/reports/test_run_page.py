@@ -82,6 +82,15 @@ def test_the_page_has_a_chart_of_the_loss_of_each_dataset_and_of_each_speed(tmp_
     assert text.count("resumed at step 50") == len(titles)
 
 
+def test_a_number_has_a_chart_where_the_log_has_it_and_a_single_rank_is_never_the_slowest(tmp_path):
+    lines = [{"step": step, "grad_norm": 0.5, "slowest_rank_share": 1.0, "mfu": 0.4} for step in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_run_page(tmp_path).read_text()
+    found = [part.split("</b>")[0] for part in text.split("<figcaption><b>")[1:]]
+    assert found == ["gradient norm", "model FLOPs utilisation, %"]
+    assert ">40</text>" in text and "<b>40.0%</b>MFU" in text
+
+
 def test_the_state_says_how_far_the_run_is(tmp_path):
     log = read_metrics_log(write_run(tmp_path / "job") / "metrics.jsonl")
     assert state(log, RUN) == "step 100 of 200 (50%) · 0:01:00 to go · resumed at 50"
