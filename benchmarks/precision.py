@@ -20,10 +20,10 @@ import torch
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
+from minigpt4.common.tables import as_markdown, as_percent
 from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
-from minigpt4.evaluation.published import aligned, as_percent
 from minigpt4.evaluation.results import score_file
 from minigpt4.inference import build_model
 
@@ -63,7 +63,7 @@ def main() -> None:
         counts = len(entries), sum(a != b for a, b in zip(entries, half[name][0], strict=True))
         sums = [before + count for before, count in zip(sums, counts, strict=True)]
         rows.append([name, *map(str, counts), as_percent(accuracy), as_percent(half[name][1])])
-    print(aligned([*rows, ["all", *map(str, sums), "", ""]]))
+    print(as_markdown([*rows, ["all", *map(str, sums), "", ""]]))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ MAY_IMPORT = {
     "common": {"common"},
     "conversation": {"conversation", "common"},
     "processors": {"processors", "common"},
-    "datasets": {"datasets", "common", "conversation", "processors"},
+    "reports": {"reports", "common"},
+    "datasets": {"datasets", "common", "conversation", "processors", "reports"},
     "models": {"models", "common", "conversation"},
-    "evaluation": {"evaluation", "common", "conversation", "processors"},
+    "evaluation": {"evaluation", "common", "conversation", "processors", "reports"},
     "tasks": {"tasks", "common", "conversation", "datasets", "models"},
-    "runners": {"runners", "common", "conversation", "datasets.mixture", "tasks"},
+    "runners": {"runners", "common", "conversation", "datasets.mixture", "tasks", "reports"},
     "sample_world": {"sample_world", "common", "conversation", "processors", "models", "datasets", "evaluation"},
 }
 

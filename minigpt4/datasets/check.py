@@ -17,6 +17,7 @@ from minigpt4.common.llama_folder import TOKENIZERS, look_at_llama
 from minigpt4.common.model_match import judge_checkpoint
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import registry
+from minigpt4.common.tables import as_table
 from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.conversation.tokenizer import load_tokenizer
 from minigpt4.datasets.bad_samples import open_each, open_images, read_report, write_report
@@ -27,7 +28,6 @@ from minigpt4.datasets.images import Listings
 from minigpt4.datasets.picture_kinds import lines_of
 from minigpt4.datasets.report import MAX_EXAMPLES
 from minigpt4.datasets.shards import open_shards
-from minigpt4.datasets.table import as_table
 
 logger = logging.getLogger(__name__)
 HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "download from")
@@ -79,7 +79,7 @@ class Checkup:
             state = "PROBLEM" if file.problem else "ok"
             lines.append((file.key.rpartition(".")[2], "", "", "", "", state, file.path, file.key, file.address))
         remarks = [*self.remarks, *self.boxes()]
-        return "\n".join([*as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in remarks)])
+        return "\n".join([as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in remarks)])
 
     def boxes(self) -> list[str]:
         """Return what is wrong with the boxes of each dataset."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +10,24 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.config import Config
-from minigpt4.common.files import write_text
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example
+from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS, Ingredient, shares
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
+from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
 
 NUM_MEASURED = 32
 """Samples of each dataset whose lengths are measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token as text, or `count` neighbouring image tokens."""
-
-    text: str
-    trained: bool
-    count: int = 1
-    is_image: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sample as the model gets it: pictures (3, H, W) uint8, and its tokens."""
-
-    example: Example
-    pictures: tuple[Tensor, ...]
-    tokens: tuple[Token, ...]
-    num_tokens: int
-    num_trained: int
-
-
-@dataclass
-class DatasetView:
-    """What the page says of one dataset; lengths are of the measured samples, without image tokens."""
-
-    ingredient: Ingredient
-    share: float
-    num_image_tokens: float = 0.0  # the mean of a sample
-    text_lengths: list[int] = field(default_factory=list)
-    num_trained: list[int] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    unusable: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def tokens_a_step(self) -> float:
-        """Return the mean number of tokens of a step that draws this dataset."""
-        if not self.text_lengths:
-            return 0.0
-        mean = sum(self.text_lengths) / len(self.text_lengths) + self.num_image_tokens
-        return mean * self.ingredient.batch_size
-
-
 def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> Path:
     """Write `run.output_dir`/preview.html with `num_samples` of each dataset; return its path."""
-    from minigpt4.datasets.preview_page import page
-
     path = Path(cfg.run_cfg.output_dir) / "preview.html"
-    write_text(path, page(views_of(cfg, datasets, num_samples=num_samples)))
-    return path
+    return write_preview_page(path, views_of(cfg, datasets, num_samples=num_samples))
 
 
 def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> list[DatasetView]:
@@ -85,9 +38,18 @@ def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samp
         Ingredient(name, len(splits["train"]), bodies[name].batch_size, bodies[name].sample_ratio)
         for name, splits in datasets.items()
     ]
-    views = [DatasetView(one, float(share)) for one, share in zip(ingredients, shares(ingredients), strict=True)]
+    views = [
+        DatasetView(
+            name=one.name,
+            num_rows=None if one.num_rows == ENDLESS else one.num_rows,
+            batch_size=one.batch_size,
+            ratio=one.ratio,
+            share=float(share),
+        )
+        for one, share in zip(ingredients, shares(ingredients), strict=True)
+    ]
     for view in views:
-        name = view.ingredient.name
+        name = view.name
         dataset = datasets[name]["train"]
         dataset.look_at_boxes()
         view.remarks = dataset.report.boxes(name, dataset.bad_boxes)
@@ -101,7 +63,7 @@ def _look(
     view: DatasetView, dataset: InstructionDataset, encoder: ChatEncoder, scale: Tensor, *, num_samples: int, seed: int
 ) -> None:
     """Fetch samples as the first pass of the training would, and measure them."""
-    name, num_rows = view.ingredient.name, min(len(dataset), 1 << 20 if len(dataset) == ENDLESS else len(dataset))
+    name, num_rows = view.name, min(len(dataset), 1 << 20 if len(dataset) == ENDLESS else len(dataset))
     rows = derive_rng(seed, "preview", name).sample(range(num_rows), min(max(num_samples, NUM_MEASURED), num_rows))
     num_image_tokens = 0
     for row in rows:
@@ -123,9 +85,10 @@ def _sample(encoded: Encoded, tokenizer: Tokenizer, scale: Tensor) -> Sample:
     mean, deviation = scale.view(2, 3, 1, 1)
     pictures = [(image * deviation + mean).mul(255).round().clamp(0, 255).byte() for image in encoded.example.images]
     return Sample(
-        example=encoded.example,
-        pictures=tuple(pictures),
-        tokens=tuple(_tokens(encoded, tokenizer)),
+        id=encoded.example.id,
+        turns=[(turn.prompt, turn.answer) for turn in encoded.example.turns],
+        pictures=pictures,
+        tokens=_tokens(encoded, tokenizer),
         num_tokens=len(encoded.input_ids),
         num_trained=int((encoded.labels != IGNORE_INDEX).sum()),
     )

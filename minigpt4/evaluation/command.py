@@ -17,11 +17,12 @@ from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.tables import as_interval
 from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.parts import remove_parts
-from minigpt4.evaluation.published import as_interval, published_of, results_table
+from minigpt4.evaluation.published import published_of, results_table
 from minigpt4.evaluation.report import write_report
 from minigpt4.evaluation.results import (
     add_result,

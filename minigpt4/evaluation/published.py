@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from minigpt4.common.tables import as_interval, as_markdown, as_percent
 
 COLUMNS = {"seed": "SEED", "mmbench": "MMB", "okvqa": "OKVQA", "vizwiz": "VizWiz", "vsr": "VSR"}
 """Benchmarks of the published table and what it calls them."""
@@ -15,25 +17,6 @@ ENGINE = {"seed": 63.83, "mmbench": 52.92, "okvqa": 56.87, "vizwiz": 54.39, "vsr
 def published_of(name: str) -> dict[str, dict[str, float]]:
     """Return the published accuracies of a benchmark as results.json has them; nothing where there are none."""
     return {"published": {"baseline": BASELINE[name], "engine": ENGINE[name]}} if name in COLUMNS else {}
-
-
-def as_percent(value: float | None) -> str:
-    """Return a percentage with two digits, or a dash."""
-    return "-" if value is None else f"{value:.2f}"
-
-
-def as_interval(ends: Sequence[float] | None) -> str:
-    """Return the two ends of an interval, or a dash."""
-    return "-" if ends is None else f"{ends[0]:.2f} .. {ends[1]:.2f}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first one of titles, as a Markdown table whose columns stand under each other."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -56,4 +39,4 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 as_percent(ENGINE.get(name)),
             ]
         )
-    return aligned(rows)
+    return as_markdown(rows)

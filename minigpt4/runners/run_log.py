@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.files import NotWrittenError, append_text
-from minigpt4.runners.history import METRICS
+from minigpt4.reports.metrics_log import METRICS
+from minigpt4.reports.run_page import write_run_page
 from minigpt4.runners.sinks import Sinks
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,8 @@ class RunLog:
         self._sinks.close()
 
     def _report(self) -> None:
-        from minigpt4.runners.report import write_report  # late, so that it also runs by hand with `python -m`
-
         try:
-            write_report(self._folder)
+            write_run_page(self._folder)
         except (NotWrittenError, OSError) as error:
             logger.warning("the report cannot be written: %s", error)
         except Exception:  # whatever a page dies of, the run goes on

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt4.evaluation.published import COLUMNS, as_percent
+from minigpt4.common.tables import as_markdown, as_percent
+from minigpt4.evaluation.published import COLUMNS
 
 ENGINE_FILE = "train_dataset/data_engine/dataengine_minigpt4.json"
 FURTHER_COLUMNS = {
@@ -53,9 +54,9 @@ def tables(world: Path, scores: Sequence[tuple[Row, Mapping[str, float]]]) -> st
 
 
 def _table(columns: Mapping[str, str], lines: Sequence[tuple[str, str, Mapping[str, float]]]) -> str:
-    cells = [["Incremental Dataset", "Data Amount", *columns.values()], [":--:"] * (2 + len(columns))]
+    cells = [["Incremental Dataset", "Data Amount", *columns.values()]]
     cells += [[title, amount, *(as_percent(score.get(name)) for name in columns)] for title, amount, score in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return as_markdown(cells, centred=True)
 
 
 def chance_levels(world: Path) -> dict[str, float]:

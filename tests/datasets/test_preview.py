@@ -46,12 +46,12 @@ def test_a_sample_is_shown_as_training_gets_it(preview):
     for sample in view.samples:
         assert [tuple(picture.shape) for picture in sample.pictures] == [(3, 56, 56)]
         text = "".join("#" * token.count if token.is_image else token.text for token in sample.tokens)
-        (turn,) = sample.example.turns
+        ((prompt, answer),) = sample.turns
         # blanks at the seams of special pieces are the tokenizer's own
-        shown = f"<s>[INST] {turn.prompt} [/INST]{turn.answer}</s>".replace("<ImageHere>", "####")
+        shown = f"<s>[INST] {prompt} [/INST]{answer}</s>".replace("<ImageHere>", "####")
         assert text.replace(" ", "") == shown.replace(" ", "")
         trained = "".join(token.text for token in sample.tokens if token.trained)
-        assert trained.replace(" ", "") == f"{turn.answer}</s>".replace(" ", "")
+        assert trained.replace(" ", "") == f"{answer}</s>".replace(" ", "")
         assert sum(token.count for token in sample.tokens) == sample.num_tokens
         assert sum(token.trained for token in sample.tokens) == sample.num_trained
 
@@ -93,7 +93,7 @@ def test_the_picture_is_the_resized_one(preview):
     cfg, datasets = preview("coco_caption")
     (view,) = views_of(cfg, datasets, num_samples=1)
     (sample,) = view.samples
-    with Image.open(sample.example.id.split(" ", 1)[1]) as image:
+    with Image.open(sample.id.split(" ", 1)[1]) as image:
         resized = np.asarray(image.convert("RGB").resize((56, 56), Image.Resampling.BICUBIC))
     assert np.abs(sample.pictures[0].permute(1, 2, 0).numpy().astype(int) - resized).max() == 0
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minigpt4.runners.charts import Line, short, svg
-from minigpt4.runners.history import Curve, read_history
-from minigpt4.runners.report import main, write_report
-from minigpt4.runners.tables import facts, mixture_table, state
+from minigpt4.report import main
+from minigpt4.reports.metrics_log import read_metrics_log
+from minigpt4.reports.run_page import state, write_run_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RUN = {
@@ -67,7 +66,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_escaped_and_fetches_nothing(tmp_path):
-    text = write_report(write_run(tmp_path / "job & co")).read_text()
+    text = write_run_page(write_run(tmp_path / "job & co")).read_text()
     page = Page(text)
     assert page.open == [] and page.fetched == []
     assert "url(" not in text and "@import" not in text
@@ -76,34 +75,47 @@ def test_the_page_is_whole_escaped_and_fetches_nothing(tmp_path):
 
 
 def test_the_page_has_a_chart_of_the_loss_of_each_dataset_and_of_each_speed(tmp_path):
-    text = write_report(write_run(tmp_path / "job")).read_text()
+    text = write_run_page(write_run(tmp_path / "job")).read_text()
     titles = ["loss", "a&lt;b&gt;&amp;", "gqa", "learning rate", "samples a second"]
     assert text.count('<svg class="chart"') == len(titles)
     assert all(f"<figcaption><b>{title}</b>" in text for title in titles)
     assert text.count("resumed at step 50") == len(titles)
 
 
+def test_a_number_has_a_chart_where_the_log_has_it_and_a_single_rank_is_never_the_slowest(tmp_path):
+    lines = [{"step": step, "grad_norm": 0.5, "slowest_rank_share": 1.0, "mfu": 0.4} for step in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_run_page(tmp_path).read_text()
+    found = [part.split("</b>")[0] for part in text.split("<figcaption><b>")[1:]]
+    assert found == ["gradient norm", "model FLOPs utilisation, %"]
+    assert ">40</text>" in text and "<b>40.0%</b>MFU" in text
+
+
 def test_the_state_says_how_far_the_run_is(tmp_path):
-    history = read_history(write_run(tmp_path / "job") / "metrics.jsonl")
-    assert state(history, RUN) == "step 100 of 200 (50%) · 0:01:00 to go · resumed at 50"
-    assert state(history, {}) == "step 100 · 0:01:00 to go · resumed at 50"
+    log = read_metrics_log(write_run(tmp_path / "job") / "metrics.jsonl")
+    assert state(log, RUN) == "step 100 of 200 (50%) · 0:01:00 to go · resumed at 50"
+    assert state(log, {}) == "step 100 · 0:01:00 to go · resumed at 50"
 
 
 def test_the_table_joins_the_mixture_with_losses_and_what_was_left_out(tmp_path):
-    history = read_history(write_run(tmp_path / "job") / "metrics.jsonl")
-    rows = mixture_table(history, RUN).split("<tr>")[2:]
-    cells = [
-        row.replace("</td>", "").replace("</tr>", "").replace("</tbody></table>", "").split("<td>") for row in rows
+    page = write_run_page(write_run(tmp_path / "job")).read_text()
+    rows = page.split("<tbody>")[1].split("</tbody>")[0].split("<tr>")[1:]
+    cells = [row.strip().removesuffix("</td></tr>").removeprefix("<td>").split("</td><td>") for row in rows]
+    assert cells[0][:5] == ["gqa", "943,000", "6", "50", "25.0%"]
+    assert cells[0][7:] == ["1.2500", "3", "0", "0"]
+    assert cells[1][:7] == ["laion", "", "2", "1", "0.5%", "", ""]
+    assert cells[2][0] == "a&lt;b&gt;&amp;"
+    titles = page.split("<thead>")[1].split("</thead>")[0].removesuffix("</th></tr>").split("</th><th>")
+    assert titles[-6:] == ["expected samples", "loss", "validation", "bad", "too long", "skipped"]
+
+
+def test_the_facts_are_those_of_run_json_in_words(tmp_path):
+    page = write_run_page(write_run(tmp_path / "job")).read_text()
+    facts = page.split('<div class="scroll facts"><table>')[1].split("</table>")[0].strip().splitlines()
+    assert facts == [
+        "<tr><th>versions</th><td>torch 2.11.0, timm 1.0.20</td></tr>",
+        "<tr><th>num trainable</th><td>56,627,200</td></tr>",
     ]
-    assert cells[0][1:6] == ["gqa", "943,000", "6", "50", "25.0%"]
-    assert cells[0][8:] == ["1.2500", "3", "0", "0"]
-    assert cells[1][1:8] == ["laion", "", "2", "1", "0.5%", "", ""]
-    assert cells[2][1] == "a&lt;b&gt;&amp;"
-
-
-def test_the_facts_are_those_of_run_json_in_words():
-    assert "<th>versions</th><td>torch 2.11.0, timm 1.0.20</td>" in facts(RUN)
-    assert "<th>num trainable</th><td>56,627,200</td>" in facts(RUN)
 
 
 @pytest.mark.parametrize("torn", [None, '{"versions": {'])
@@ -111,60 +123,42 @@ def test_a_run_json_that_is_not_there_or_torn_costs_only_what_it_says(tmp_path, 
     folder = write_run(tmp_path / "job", run=None)
     if torn is not None:
         (folder / "run.json").write_text(torn)
-    text = write_report(folder).read_text()
+    text = write_run_page(folder).read_text()
     assert "There is no run.json." in text and "<figcaption><b>gqa</b>" in text
 
 
 @pytest.mark.parametrize("lines", ["", '{"step": 0}\n', '{"step": 7, "loss": 2.5}\n'])
-def test_a_run_that_has_hardly_begun_has_a_page_too(tmp_path, lines):
+def test_a_run_that_has_hardly_begun_has_a_page_and_a_picture_too(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text(lines)
-    assert Page(write_report(tmp_path).read_text()).open == []
+    assert Page(write_run_page(tmp_path).read_text()).open == []
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size == (1080, 600)
+
+
+def test_an_empty_folder_has_a_page_without_figures(tmp_path):
+    page = write_run_page(tmp_path).read_text()
+    assert "no step is logged yet" in page and "<p>No step is logged yet.</p>" in page
+    assert not {"figure", "svg"} & set(Page(page).tags) and 'class="tiles"' not in page
 
 
 def test_thirty_thousand_lines_make_a_small_page(tmp_path):
-    few, many = (write_report(write_run(tmp_path / str(n), num_lines=n)).stat().st_size for n in (3000, 30000))
+    few, many = (write_run_page(write_run(tmp_path / str(n), num_lines=n)).stat().st_size for n in (3000, 30000))
     assert many < 1.2 * few < 400_000
 
 
-@pytest.mark.parametrize("with_matplotlib", [True, False])
-def test_the_picture_shows_the_loss(tmp_path, monkeypatch, with_matplotlib):
-    if with_matplotlib:
-        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    else:
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    write_report(write_run(tmp_path / "dollar$_$job"))
+def test_the_page_is_written_also_when_the_picture_cannot_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError):
+        write_run_page(write_run(tmp_path / "job"))
+    assert "<figcaption><b>gqa</b>" in (tmp_path / "job/report.html").read_text()
+
+
+def test_the_picture_shows_the_loss(tmp_path):
+    write_run_page(write_run(tmp_path / "dollar$_$job"))
     with Image.open(tmp_path / "dollar$_$job" / "loss.png") as image:
         assert image.size == (1080, 600)
         colours = {colour for count, colour in image.convert("RGB").getcolors(1 << 20) if count > 20}
     assert {(9, 105, 218), (188, 76, 0)} <= colours  # the mean and the validation
-
-
-def test_a_value_stands_where_the_scale_says():
-    drawn = svg([Line("value", Curve(*map_floats([0, 10], [0, 100])))], width=264, height=134, x=(0, 10))
-    left, right, top, bottom, _, _, low, high = (float(v) for v in drawn.split('data-scale="')[1].split('"')[0].split())
-    points = drawn.split('points="')[1].split('"')[0].split(" ")
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
-    assert (x0, x1) == (left, right)
-    assert low + (bottom - y0) / (bottom - top) * (high - low) == pytest.approx(0, abs=0.01)
-    assert low + (bottom - y1) / (bottom - top) * (high - low) == pytest.approx(100, abs=0.01)
-
-
-def map_floats(*columns):
-    import numpy as np
-
-    return [np.array(column, dtype=float) for column in columns]
-
-
-def test_numbers_on_axes_are_short():
-    assert [short(v) for v in (0, 0.25, 1e-5, 950, 1500, 30000, 2.5e6)] == [
-        "0",
-        "0.25",
-        "1e-05",
-        "950",
-        "1.5k",
-        "30k",
-        "2.5M",
-    ]
 
 
 def test_the_page_is_also_written_by_hand(tmp_path, monkeypatch, capsys):
@@ -172,13 +166,13 @@ def test_the_page_is_also_written_by_hand(tmp_path, monkeypatch, capsys):
     main()
     assert Path(capsys.readouterr().out.strip()) == tmp_path / "job" / "report.html"
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"there is no metrics\.jsonl in"):
+    with pytest.raises(SystemExit, match=r"there is no metrics\.jsonl and no results\.json in"):
         main()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_browser_shows_the_page_and_the_values_under_the_pointer(tmp_path):
-    page = write_report(write_run(tmp_path / "job"))
+    page = write_run_page(write_run(tmp_path / "job"))
     probe = """<script>
       const chart = document.querySelector("svg.chart"), box = chart.getBoundingClientRect();
       chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right}));

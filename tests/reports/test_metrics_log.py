@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 
-from minigpt4.runners.history import Curve, limits, read_history, ticks
+from minigpt4.reports.metrics_log import Curve, read_metrics_log
 
 
-def history_of(tmp_path, *lines):
+def log_of(tmp_path, *lines):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return read_history(path)
+    return read_metrics_log(path)
 
 
 def curve(*values):
@@ -18,44 +18,44 @@ def curve(*values):
 def test_what_a_resumed_run_does_again_replaces_what_was_there(tmp_path):
     first = [{"step": step, "loss": 1.0, "start_step": 0} for step in range(6)]
     again = [{"step": step, "loss": 2.0, "start_step": 3} for step in range(3, 5)]
-    history = history_of(tmp_path, *first, *again)
-    assert [(line["step"], line["loss"]) for line in history.lines] == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)]
-    assert history.resumed_at == [3]
+    log = log_of(tmp_path, *first, *again)
+    assert [(line["step"], line["loss"]) for line in log.lines] == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)]
+    assert log.resumed_at == [3]
 
 
 def test_steps_that_go_back_are_a_resumed_run_also_without_its_start(tmp_path):
-    history = history_of(tmp_path, *({"step": step} for step in (0, 1, 2, 3, 2, 3, 4)))
-    assert [line["step"] for line in history.lines] == [0, 1, 2, 3, 4]
-    assert history.resumed_at == [2]
+    log = log_of(tmp_path, *({"step": step} for step in (0, 1, 2, 3, 2, 3, 4)))
+    assert [line["step"] for line in log.lines] == [0, 1, 2, 3, 4]
+    assert log.resumed_at == [2]
 
 
 def test_a_run_from_step_0_in_an_old_folder_shows_nothing_of_the_old_one(tmp_path):
     lines = [{"step": step, "loss": 1.0, "start_step": 0} for step in (0, 1, 2, 0)]
-    history = history_of(tmp_path, *lines)
-    assert [line["step"] for line in history.lines] == [0]
-    assert history.resumed_at == []
+    log = log_of(tmp_path, *lines)
+    assert [line["step"] for line in log.lines] == [0]
+    assert log.resumed_at == []
 
 
 def test_an_earlier_resumption_goes_with_the_steps_that_are_done_again(tmp_path):
     lines = [*((step, 0) for step in range(6)), (4, 4), (5, 4), (2, 2), (3, 2)]
-    history = history_of(tmp_path, *({"step": step, "start_step": start} for step, start in lines))
-    assert [line["step"] for line in history.lines] == [0, 1, 2, 3]
-    assert history.resumed_at == [2]
+    log = log_of(tmp_path, *({"step": step, "start_step": start} for step, start in lines))
+    assert [line["step"] for line in log.lines] == [0, 1, 2, 3]
+    assert log.resumed_at == [2]
 
 
 def test_a_validation_joins_the_line_of_its_step(tmp_path):
-    history = history_of(tmp_path, {"step": 0, "loss": 1.0}, {"step": 0, "valid_loss": 2.0})
-    assert history.lines == [{"step": 0, "loss": 1.0, "valid_loss": 2.0}]
+    log = log_of(tmp_path, {"step": 0, "loss": 1.0}, {"step": 0, "valid_loss": 2.0})
+    assert log.lines == [{"step": 0, "loss": 1.0, "valid_loss": 2.0}]
 
 
 def test_torn_lines_are_counted_and_left_out(tmp_path):
-    history = history_of(tmp_path, {"step": 0}, '{"step": 1, "lo', "[1]", '{"step": "x"}', "", {"step": 2})
-    assert [line["step"] for line in history.lines] == [0, 2]
-    assert history.num_unreadable == 3
+    log = log_of(tmp_path, {"step": 0}, '{"step": 1, "lo', "[1]", '{"step": "x"}', "", {"step": 2})
+    assert [line["step"] for line in log.lines] == [0, 2]
+    assert log.num_unreadable == 3
 
 
-def test_a_file_that_is_not_there_is_an_empty_history(tmp_path):
-    assert read_history(tmp_path / "metrics.jsonl").lines == []
+def test_a_file_that_is_not_there_is_an_empty_log(tmp_path):
+    assert read_metrics_log(tmp_path / "metrics.jsonl").lines == []
 
 
 def test_curves_count_steps_from_one_and_hold_finite_numbers_only(tmp_path):
@@ -65,12 +65,12 @@ def test_curves_count_steps_from_one_and_hold_finite_numbers_only(tmp_path):
         {"step": 2, "loss": float("nan"), "loss_by_dataset": {"ocrvqa": 3.0}},
         {"step": 3, "loss": 4, "loss_by_dataset": {"gqa": 5.0}},
     ]
-    history = history_of(tmp_path, *lines)
-    loss, gqa = history.values("loss"), history.values("loss_by_dataset", "gqa")
+    log = log_of(tmp_path, *lines)
+    loss, gqa = log.values("loss"), log.values("loss_by_dataset", "gqa")
     assert (loss.steps.tolist(), loss.values.tolist()) == ([1, 4], [1.5, 4])
     assert (gqa.steps.tolist(), gqa.values.tolist()) == ([1, 4], [2, 5])
-    assert history.names("loss_by_dataset") == ["gqa", "ocrvqa"]
-    assert len(history.values("no such key")) == 0
+    assert log.names("loss_by_dataset") == ["gqa", "ocrvqa"]
+    assert len(log.values("no such key")) == 0
 
 
 def test_smoothing_takes_the_mean_of_the_points_around():
@@ -91,20 +91,3 @@ def test_thinning_keeps_the_extremes_of_every_stretch_in_order():
 
 def test_few_points_are_not_thinned():
     assert curve(1, 2, 3).thinned(20).values.tolist() == [1, 2, 3]
-
-
-def test_one_outlier_does_not_flatten_a_noisy_curve():
-    noisy = curve(*[1.0] * 500, 1000.0, *[2.0] * 500)
-    low, high = limits([], fences=[noisy])
-    assert (low, high) == (0.96, 2.04)
-
-
-def test_a_constant_and_no_curve_have_a_range_too():
-    assert limits([curve(2, 2)]) == (1.9, 2.1)
-    assert limits([])[0] < limits([])[1]
-
-
-def test_ticks_are_round():
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(1e-6, 1.1e-5) == [2e-6, 4e-6, 6e-6, 8e-6, 1e-5]
-    assert ticks(-0.3, 0.3) == [-0.2, 0, 0.2]

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from minigpt4.evaluation.mistakes import write_mistakes
-from minigpt4.evaluation.report import text, write_report
+from minigpt4.evaluation.report import write_report
 from minigpt4.evaluation.results import add_result
+from minigpt4.reports.page import cut, environment
 
 HOSTILE = "<script>document.title='harmed'</script>\x00\x1b[31m\ud800" + "x" * 10_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -81,8 +82,8 @@ def test_true_and_given_boxes_are_drawn(tmp_path):
 
 
 def test_long_texts_are_cut_with_their_length():
-    assert text("a" * 50, limit=3) == "aaa \u2026 (50 characters)"
-    assert text("a&b") == "a&amp;b"
+    assert cut("a" * 50, 3) == "aaa \u2026 (50 characters)"
+    assert environment().from_string("{{ value | cut }}").render(value="a&b") == "a&amp;b"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to look at the page with")

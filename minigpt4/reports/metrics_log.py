@@ -1,10 +1,10 @@
-"""metrics.jsonl read back: one line a step, curves out of it, smoothed and thinned for drawing."""
+"""Reads metrics.jsonl: one line a step, and curves of its numbers, smoothed and thinned for drawing."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -18,25 +18,25 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass
-class History:
-    """The steps that the run stands on: what a resumed run did again replaces what was there. Read when complete."""
+class MetricsLog:
+    """The steps of a run; steps that a resumed run repeated replace the earlier ones. Read it when it is complete."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)  # steps ascending
     resumed_at: list[int] = field(default_factory=list)
     num_unreadable: int = 0
 
     def values(self, key: str, name: str | None = None) -> Curve:
-        """Return how a number went, or with `name` one of the numbers that stand under the key by name."""
+        """Return the curve of a number, or with `name` of one number in the object under the key."""
         steps, values = self._columns.get((key, name), ((), ()))
         return Curve(np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64))
 
     def names(self, key: str) -> list[str]:
-        """Return the names under a key, in the order in which they came up."""
+        """Return the names under a key, in the order of their first line."""
         return [name for found, name in self._columns if found == key and name is not None]
 
     @cached_property
     def _columns(self) -> dict[tuple[str, str | None], tuple[list[int], list[float]]]:
-        """All numbers by key and name, gathered in one walk since there may be many lines."""
+        """All numbers by key and name, gathered in one pass since a log may have many lines."""
         columns: dict[tuple[str, str | None], tuple[list[int], list[float]]] = {}
         for line in self.lines:
             step = line["step"] + 1
@@ -76,34 +76,34 @@ class Curve:
         return Curve(self.steps, (sums[end] - sums[first]) / np.maximum(end - first, 1))
 
     def thinned(self, num_points: int) -> Curve:
-        """Return about `num_points` points that look the same: the lowest and the highest of each stretch."""
+        """Return about `num_points` points that look the same: the lowest and the highest of each section."""
         if len(self) <= num_points:
             return self
         bounds = np.linspace(0, len(self), num_points // 2 + 1).astype(int)
         chosen = []
         for first, end in pairwise(bounds):
-            stretch = self.values[first:end]
-            chosen += sorted({first + int(stretch.argmin()), first + int(stretch.argmax())})
+            section = self.values[first:end]
+            chosen += sorted({first + int(section.argmin()), first + int(section.argmax())})
         return Curve(self.steps[chosen], self.values[chosen])
 
 
-def read_history(path: Path) -> History:
-    """Read a metrics file; one that is not there is empty, lines torn by a crash are counted and left out."""
-    history = History()
+def read_metrics_log(path: Path) -> MetricsLog:
+    """Read a metrics file; a missing file gives an empty log, lines that a crash tore are counted and left out."""
+    log = MetricsLog()
     if not path.is_file():
-        return history
+        return log
     start = None
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in _parsed(file, history):
-            start = _begin_again(history, line, start)
-            if history.lines and history.lines[-1]["step"] == line["step"]:
-                history.lines[-1] |= line  # the validation that follows a step
+        for line in _parsed(file, log):
+            start = _begin_again(log, line, start)
+            if log.lines and log.lines[-1]["step"] == line["step"]:
+                log.lines[-1] |= line  # the validation that follows a step
             else:
-                history.lines.append(line)
-    return history
+                log.lines.append(line)
+    return log
 
 
-def _parsed(texts: Iterable[str], history: History) -> Iterable[dict[str, Any]]:
+def _parsed(texts: Iterable[str], log: MetricsLog) -> Iterable[dict[str, Any]]:
     for text in texts:
         try:
             line = json.loads(text)
@@ -112,35 +112,18 @@ def _parsed(texts: Iterable[str], history: History) -> Iterable[dict[str, Any]]:
         if isinstance(line, dict) and type(line.get("step")) is int:
             yield line
         elif text.strip():
-            history.num_unreadable += 1
+            log.num_unreadable += 1
 
 
-def _begin_again(history: History, line: dict[str, Any], start: int | None) -> int | None:
+def _begin_again(log: MetricsLog, line: dict[str, Any], start: int | None) -> int | None:
     """Drop what a resumed run does again from its first step on, and note where; return the step it started at."""
     new_start = line.get("start_step", start)
-    lines = history.lines
+    lines = log.lines
     if lines and (new_start != start or line["step"] < lines[-1]["step"]):
         first = line["step"] if new_start is None else min(new_start, line["step"])
         while lines and lines[-1]["step"] >= first:
             lines.pop()
-        history.resumed_at = [step for step in history.resumed_at if step < first]
+        log.resumed_at = [step for step in log.resumed_at if step < first]
         if lines:
-            history.resumed_at.append(first)
+            log.resumed_at.append(first)
     return new_start
-
-
-def limits(curves: Sequence[Curve], *, fences: Sequence[Curve] = ()) -> tuple[float, float]:
-    """Return the range to draw: all of `curves`, and of `fences` what lies between their 1st and 99th percentile."""
-    ends = [(c.values.min(), c.values.max()) for c in curves if len(c)]
-    ends += [tuple(np.percentile(c.values, (1, 99))) for c in fences if len(c)]
-    low, high = (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (0.0, 1.0)
-    room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
-    return float(low - room if low < 0 else max(low - room, 0)), float(high + room)
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about `count` round numbers between two, for an axis."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * round_ for round_ in (1, 2, 2.5, 5, 10) if power * round_ >= rough * 0.999)
-    return [float(f"{n * step:.9g}") for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
