@@ -73,12 +73,12 @@ def test_a_sample_of_another_family_is_shown_with_its_marks(preview, tmp_path):
     cfg.model_cfg.arch, cfg.model_cfg.llama_model = "chatml_stand_in", str(write_chatml(tmp_path / "chatml"))
     (view,) = views_of(cfg, datasets, num_samples=1)
     (sample,) = view.samples
-    (turn,) = sample.example.turns
+    ((prompt, answer),) = sample.turns
     text = "".join("#" * token.count if token.is_image else token.text for token in sample.tokens)
-    question = turn.prompt.replace("<ImageHere>", "###").rstrip()
+    question = prompt.replace("<ImageHere>", "###").rstrip()
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    assert text == (f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{turn.answer}<|im_end|>")
-    assert "".join(token.text for token in sample.tokens if token.trained) == f"{turn.answer}<|im_end|>"
+    assert text == (f"{system}<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>")
+    assert "".join(token.text for token in sample.tokens if token.trained) == f"{answer}<|im_end|>"
 
 
 def test_a_model_without_a_chat_encoder_has_no_preview(preview):
