@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minigpt4.inference import load_model
 
+__version__ = "0.1.0"
 __all__ = ["load_model"]
 
 
