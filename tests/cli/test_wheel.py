@@ -101,6 +101,7 @@ def test_the_installed_command_shows_its_help_version_and_environment(installed,
     assert Path(where.strip()).is_relative_to(installed.parent)
 
 
+@pytest.mark.slow
 def test_the_installed_package_trains_and_evaluates_from_another_folder(installed, tmp_path):
     size = ["--num-train-scenes", "40", "--num-eval-scenes", "150"]
     run(installed, tmp_path, "python", "-m", "minigpt4.sample_world", "--out", "sample_world", *size)

@@ -140,10 +140,8 @@ def test_the_shipped_yaml_files_name_the_benchmarks_below_the_world():
     )
     assert set(ours) == set(real)
     for name, options in ours.items():
-        for key in ("eval_file_path", "img_path"):
-            assert options.get(key, "sample_world/evaluation_dataset/").startswith(
-                "sample_world/evaluation_dataset/"
-            ), name
+        paths = [options[key] for key in ("eval_file_path", "img_path") if key in options]
+        assert all(path.startswith("sample_world/evaluation_dataset/") for path in paths), name
 
 
 def test_both_training_files_differ_in_the_engine_data_alone(world):
