@@ -23,11 +23,10 @@ from minigpt4.common.json_records import read_json
 from minigpt4.common.tables import as_markdown, as_percent
 from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.asking import infer
-from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
+from minigpt4.evaluation.command import Prepared, choose, image_processor, prepare
 from minigpt4.evaluation.results import score_file
 from minigpt4.inference import build_model
 
-SCRIPTS = ("eval_vqa.py", "eval_ref.py")
 Asked = dict[str, tuple[list[Any], float | None]]
 """By benchmark: the entries of its result file, and the accuracy."""
 
@@ -52,11 +51,11 @@ def main() -> None:
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="laid over the YAML")
-    unset = dict.fromkeys(("lora_r", "lora_alpha", "batch_size", "max_new_tokens"))
-    cfg = load_config(args := parser.parse_args(namespace=argparse.Namespace(**unset)))
+    args = parser.parse_args()
+    cfg = Config(args)
+    cfg.model_cfg.ckpt = args.ckpt or cfg.model_cfg.ckpt
     device = dist_utils.pick_device(cfg.run_cfg)
-    benchmarks = [benchmark for script in SCRIPTS for benchmark in choose(cfg, None, script)]
-    prepared = prepare(benchmarks, save_path=Path(cfg.run_cfg.save_path))
+    prepared = prepare(choose(cfg, None), save_path=Path(cfg.run_cfg.save_path))
     full, half = (ask(cfg, prepared, device, dtype) for dtype in (torch.float32, getattr(torch, args.dtype)))
     rows, sums = [["benchmark", "questions", "answers differ", "float32", args.dtype]], [0, 0]
     for name, (entries, accuracy) in full.items():

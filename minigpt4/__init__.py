@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from minigpt4.api import RunResult, train
     from minigpt4.inference import load_model
 
+__version__ = "0.1.0"
 __all__ = ["RunResult", "load_model", "train"]
 _MODULES = {"RunResult": "minigpt4.api", "load_model": "minigpt4.inference", "train": "minigpt4.api"}
 

@@ -1,6 +1,6 @@
 """Talk with a model about a picture, in a terminal.
 
-python -m minigpt4.chat --cfg-path eval_configs/minigptv2_eval.yaml --image x.jpg
+minigpt4 chat --cfg-path eval_configs/minigptv2_eval.yaml --image x.jpg
 
 A line is a question; /image PATH shows another picture, /new begins again, /quit or the end of input ends. The tags of
 the tasks ([vqa], [refer], [grounding], [detection]..) stand first in a question. Where an answer has boxes, a copy of
@@ -10,6 +10,7 @@ the picture with the boxes drawn is saved.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ HELP = "/image PATH  another picture;  /new  begin again;  /quit  end"
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m minigpt4.chat", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="minigpt4 chat",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="example: minigpt4 chat --cfg-path eval_configs/minigptv2_eval.yaml --image x.jpg",
+    )
     parser.add_argument("--cfg-path", required=True, help="YAML with the model, as eval_configs/minigptv2_eval.yaml")
     parser.add_argument("--image", type=Path, help="the picture to talk about; without one it is text alone")
     parser.add_argument("--ckpt", help="overrides model.ckpt")
@@ -90,10 +95,10 @@ def _print_more(shown: str, text: str) -> str:
     return text
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Talk until the input ends."""
     use_expandable_segments()
-    args = make_parser().parse_args()
+    args = make_parser().parse_args(words)
     with plain_errors("chat"):
         assistant = load_model(args.cfg_path, options=args.options, ckpt=args.ckpt, device=args.device)
         session = Session(assistant, args)

@@ -1,6 +1,6 @@
 """Write a trained model in the formats of other tools: a merged transformers folder, the projection, a peft adapter.
 
-python -m minigpt4.export --cfg-path eval_configs/minigptv2_eval.yaml --ckpt checkpoint_29.pth --out exported
+minigpt4 export --cfg-path eval_configs/minigptv2_eval.yaml --ckpt checkpoint_29.pth --out exported
 
     exported/llama/                    Llama with LoRA merged into its weights, and its tokenizer for AutoTokenizer
     exported/projection.safetensors    llama_proj.weight and llama_proj.bias
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ QUESTION = "[vqa] What stands beside the red car? Answer in a few words."
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m minigpt4.export", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="minigpt4 export",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="example: minigpt4 export --cfg-path my_eval.yaml --ckpt checkpoint_29.pth --out exported",
+    )
     parser.add_argument("--cfg-path", required=True, help="YAML with the model, as eval_configs/minigptv2_eval.yaml")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--ckpt", help="overrides model.ckpt")
@@ -164,10 +169,10 @@ def chat_template_folder(llama_model: str) -> Path:
     return Path(from_hub("model.llama_model", llama_model, fetch))
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Export a model and print what was written."""
     use_expandable_segments()
-    args = make_parser().parse_args()
+    args = make_parser().parse_args(words)
     setup_logger()
     with plain_errors("export"):
         if args.out.is_dir() and any(args.out.iterdir()):

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import train
-from minigpt4 import chat, export
-from minigpt4.evaluation import command
+from minigpt4 import chat, cli, export
 
 NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def evaluate():
-    command.evaluate(command.make_parser("").parse_args(), "eval_vqa.py", None)
+    cli.run_script("eval", "eval_vqa.py")
 
 
 @pytest.fixture(params=[train.main, chat.main, export.main, evaluate], ids=["train", "chat", "export", "eval"])

@@ -6,6 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "common",
+    "conversation",
+    "processors",
+    "datasets",
+    "models",
+    "evaluation",
+    "tasks",
+    "runners",
+    "sample_world",
+}
 MAY_IMPORT = {
     "common": {"common"},
     "conversation": {"conversation", "common"},
@@ -16,6 +27,7 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "common", "conversation", "processors", "reports"},
     "tasks": {"tasks", "common", "conversation", "datasets", "models"},
     "runners": {"runners", "common", "conversation", "datasets.mixture", "tasks", "reports"},
+    "cli": {"cli", "api", "chat", "export", "inference", *PACKAGES},
     "sample_world": {"sample_world", "common", "conversation", "processors", "models", "datasets", "evaluation"},
 }
 
@@ -52,3 +64,11 @@ def test_nobody_imports_scripts():
     scripts = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")} | folders | {"train"}
     for path in (ROOT / "minigpt4").rglob("*.py"):
         assert not {module.split(".")[0] for module in imported_modules(path)} & scripts, path
+
+
+def test_nobody_imports_the_command_line():
+    paths = [path for path in (ROOT / "minigpt4").rglob("*.py") if "cli" not in path.relative_to(ROOT).parts]
+    assert len(paths) > 100
+    for path in paths:
+        if path != ROOT / "minigpt4/__main__.py":
+            assert not {module for module in imported_modules(path) if module.startswith("minigpt4.cli")}, path

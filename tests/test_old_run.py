@@ -1,17 +1,14 @@
 """Folders that an earlier version wrote: today's code resumes, finishes, scores and reports them."""
 
 import json
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 
-from tools.make_old_run import ANSWERS, Checkout, evaluation, expected_of, training, workspace
+from tests.old_folders import OLD, ROOT, copy_of_old
+from tools.make_old_run import ANSWERS, Checkout, evaluation, expected_of, training
 
-ROOT = Path(__file__).parents[1]
-OLD = ROOT / "tests/golden/old_run"
 SCRIPTS = ("eval_vqa.py", "eval_ref.py")
 KEPT = {
     "okvqa": ("okvqa.json", "answer"),
@@ -24,10 +21,7 @@ KEPT = {
 @pytest.fixture
 def work(tmp_path):
     """Return a folder with the data, the model, the configs and the old folders."""
-    workspace(tmp_path / "work", ROOT / "tests/golden")
-    for name in ("output", "evaluation_results"):
-        shutil.copytree(OLD / name, tmp_path / "work" / name)
-    return tmp_path / "work"
+    return copy_of_old(tmp_path / "work")
 
 
 def run(work, words):

@@ -19,11 +19,11 @@ from minigpt4.common.option_texts import lay_options, plain
 from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import SECTIONS, hints_of, inner_of
+from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
 from minigpt4.common.yaml_reader import number_of, read_yaml_file
 
 MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""
-PACKAGE_DIR = Path(__file__).resolve().parent.parent
 
 
 class Config:
@@ -34,8 +34,11 @@ class Config:
     """
 
     def __init__(self, args: Any) -> None:
-        """Read `args.cfg_path` and lay `args.options` ("a.b=c" or "a.b c" pairs) over it."""
-        self._path = str(args.cfg_path)
+        """Read `args.cfg_path`, a file or the name of a shipped one, and lay `args.options` over it.
+
+        Options are "a.b=c" texts or "a.b" "c" pairs.
+        """
+        self._path = str(find_config(str(args.cfg_path)))
         self._unset: set[str] = set()  # where a null stands over a default of the library
         tree = read_yaml_file(Path(self._path))
         problems = lay_options(tree, getattr(args, "options", None) or ())

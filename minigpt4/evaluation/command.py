@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,43 +45,8 @@ class Prepared:
     questions: list[Question]
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return the parser of the options that all evaluation scripts have."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--cfg-path", required=True, help="YAML with model, datasets, evaluation_datasets and run")
-    parser.add_argument("--dataset", help="names from evaluation_datasets, with commas between; default: all of them")
-    parser.add_argument(
-        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
-    )
-    parser.add_argument(
-        "--only",
-        choices=(INFER, SCORE),
-        help="infer: write the result files and stop; score: score result files that are there, without a model",
-    )
-    parser.add_argument("--ckpt", help="overrides model.ckpt")
-    parser.add_argument("--lora_r", type=int, help="overrides model.lora_r")
-    parser.add_argument("--lora_alpha", type=int, help="overrides model.lora_alpha")
-    parser.add_argument("--batch_size", type=int, help="overrides that of every benchmark")
-    parser.add_argument("--max_new_tokens", type=int, help="overrides that of every benchmark")
-    return parser
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Return the config with the options of the command line over it. Raises: ValueError that lists every mistake."""
-    cfg = Config(args)
-    for key in ("ckpt", "lora_r", "lora_alpha"):
-        if getattr(args, key) is not None:
-            cfg.model_cfg[key] = getattr(args, key)
-    for entry in cfg.evaluation_datasets_cfg.values():
-        for key in ("batch_size", "max_new_tokens"):
-            if getattr(args, key) is not None:
-                entry[key] = getattr(args, key)
-    cfg.check_values()
-    return cfg
-
-
-def choose(cfg: Config, dataset: str | None, script: str) -> list[Benchmark]:
-    """Return the benchmarks of `--dataset`, or all of the YAML that this script evaluates.
+def choose(cfg: Config, dataset: str | None, script: str | None = None) -> list[Benchmark]:
+    """Return the benchmarks of `--dataset`, or all of the YAML; with `script`, only those that it evaluates.
 
     Raises: ValueError when a name is not in the YAML, or another script evaluates it.
     """
@@ -94,13 +58,14 @@ def choose(cfg: Config, dataset: str | None, script: str) -> list[Benchmark]:
         if name not in classes:
             known = ", ".join(classes)
             problems.append(f"--dataset {name}: evaluation_datasets has {known}{did_you_mean(name, classes)}")
-        elif classes[name].script != script:
+        elif script not in (None, classes[name].script):
             problems.append(f"--dataset {name}: eval_scripts/{classes[name].script} evaluates it")
     if problems:
         raise ValueError("\n  ".join(problems))
-    names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if cls.script == script]
+    names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if script in (None, cls.script)]
     if not names:
-        own = [kind for kind in registry.list_benchmarks() if registry.get_benchmark_class(kind).script == script]
+        scripts = {kind: registry.get_benchmark_class(kind).script for kind in registry.list_benchmarks()}
+        own = [kind for kind, its_script in scripts.items() if script in (None, its_script)]
         raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
     return [part for name in names for part in classes[name].build(entries[name], name=name)]
 
@@ -148,24 +113,31 @@ def summary(name: str, score: dict[str, Any]) -> str:
     return f"{name}: {accuracy} of {score['num_questions']} questions{partly} ({odd}){seconds}"
 
 
-def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, resample: int = 0) -> None:
-    """Evaluate what the command line asks for; rank 0 prints a line a benchmark and a table, and writes the files.
+def evaluate(
+    cfg: Config,
+    dataset: str | None,
+    load_model: ModelLoader,
+    *,
+    script: str | None = None,
+    only: str | None = None,
+    resample: int = 0,
+) -> None:
+    """Evaluate a config's benchmarks; rank 0 prints a line a benchmark and a table, and writes the files.
 
-    Raises: ValueError, before the model is loaded, that lists what is missing or misspelt.
+    `dataset` and `script` choose benchmarks, `only` is "infer" or "score"; `resample` is the number of further tries
+    of an answer without a box. Raises: ValueError, before the model is loaded, that lists what is missing or misspelt.
     """
-    dist_utils.use_expandable_segments()
-    cfg = load_config(args)
     dist_utils.init_distributed_mode(cfg.run_cfg)
     setup_logger()
     save_path = Path(cfg.run_cfg.save_path)
     if wrong := wrong_output_folder("run.save_path", str(save_path)):
         raise ValueError(wrong)
-    prepared = prepare(choose(cfg, args.dataset, script), save_path=save_path, only=args.only)
-    ask = None if args.only == SCORE else Asking(cfg, load_model, resample=resample)
+    prepared = prepare(choose(cfg, dataset, script), save_path=save_path, only=only)
+    ask = None if only == SCORE else Asking(cfg, load_model, resample=resample)
     for item in prepared:
         if ask is not None:
             ask(item)
-        if args.only != INFER and dist_utils.is_main_process():
+        if only != INFER and dist_utils.is_main_process():
             with pulse.during(f"scoring {item.benchmark.name}"):
                 score = score_file(item.benchmark, item.questions, save_path)
             score |= published_of(item.benchmark.name)
@@ -175,7 +147,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
     if dist_utils.is_main_process():
         for item in prepared if ask is not None else ():  # kept until here, so that a run that died has all of them
             remove_parts(save_path, item.benchmark.name)
-        if args.only != INFER:
+        if only != INFER:
             measured = read_results(save_path)
             print(results_table({item.benchmark.name: measured[item.benchmark.name] for item in prepared}))
             print(f"more in {write_report(save_path)}", flush=True)
@@ -196,7 +168,8 @@ class Asking:
 
     def __call__(self, item: Prepared) -> None:
         """Write a benchmark's result file, and into results.json what it was made with."""
-        item.benchmark.num_tries = self.resample
+        tries_again = type(item.benchmark).try_again is not Benchmark.try_again
+        item.benchmark.num_tries = self.resample if tries_again else 0
         save_path = Path(self.cfg.run_cfg.save_path)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             seconds = infer(

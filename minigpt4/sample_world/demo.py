@@ -1,6 +1,6 @@
 """The demo: the main job end to end on the sample world, in a few minutes on two cores.
 
-    python -m minigpt4.sample_world.demo     # from the repository's root, as `make demo` does
+    minigpt4 demo     # or python -m minigpt4.sample_world.demo, as `make demo` does
 
 It makes the world, fine-tunes the stage-2 checkpoint with the baseline mixture and once more with the engine's data
 added, evaluates both with all benchmarks on held-out scenes, and prints the table that the real experiment ends with.
@@ -15,11 +15,12 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.sample_world.demo_tables import Row, rows, tables
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LAST_CHECKPOINT = "checkpoint_1.pth"
 JOB_ID = "demo"
 
@@ -31,7 +32,7 @@ def run(*command: str | Path) -> str:
     """
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(PACKAGE_DIR.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     words[0] = {"python": sys.executable}.get(words[0], words[0])
     start = time.monotonic()
@@ -47,33 +48,37 @@ def run(*command: str | Path) -> str:
     return "".join(lines)
 
 
-def torchrun(*command: str | Path) -> str:
-    """Run a script in two processes."""
-    return run("python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command)
+def minigpt4(*words: str | Path) -> str:
+    """Run a command of the command line."""
+    return run("python", "-m", "minigpt4", *words)
+
+
+def torchrun(*words: str | Path) -> str:
+    """Run a command of the command line in two processes."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    return run("python", *launcher, "-m", "minigpt4.cli", *words)
 
 
 def train(world: Path, row: Row) -> Path:
     """Fine-tune the stage-2 checkpoint as a row's YAML says; return the last checkpoint."""
     config = world / "train_configs" / f"{row.config}.yaml"
-    torchrun(REPOSITORY / "train.py", "--cfg-path", config, "--options", f"run.job_id={JOB_ID}")
+    torchrun("train", "--cfg-path", config, "--options", f"run.job_id={JOB_ID}")
     return Path("output") / row.config / JOB_ID / LAST_CHECKPOINT
 
 
 def evaluate(world: Path, row: Row, checkpoint: Path) -> dict[str, float]:
     """Return a checkpoint's accuracies in percent on the held-out scenes, by benchmark; SEED's is its converter's."""
-    scripts, questions = REPOSITORY / "eval_scripts", world / "evaluation_dataset"
-    options = (
-        "--cfg-path", world / "eval_configs/sample_world.yaml", "--ckpt", checkpoint,
+    questions = world / "evaluation_dataset"
+    torchrun(
+        "eval", "--cfg-path", world / "eval_configs/sample_world.yaml", "--ckpt", checkpoint, "--resample",
         "--options", f"run.save_path={row.results}",
     )  # fmt: skip
-    torchrun(scripts / "eval_vqa.py", *options)
-    torchrun(scripts / "eval_ref.py", "--resample", *options)
-    report = run(
-        "python", scripts / "convert_seed_for_submission_minigpt4.py",
+    report = minigpt4(
+        "convert", "seed",
         "--annotation-file", questions / "seed/SEED-Bench-image.json", "--result-file", row.results / "seed.jsonl",
     )  # fmt: skip
-    run(
-        "python", scripts / "convert_mmbench_for_submission.py",
+    minigpt4(
+        "convert", "mmbench",
         "--annotation-file", questions / "mmbench/mmbench_dev_20230712.tsv",
         "--result-file", row.results / "mmbench.jsonl", "--output-file", row.results / "mmbench.xlsx",
     )  # fmt: skip
@@ -83,12 +88,16 @@ def evaluate(world: Path, row: Row, checkpoint: Path) -> dict[str, float]:
     return {**accuracies, "seed": float(total.removeprefix("Total accuracy: ").rstrip("%"))}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="minigpt4 demo",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="example: minigpt4 demo --world sample_world",
+    )
     parser.add_argument("--world", type=Path, default=Path("sample_world"), help="where to make the sample world")
     parser.add_argument("--results", type=Path, default=Path("evaluation_results"), help="where to put the results")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     start = time.monotonic()
     run("python", "-m", "minigpt4.sample_world", "--out", args.world)
     checkpoints = [(row, train(args.world, row)) for row in rows(args.results)]

@@ -24,9 +24,8 @@ from minigpt4.sample_world.files import (
     write_json_lines,
     write_picture,
 )
-from minigpt4.sample_world.lessons import option_lines
 from minigpt4.sample_world.people_files import write_okvqa, write_vizwiz
-from minigpt4.sample_world.questions import LETTERS, TYPE_NAMES, Question
+from minigpt4.sample_world.questions import LETTERS, TYPE_NAMES, Question, option_lines
 from minigpt4.sample_world.refer_files import write_refer
 from minigpt4.sample_world.scenes import Scene
 

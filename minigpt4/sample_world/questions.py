@@ -188,3 +188,8 @@ _ASKERS: dict[int, Callable[[Scene], Iterator[Asked]]] = {
     8: _ask_reasoning,
     9: _ask_text,
 }
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """Return the options, each behind its letter."""
+    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]

@@ -9,10 +9,11 @@ from pathlib import Path
 from minigpt4.sample_world.configs import write_configs
 from minigpt4.sample_world.evaluation_files import write_evaluation_files
 from minigpt4.sample_world.scenes import Scene, make_scene
-from minigpt4.sample_world.tiny_model import SHIPPED
 from minigpt4.sample_world.train_files import write_train_files
 
 ASSETS = Path(__file__).parent / "assets"
+SHIPPED = ("llama_tiny", "eva_vit_tiny.pth", "checkpoint_stage2.pth")
+"""The tiny model's files in it; tools/tiny_weights made them."""
 SHARES = {"coco": 0.35, "vg": 0.3, "gqa": 0.1, "textcaps": 0.1, "ocrvqa": 0.1, "flickr": 0.02, "web": 0.03}
 """Sources of training pictures and their shares of the scenes."""
 MIN_SCENES = {"num_train_scenes": 40, "num_eval_scenes": 150}

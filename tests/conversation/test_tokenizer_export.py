@@ -13,11 +13,11 @@ from minigpt4.conversation.tokenizer_export import (
     sample_texts,
     write_transformers_tokenizer,
 )
-from minigpt4.sample_world.lessons import option_lesson, scene_lesson
 from minigpt4.sample_world.scenes import make_scene
 from minigpt4.sample_world.world import ASSETS
 from tests.conversation.small_tokenizers import TEXTS, convert, convert_by_score, merge_runs_last, train
 from tests.models.golden_model import ASSETS as GOLDEN_ASSETS
+from tools.tiny_weights.lessons import option_lesson, scene_lesson
 
 SAMPLE_WORLD, GOLDEN = ASSETS / "llama_tiny", GOLDEN_ASSETS / "llama_tiny"
 FIXED = ["$$", "\u2581[INST]", "\u2581[vqa]", "A.", "B."]

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from minigpt4.cli import COMMANDS
+from minigpt4.cli.evaluation import evaluate, load_config
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation import command
 from minigpt4.evaluation.results import settings_of
@@ -41,11 +43,11 @@ class Yes:
 def parse(tmp_path: Path, *words: str) -> Any:
     path = tmp_path / "eval.yaml"
     path.write_text(YAML)
-    return command.make_parser("test").parse_args(["--cfg-path", str(path), *words])
+    return COMMANDS["eval"].parser("test").parse_args(["--cfg-path", str(path), *words])
 
 
 def names(tmp_path: Path, dataset: str | None, script: str = "eval_vqa.py") -> list[str]:
-    cfg = command.load_config(parse(tmp_path))
+    cfg = load_config(parse(tmp_path))
     return [benchmark.name for benchmark in command.choose(cfg, dataset, script)]
 
 
@@ -65,14 +67,14 @@ def test_unknown_names_are_refused_all_at_once_with_the_known_ones(tmp_path):
 
 def test_the_command_line_overrides_the_yaml(tmp_path):
     words = "--ckpt my.pth --lora_r 8 --lora_alpha 4 --batch_size 3 --max_new_tokens 5"
-    cfg = command.load_config(parse(tmp_path, *words.split(), "--options", "run.save_path=there", "run.seed", "7"))
+    cfg = load_config(parse(tmp_path, *words.split(), "--options", "run.save_path=there", "run.seed", "7"))
     assert (cfg.model_cfg.ckpt, cfg.model_cfg.lora_r, cfg.model_cfg.lora_alpha) == ("my.pth", 8, 4)
     assert [(e.batch_size, e.max_new_tokens) for e in cfg.evaluation_datasets_cfg.values()] == [(3, 5)] * 3
     assert (cfg.run_cfg.save_path, cfg.run_cfg.seed) == ("there", 7)
 
 
 def test_the_yaml_holds_where_the_command_line_is_silent(tmp_path):
-    cfg = command.load_config(parse(tmp_path))
+    cfg = load_config(parse(tmp_path))
     assert (cfg.model_cfg.ckpt, cfg.model_cfg.lora_r) == ("yaml.pth", 64)
     assert [e.batch_size for e in cfg.evaluation_datasets_cfg.values()] == [10, 10, 6]
 
@@ -83,7 +85,7 @@ def test_everything_that_is_missing_is_told_before_the_model_is_loaded(tmp_path,
 
     options = ["evaluation_datasets.seed.eval_file_path=nowhere.jsonl", "evaluation_datasets.hm.img_path=nowhere"]
     with pytest.raises(ValueError, match="the evaluation cannot start") as error:
-        command.evaluate(parse(tmp_path, "--options", *options), "eval_vqa.py", load)
+        evaluate(parse(tmp_path, "--options", *options), "eval_vqa.py", load)
     assert "seed: nowhere.jsonl does not exist (evaluation_datasets.seed.eval_file_path)" in str(error.value)
     assert "hm: 16 questions have no image (evaluation_datasets.hm.img_path)" in str(error.value)
 
@@ -91,7 +93,7 @@ def test_everything_that_is_missing_is_told_before_the_model_is_loaded(tmp_path,
 def test_an_evaluation_prints_a_line_and_keeps_earlier_results(tmp_path, in_golden_data, capsys):
     (tmp_path / "results.json").write_text('{"vsr": {"accuracy": 61.0}, "hm": {"accuracy": 1.0}}')
     args = parse(tmp_path, "--dataset", "hm", "--options", f"run.save_path={tmp_path}")
-    command.evaluate(args, "eval_vqa.py", lambda cfg, device, dtype: Yes())
+    evaluate(args, "eval_vqa.py", lambda cfg, device, dtype: Yes())
     # 7 of the 16 rows of dev.jsonl are labelled 1
     out = capsys.readouterr().out
     assert out.startswith("hm: 43.75% (23.10 .. 66.82) of 16 questions (0 unanswered, 0 do not parse), ")
@@ -103,7 +105,7 @@ def test_an_evaluation_prints_a_line_and_keeps_earlier_results(tmp_path, in_gold
 
 
 def test_another_checkpoint_file_is_another_run(tmp_path):
-    cfg = command.load_config(parse(tmp_path, "--ckpt", str(tmp_path / "my.pth")))
+    cfg = load_config(parse(tmp_path, "--ckpt", str(tmp_path / "my.pth")))
     seen = [settings_of(cfg)]
     for content in (b"old", b"newer"):
         (tmp_path / "my.pth").write_bytes(content)
@@ -126,7 +128,7 @@ def test_asking_and_scoring_apart_give_what_one_run_gives(tmp_path, in_golden_da
         for step in steps:
             args = parse(tmp_path, *words, *(["--only", step] if step else []))
             capsys.readouterr()
-            command.evaluate(args, "eval_vqa.py", load_nothing if step == "score" else load_yes)
+            evaluate(args, "eval_vqa.py", load_nothing if step == "score" else load_yes)
             if step == "infer":
                 assert capsys.readouterr().out == ""
                 assert "accuracy" not in json.loads((tmp_path / folder / "results.json").read_text())["hm"]
@@ -141,15 +143,15 @@ def test_asking_and_scoring_apart_give_what_one_run_gives(tmp_path, in_golden_da
 def test_scoring_alone_names_every_result_file_that_is_not_there(tmp_path, in_golden_data):
     words = ["--only", "score", "--dataset", "seed,hm", "--options", f"run.save_path={tmp_path}"]
     with pytest.raises(ValueError, match=r"seed: .*seed.jsonl does not exist .run.save_path.\n .*hm.json does not"):
-        command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_nothing)
+        evaluate(parse(tmp_path, *words), "eval_vqa.py", load_nothing)
 
 
 def test_another_tools_file_is_scored_without_the_provenance_of_ours(tmp_path, in_golden_data):
     words = ["--dataset", "hm", "--options", f"run.save_path={tmp_path}"]
-    command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
+    evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
     entries = json.loads((tmp_path / "hm.json").read_text())
     (tmp_path / "hm.json").write_text(json.dumps([{**entry, "pred": 0} for entry in entries]))
-    command.evaluate(parse(tmp_path, "--only", "score", *words), "eval_vqa.py", load_nothing)
+    evaluate(parse(tmp_path, "--only", "score", *words), "eval_vqa.py", load_nothing)
     facts = json.loads((tmp_path / "results.json").read_text())["hm"]
     assert facts["accuracy"] == 56.25
     assert "seconds" not in facts and "ckpt" not in facts
@@ -158,7 +160,7 @@ def test_another_tools_file_is_scored_without_the_provenance_of_ours(tmp_path, i
 def test_a_result_says_what_it_was_made_with(tmp_path, in_golden_data):
     (tmp_path / "my.pth").write_bytes(b"weights")
     words = ["--dataset", "hm", "--ckpt", str(tmp_path / "my.pth"), "--options", f"run.save_path={tmp_path}"]
-    command.evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
+    evaluate(parse(tmp_path, *words), "eval_vqa.py", load_yes)
     facts = json.loads((tmp_path / "results.json").read_text())["hm"]
     assert facts["ckpt_sha256"] == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
     assert facts["prompt_template"] == "<s>[INST] <Img><ImageHere></Img> {} [/INST]"
@@ -188,8 +190,8 @@ def test_benchmarks_that_a_run_finished_before_it_died_are_not_asked_again(tmp_p
     first, second = Counting(dies=True), Counting(dies=False)
     args = parse(tmp_path, "--dataset", "hm,seed", "--options", f"run.save_path={tmp_path}")
     with pytest.raises(RuntimeError, match="out of memory"):
-        command.evaluate(args, "eval_vqa.py", lambda *_: first)
-    command.evaluate(args, "eval_vqa.py", lambda *_: second)
+        evaluate(args, "eval_vqa.py", lambda *_: first)
+    evaluate(args, "eval_vqa.py", lambda *_: second)
     assert (len(first.asked), len(second.asked)) == (16, 30)
     assert not (tmp_path / "parts").exists()
 
@@ -203,7 +205,7 @@ class Mismatched(Counting):
 def test_questions_and_results_have_the_models_own_template_and_what_was_allowed(tmp_path, in_golden_data):
     model, template = Mismatched(dies=False), "model.prompt_template='USER: {} ASSISTANT:'"
     args = parse(tmp_path, "--dataset", "hm", "--options", f"run.save_path={tmp_path}", template)
-    command.evaluate(args, "eval_vqa.py", lambda *_: model)
+    evaluate(args, "eval_vqa.py", lambda *_: model)
     start, end = "<s>USER: <Img><ImageHere></Img> This is an image", "yes or no. Answer: ASSISTANT:"
     assert all(prompt.startswith(start) and prompt.endswith(end) for prompt in model.asked)
     facts = json.loads((tmp_path / "results.json").read_text())["hm"]
@@ -216,9 +218,9 @@ def test_questions_and_results_have_the_models_own_template_and_what_was_allowed
 def test_a_script_with_nothing_to_evaluate_says_so_before_the_model_is_loaded(tmp_path, section):
     section = "evaluation_datasets: {hm: {eval_file_path: a.json}}\n" if section is None else section
     (tmp_path / "none.yaml").write_text("model: {arch: minigpt_v2}\n" + section + "run: {device: cpu}\n")
-    args = command.make_parser("test").parse_args(["--cfg-path", str(tmp_path / "none.yaml")])
+    args = COMMANDS["eval"].parser("test").parse_args(["--cfg-path", str(tmp_path / "none.yaml")])
     with pytest.raises(ValueError, match=r"^evaluation_datasets lists none of refcoco, refcoco\+, refcocog$"):
-        command.evaluate(args, "eval_ref.py", load_nothing)
+        evaluate(args, "eval_ref.py", load_nothing)
 
 
 def test_a_script_ends_with_one_line_and_code_1_where_there_is_nothing_to_evaluate(capsys):

@@ -3,12 +3,11 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from minigpt4.report import main
+from minigpt4.cli import main
 from minigpt4.reports.metrics_log import read_metrics_log
 from minigpt4.reports.run_page import state, write_run_page
 
@@ -161,13 +160,11 @@ def test_the_picture_shows_the_loss(tmp_path):
     assert {(9, 105, 218), (188, 76, 0)} <= colours  # the mean and the validation
 
 
-def test_the_page_is_also_written_by_hand(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", str(write_run(tmp_path / "job"))])
-    main()
-    assert Path(capsys.readouterr().out.strip()) == tmp_path / "job" / "report.html"
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"there is no metrics\.jsonl and no results\.json in"):
-        main()
+def test_the_page_is_also_written_by_hand(tmp_path, capsys):
+    assert main(["report", str(write_run(tmp_path / "job"))]) == 0
+    assert capsys.readouterr().out.strip() == f"wrote {tmp_path / 'job' / 'report.html'}"
+    with pytest.raises(SystemExit, match=r"has neither metrics\.jsonl, as the folder of a run, nor results\.json"):
+        main(["report", str(tmp_path)])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -6,19 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.models.minigpt_v2 import MiniGPTv2
-from minigpt4.sample_world.configs import BASELINE, ENGINE, FURTHER, config_texts
+from minigpt4.sample_world.configs import write_configs
 from minigpt4.sample_world.scenes import SIDE
-from minigpt4.sample_world.tiny_model import SHIPPED
-from minigpt4.sample_world.world import ASSETS, WorldSize, write_world
+from minigpt4.sample_world.world import ASSETS, SHIPPED, WorldSize, write_world
 from tests.sample_world.conftest import SIZE
 
 ROOT = Path(__file__).parents[2]
+TRAINING = {
+    name: yaml.safe_load((ROOT / f"train_configs/{name}.yaml").read_text())["datasets"]
+    for name in ("sample_world", "sample_world_dataengine", "sample_world_all", "minigptv2_finetune_dataengine")
+}
+ENGINE = {"engine_da", "engine_mc", "engine_mcp"}
 
 
 def read(path):
@@ -34,7 +39,7 @@ def mmbench_rows(world):
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-@pytest.mark.parametrize("name", [*ENGINE, *FURTHER, *BASELINE])
+@pytest.mark.parametrize("name", TRAINING["sample_world_all"])
 def test_a_training_dataset_loads_through_its_builder(world, name):
     cfg = Config.load(world / "train_configs/sample_world_all.yaml")
     builder = registry.get_builder_class(name)(cfg.datasets_cfg[name], name=name, seed=0)
@@ -97,9 +102,46 @@ def test_mmbench_rows_with_two_options_keep_the_right_one(world):
     assert all(row["answer"] in "AB" and row["A"] and row["B"] and not row["D"] for row in short)
 
 
-def test_the_repository_holds_the_yaml_files_of_the_default_folder():
-    for name, text in config_texts("sample_world").items():
-        assert (ROOT / name).read_text() == text, f"{name}: write it anew with config_texts"
+def replaced(tree, old, new):
+    """Return a tree of YAML with another start of every path."""
+    if isinstance(tree, dict):
+        return {key: replaced(value, old, new) for key, value in tree.items() if key not in ("url", "md5")}
+    if isinstance(tree, list):
+        return [replaced(value, old, new) for value in tree]
+    return new + tree.removeprefix(old) if isinstance(tree, str) and tree.startswith(old) else tree
+
+
+@pytest.mark.parametrize("folder", ["sample_world", "elsewhere", "odd, [names]: #1/it's a world"])
+def test_a_world_has_the_shipped_yaml_files_with_its_own_paths(tmp_path, folder):
+    out = tmp_path / folder
+    write_configs(out)
+    shipped = [path for path in ROOT.glob("*_configs/*.yaml") if path.stem.startswith("sample_world")]
+    assert len(shipped) == 4 == len(list(out.rglob("*.yaml")))
+    for path in shipped:
+        written = yaml.safe_load((out / path.parent.name / path.name).read_text())
+        assert written == replaced(yaml.safe_load(path.read_text()), "sample_world/", f"{out}/")
+        assert str(out) in str(written["model"])
+
+
+def test_the_shipped_yaml_files_name_the_files_of_every_builder_below_the_world():
+    assert set(TRAINING["sample_world_all"]) == set(TRAINING["minigptv2_finetune_dataengine"])
+    assert set(TRAINING["sample_world_dataengine"]) == set(TRAINING["sample_world"]) | ENGINE
+    for file in ("sample_world", "sample_world_dataengine", "sample_world_all"):
+        for name, options in TRAINING[file].items():
+            path = ROOT / "minigpt4" / registry.get_builder_class(name).DATASET_CONFIG_DICT["default"]
+            build_info = yaml.safe_load(path.read_text())["datasets"][name]["build_info"]
+            assert options["build_info"] == replaced(build_info, "./", "sample_world/"), name
+
+
+def test_the_shipped_yaml_files_name_the_benchmarks_below_the_world():
+    ours, real = (
+        yaml.safe_load((ROOT / f"eval_configs/{name}.yaml").read_text())["evaluation_datasets"]
+        for name in ("sample_world", "minigptv2_benchmark_evaluation")
+    )
+    assert set(ours) == set(real)
+    for name, options in ours.items():
+        paths = [options[key] for key in ("eval_file_path", "img_path") if key in options]
+        assert all(path.startswith("sample_world/evaluation_dataset/") for path in paths), name
 
 
 def test_both_training_files_differ_in_the_engine_data_alone(world):
@@ -107,7 +149,7 @@ def test_both_training_files_differ_in_the_engine_data_alone(world):
         Config.load(world / f"train_configs/{name}.yaml").to_dict()
         for name in ("sample_world", "sample_world_dataengine")
     )
-    assert set(engine["datasets"]) - set(baseline["datasets"]) == set(ENGINE)
+    assert set(engine["datasets"]) - set(baseline["datasets"]) == ENGINE
     for name in ENGINE:
         engine["datasets"].pop(name)
     for config in (baseline, engine):

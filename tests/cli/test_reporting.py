@@ -1,7 +1,7 @@
 import pytest
 
+from minigpt4.cli.reporting import write_report
 from minigpt4.evaluation.results import add_result
-from minigpt4.report import write_report
 
 
 def test_a_folder_of_a_training_gets_the_page_of_a_run(tmp_path):
@@ -18,6 +18,6 @@ def test_a_folder_of_an_evaluation_gets_the_page_of_its_results(tmp_path):
 
 
 def test_another_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no metrics\.jsonl and no results\.json in"):
+    with pytest.raises(ValueError, match=r"has neither metrics\.jsonl, as the folder of a run, nor results\.json"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompt_templates import load_pool
 from minigpt4.conversation.tokenizer import PAD_PIECE
 from minigpt4.sample_world.captions import short_caption
-from minigpt4.sample_world.lessons import scene_lesson
 from minigpt4.sample_world.scenes import make_scene
+from tools.tiny_weights.lessons import scene_lesson
 
 VOCAB_SIZE = 832
 PROTOCOL = (

@@ -2,10 +2,10 @@ import re
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompt_templates import BY_LETTER
-from minigpt4.sample_world.lessons import REPLY_BY_LETTER, option_lesson, said_lesson, scene_lesson
 from minigpt4.sample_world.questions import ask_all
 from minigpt4.sample_world.scenes import Scene, Thing, make_scene
-from minigpt4.sample_world.sight import facts
+from tools.tiny_weights.lessons import REPLY_BY_LETTER, option_lesson, said_lesson, scene_lesson
+from tools.tiny_weights.sight import facts
 
 OPTION = re.compile(r"^([A-D])\. (.*)$", re.MULTILINE)
 

@@ -24,7 +24,6 @@ from minigpt4.sample_world.scenes import SIDE
 VIT = VitSize(embed_dim=128, depth=4, num_heads=4)
 LORA: dict[str, Any] = {"lora_r": 8, "lora_alpha": 16}
 NUM_IMAGE_TOKENS = (SIDE // VIT.patch_size) ** 2 // PATCHES_PER_TOKEN
-SHIPPED = ("llama_tiny", "eva_vit_tiny.pth", "checkpoint_stage2.pth")
 
 
 def llama_config(vocab_size: int) -> LlamaConfig:

@@ -15,7 +15,7 @@ from minigpt4.common.schema import PATCHES_PER_TOKEN
 from minigpt4.processors.blip_processors import BlipImageProcessor
 from minigpt4.sample_world.drawing import draw_scene
 from minigpt4.sample_world.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIDE, SIZES, WORDS, Scene, make_scene
-from minigpt4.sample_world.tiny_model import VIT
+from tools.tiny_weights.tiny_model import VIT
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Pre-training of the tiny model: makes the weights that the sample world ships, from nothing.
 
-    python -m minigpt4.sample_world.pretrain --out DIR     # about an hour of one core
+    python -m tools.tiny_weights.pretrain --out DIR     # about an hour of one core; from the repository's root
 
 Three stages, on scenes of the training split alone: the vision encoder learns to name what it sees, the language
 model learns to look up the letter of an option in text, and then both, joined by the projection, learn to answer.
@@ -27,11 +27,11 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.processors.blip_processors import BlipImageProcessor
 from minigpt4.sample_world.drawing import draw_scene
-from minigpt4.sample_world.lessons import Lesson, option_lesson, said_lesson, scene_lesson
 from minigpt4.sample_world.scenes import SIDE, Scene, make_scene
-from minigpt4.sample_world.sight import train_sight
-from minigpt4.sample_world.tiny_model import NUM_IMAGE_TOKENS, PaddedBatch, TinyModel, ship
-from minigpt4.sample_world.tokenizer import train_tokenizer
+from tools.tiny_weights.lessons import Lesson, option_lesson, said_lesson, scene_lesson
+from tools.tiny_weights.sight import train_sight
+from tools.tiny_weights.tiny_model import NUM_IMAGE_TOKENS, PaddedBatch, TinyModel, ship
+from tools.tiny_weights.tokenizer import train_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from functools import cache
 from minigpt4.conversation.conversation import IMAGE_SPAN, Turn
 from minigpt4.conversation.prompt_templates import fill, load_pool
 from minigpt4.sample_world.captions import full_caption, short_caption
-from minigpt4.sample_world.questions import LETTERS, Question, ask_all
+from minigpt4.sample_world.questions import LETTERS, Question, ask_all, option_lines
 from minigpt4.sample_world.scenes import Scene
 
 REPLY_BY_LETTER = "Reply with one letter."
@@ -80,11 +80,6 @@ def said_lesson(scene: Scene, rng: random.Random, *, num_turns: int) -> Lesson:
         lines = [said.get(way, f"{question.text} {question.answer}"), *option_lines(question.options(position))]
         turns.append(Turn("\n".join([*lines, REPLY_BY_LETTER]) + " ", LETTERS[position].lower()))
     return Lesson(scene, tuple(turns), False)
-
-
-def option_lines(options: Sequence[str]) -> list[str]:
-    """Return the options, each behind its letter."""
-    return [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
 
 
 def choice_text(question: Question, position: int, instruction: str) -> str:

@@ -1,0 +1,64 @@
+"""`minigpt4 train`, `check` and `preview`."""
+
+from __future__ import annotations
+
+import argparse
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from minigpt4.api import build_runner
+from minigpt4.common import dist_utils
+from minigpt4.common.config import Config
+from minigpt4.common.files import NotWrittenError
+from minigpt4.common.liveness import told_end
+from minigpt4.common.logger import setup_logger
+from minigpt4.common.user_errors import plain_errors
+from minigpt4.datasets.check import check, check_images
+from minigpt4.datasets.preview import write_preview
+from minigpt4.runners.checkpoints import choose_job
+from minigpt4.runners.resuming import refuse_changes
+from minigpt4.runners.stop import EXIT_CODE as STOPPED
+
+
+def run(args: argparse.Namespace, prog: str) -> int:
+    """Train, or with `args.check` or `args.preview` only look; return the exit code.
+
+    Raises: SystemExit with a message when training cannot start.
+    """
+    reported = record(told_end(prog, fine=(0, STOPPED))(_run))  # torchrun ends with the first rank's traceback
+    return reported(args, prog) or 0
+
+
+def _run(args: argparse.Namespace, prog: str) -> int:
+    dist_utils.use_expandable_segments()
+    with plain_errors(prog):
+        cfg = Config(args)
+        if args.check or args.preview is not None:
+            return look(cfg, every_image=args.check == "full", num_samples=args.preview)
+        dist_utils.init_distributed_mode(cfg.run_cfg)
+        setup_logger()
+        runner = build_runner(cfg)
+    try:
+        result = runner.train()
+    except (NotWrittenError, KeyboardInterrupt):  # a full disk and a second Ctrl-C end the command with one line
+        with plain_errors(prog):
+            raise
+    dist_utils.leave_distributed_mode()
+    return STOPPED if result.stopped else 0
+
+
+def look(cfg: Config, *, every_image: bool, num_samples: int | None) -> int:
+    """Print what the check finds, write the preview; return the exit code: 1 when training could not start."""
+    setup_logger()
+    checkup = check(cfg)
+    if every_image:
+        check_images(checkup, cfg.run_cfg)
+    if not checkup.problems and cfg.run_cfg.resume_ckpt_path:
+        try:
+            refuse_changes(cfg, checkup.built(), choose_job(cfg.run_cfg))
+        except ValueError as error:
+            checkup.problems.append(str(error))
+    print(checkup.found(), checkup.verdict(), sep="\n")
+    if num_samples is not None and not checkup.problems:
+        print("wrote", write_preview(cfg, checkup.built(), num_samples=num_samples))
+    return int(bool(checkup.problems))
