@@ -10,6 +10,7 @@ PACKAGES = {
     "common",
     "conversation",
     "processors",
+    "reports",
     "datasets",
     "models",
     "evaluation",

@@ -1,6 +1,7 @@
 """Folders that an earlier version wrote: today's code resumes, finishes, scores and reports them."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -86,10 +87,18 @@ def scores_of(path):
     return {name: {key: facts.get(key) for key in kept} for name, facts in read_json(path).items()}
 
 
+def read_wrong(folder):
+    return (folder / "wrong.jsonl").read_text()
+
+
+def numbers(text):
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
 def test_an_evaluation_that_an_earlier_version_finished_is_scored_and_reported_again(work):
     folder = work / "evaluation_results/finished"
     before = read_json(folder / "results.json")
-    wrong = (folder / "wrong.jsonl").read_text()
+    wrong = read_wrong(folder)
     for script in SCRIPTS:
         words = evaluation("finished", script=script)
         run(work, [*words[:1], "--only", "score", *words[1:]])
@@ -97,9 +106,12 @@ def test_an_evaluation_that_an_earlier_version_finished_is_scored_and_reported_a
     after = read_json(folder / "results.json")
     for name, facts in before.items():
         assert facts.items() <= after[name].items(), name
-    assert [json.loads(line) for line in (folder / "wrong.jsonl").read_text().splitlines()] == [
-        json.loads(line) for line in wrong.splitlines()
-    ]
+    now, then = ([json.loads(line) for line in text.splitlines()] for text in (read_wrong(folder), wrong))
+    for row, old_row in zip(now, then, strict=True):
+        if row["benchmark"].startswith("refcoco"):  # it rounded a shown box otherwise; no score reads that text
+            pairs = zip(numbers(row.pop("truth")), numbers(old_row.pop("truth")), strict=True)
+            assert all(abs(one - other) <= 1 for one, other in pairs)
+        assert row == old_row
     assert (folder / "report.html").is_file()
 
 

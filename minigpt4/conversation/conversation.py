@@ -59,9 +59,9 @@ class Batch:
 
     Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
     image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
-    very beginning is predicted from nothing and counts as none); weights (targets,) float32, what each target's loss
-    counts in the batch's loss: all equal with a sum of 1, unless `with_fields` gives others; bounds (B + 1,) int32,
-    where examples begin and end; sizes, the lengths as numbers.
+    very beginning is predicted from nothing and counts as none); weights (targets,) and divisor () float32: the batch's
+    loss is the weighted sum of its targets' losses over the divisor, their mean unless `with_fields` gives others;
+    bounds (B + 1,) int32, where examples begin and end; sizes, the lengths as numbers.
     """
 
     images: Tensor
@@ -73,6 +73,7 @@ class Batch:
     image_positions: Tensor = field(init=False)
     target_positions: Tensor = field(init=False)
     weights: Tensor = field(init=False)
+    divisor: Tensor = field(init=False)
     bounds: Tensor = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
 
@@ -81,7 +82,8 @@ class Batch:
         self._set(
             image_positions=(self.input_ids == IMAGE_TOKEN).nonzero().squeeze(1),
             target_positions=targets,
-            weights=torch.full_like(targets, 1 / max(len(targets), 1), dtype=torch.float32),
+            weights=torch.ones_like(targets, dtype=torch.float32),
+            divisor=torch.tensor(float(max(len(targets), 1))),
             bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
             sizes=tuple(self.lengths.tolist()),
         )

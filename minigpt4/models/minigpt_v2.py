@@ -180,7 +180,7 @@ class MiniGPTv2(BaseModel):
         image_tokens = self.project(features)
         embeds = self.embed(batch.input_ids, image_tokens, places=batch.image_positions)
         losses, places = self.target_losses(embeds, batch)
-        loss = (losses * batch.weights).sum()
+        loss = (losses * batch.weights).sum() / batch.divisor
         if not self.freeze_vit and not len(batch.images):
             loss = loss + self._zero("visual_encoder.") + self._zero("ln_vision.")
         return Losses(loss, losses.detach(), places)

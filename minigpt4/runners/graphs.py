@@ -27,15 +27,16 @@ AUTO_MEMORY = 60 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a captured step is fixed to: the sizes of the padded batch."""
+    """What a captured step is fixed to: sizes of the padded batch, and the micro-batches that share its update."""
 
     num_tokens: int
     num_targets: int
     num_examples: int
     images: tuple[int, ...]
+    num_accumulated: int
 
 
-def shape_of(batch: Batch) -> Shape:
+def shape_of(batch: Batch, num_accumulated: int) -> Shape:
     """Return the shape that a batch is padded to: at least one token more, which all padding can point at."""
     num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
     padded = _up(num_tokens + 1, TOKEN_STEP)
@@ -44,6 +45,7 @@ def shape_of(batch: Batch) -> Shape:
         num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
         num_examples=_up(len(batch.sizes) + 1, EXAMPLE_STEP),
         images=tuple(_vision_input(batch).shape),
+        num_accumulated=num_accumulated,
     )
 
 
@@ -56,6 +58,7 @@ def padded_buffers(batch: Batch, shape: Shape) -> Batch:
         labels=batch.labels.new_zeros(shape.num_tokens),
         position_ids=batch.position_ids.new_zeros(shape.num_tokens),
         weights=batch.weights.new_zeros(shape.num_targets),
+        divisor=torch.empty_like(batch.divisor),
         image_positions=torch.empty_like(batch.image_positions),
         target_positions=batch.target_positions.new_zeros(shape.num_targets),
         bounds=batch.bounds.new_zeros(shape.num_examples + 1),
@@ -81,6 +84,7 @@ def fill(padded: Batch, batch: Batch) -> None:
     padded.labels[num_tokens:].zero_()
     padded.weights[:num_targets].copy_(batch.weights)
     padded.weights[num_targets:].zero_()
+    padded.divisor.copy_(batch.divisor)
     padded.target_positions[:num_targets].copy_(batch.target_positions)
     padded.target_positions[num_targets:].fill_(size - 1)
     padded.bounds[: len(batch.bounds)].copy_(batch.bounds)
@@ -103,14 +107,14 @@ class _Captured:
 class GraphedSteps:
     """Takes forward and backward of micro-batches, each shape from its CUDA graph from the second time on.
 
-    `step(batch)` computes the output and adds the gradients; `parameters` are what is trained. Their
+    `step(batch, num_accumulated)` computes the output and adds the gradients; `parameters` are what is trained. Their
     gradients stay where they are in memory: whoever zeroes them keeps them. All graphs share one memory pool, as no
     two run at once.
     """
 
     def __init__(
         self,
-        step: Callable[[Batch], Losses],
+        step: Callable[[Batch, int], Losses],
         parameters: list[Tensor],
         device: torch.device,
     ) -> None:
@@ -127,14 +131,14 @@ class GraphedSteps:
         """Return how many shapes are captured."""
         return len(self._graphs)
 
-    def __call__(self, batch: Batch) -> Losses:
+    def __call__(self, batch: Batch, *, num_accumulated: int) -> Losses:
         """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
-        shape = shape_of(batch)
+        shape = shape_of(batch, num_accumulated)
         if shape not in self._seen:
             self._seen.add(shape)  # kernels load and cuBLAS picks its algorithms in this step, outside of a graph
             buffers = padded_buffers(batch, shape)
             fill(buffers, batch)
-            output = self._step(buffers)
+            output = self._step(buffers, num_accumulated)
             return _unpadded(output.loss.detach(), output.target_losses, batch)
         captured = self._graphs.get(shape)
         if captured is None:
@@ -159,7 +163,7 @@ class GraphedSteps:
             # the thread that pins batches calls CUDA meanwhile, which the default mode forbids
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                output = self._step(buffers)
+                output = self._step(buffers, shape.num_accumulated)
             finally:
                 graph.capture_end()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)

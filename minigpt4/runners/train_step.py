@@ -44,8 +44,9 @@ class TrainStep:
     """Adds the gradient of an update to the parameters, averaged over the ranks; it changes no weight.
 
     The gradient is the mean over the micro-batches of all ranks, each with the mean loss of its own targets. That
-    holds whichever rank computes a sample, and whichever samples are packed together: a target counts one over the
-    number of its micro-batch's targets on all ranks, over the number of accumulated micro-batches.
+    holds whichever rank computes a sample, and whichever samples are packed together. A batch that is one micro-batch
+    keeps the weights that it was made with. Where batches mix micro-batches, a target counts one over the number of its
+    micro-batch's targets on all ranks.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class TrainStep:
         graphed: bool = False,
     ) -> None:
         self.task, self.parallel, self.scaler, self.guard, self.device = task, parallel, scaler, guard, device
+        self._is_balanced = run_cfg.balance_ranks and get_world_size() > 1
+        self._one = torch.ones((), device=device)
         self._seed, self._may_skip, self._amp_dtype = run_cfg.seed, run_cfg.max_skipped_steps > 0, amp_dtype
         self._flops = model_flops(model)
         trained: list[Tensor] = [parameter for _, parameter in model.trainable()]
@@ -110,42 +113,46 @@ class TrainStep:
         Return their losses (steps, world_size), the time before the last wait for other ranks, and each one's loss.
         """
         num_micro_batches = window.steps_at_once * get_world_size()
-        weights = target_weights(
-            packed_batches, num_micro_batches, num_accumulated=window.num_accumulated, device=self.device
-        )
+        is_mixed = window.is_packed or self._is_balanced
+        weights = target_weights(packed_batches, num_micro_batches, device=self.device) if is_mixed else None
         num_calls = self.parallel.most_calls(len(packed_batches)) if window.is_packed else len(packed_batches)
         missing = [PackedBatch.empty(self.device) for _ in range(num_calls - len(packed_batches))]
         updates = step + window.steps_at_once > window.last
         losses = torch.zeros(num_micro_batches, device=self.device)
         values: list[Tensor] = []
         for packed in [*packed_batches, *missing]:
-            batch = packed.batch.with_fields(weights=weights[packed.micro_batch_ids])
+            batch = packed.batch
+            if weights is not None:
+                batch = batch.with_fields(weights=weights[packed.micro_batch_ids], divisor=self._one)
             is_last = updates and len(values) + 1 == num_calls
             with contextlib.nullcontext() if is_last else self.parallel.no_sync():
                 graphs = self.graphs if len(batch.input_ids) else None
-                output = graphs(batch) if graphs else self.forward(batch)
-                losses.index_add_(0, packed.micro_batch_ids, output.target_losses * batch.weights)
+                num_accumulated = window.num_accumulated
+                output = graphs(batch, num_accumulated=num_accumulated) if graphs else self.forward(batch)
+                if weights is None:
+                    losses[get_rank()] = output.loss.detach()
+                else:
+                    losses.index_add_(0, packed.micro_batch_ids, output.target_losses * batch.weights)
                 values.append(output.loss.detach())
                 if not self._may_skip:
                     self.guard.watch(step, values[-1], packed)
                 ended = time.perf_counter()
                 if graphs is None:
-                    self.scaler.scale(output.loss).backward()
-        if window.num_accumulated > 1:
-            losses *= window.num_accumulated
+                    self._backward(output, num_accumulated)
         return losses.view(window.steps_at_once, get_world_size()), ended, values[: len(packed_batches)]
 
-    def _forward_backward(self, batch: Batch) -> Losses:
+    def _backward(self, losses: Losses, num_accumulated: int) -> None:
+        self.scaler.scale(losses.loss / num_accumulated).backward()
+
+    def _forward_backward(self, batch: Batch, num_accumulated: int) -> Losses:
         """Add the gradient of one batch, inside a CUDA graph."""
         losses = self.forward(batch)
-        self.scaler.scale(losses.loss).backward()
+        self._backward(losses, num_accumulated)
         return losses
 
 
-def target_weights(
-    packed_batches: Sequence[PackedBatch], num_micro_batches: int, *, num_accumulated: int, device: torch.device
-) -> Tensor:
-    """Return what a target of each micro-batch counts in the loss of an update, (num_micro_batches,) float32.
+def target_weights(packed_batches: Sequence[PackedBatch], num_micro_batches: int, *, device: torch.device) -> Tensor:
+    """Return what a target of each micro-batch counts in its mean loss, (num_micro_batches,) float32.
 
     The ranks add up their numbers of targets in one small collective.
     """
@@ -153,6 +160,5 @@ def target_weights(
     for packed in packed_batches:
         for micro_batch_id, number in packed.num_targets.items():
             counts[micro_batch_id] += number
-    values = [float(count * num_accumulated) for count in counts]
-    shared = torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    shared = torch.tensor(counts, dtype=torch.float32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
     return all_reduce_sum(shared).reciprocal_()

@@ -59,6 +59,7 @@ def installed(wheel, tmp_path_factory):
         "--python",
         str(folder / "bin/python"),
         "install",
+        "--ignore-installed",  # an editable install among the packages of the tests counts as installed
         "--no-deps",
         "--no-index",
     ]

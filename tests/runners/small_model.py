@@ -27,7 +27,7 @@ class SmallModel(BaseModel):
         before = batch.input_ids[batch.target_positions - 1]
         logits = self.dropout(self.table[before]) + self.bias
         losses = F.cross_entropy(logits, batch.labels[batch.target_positions], reduction="none")
-        return Losses((losses * batch.weights).sum(), losses.detach(), batch.target_positions)
+        return Losses((losses * batch.weights).sum() / batch.divisor, losses.detach(), batch.target_positions)
 
 
 def packed_text(*texts):

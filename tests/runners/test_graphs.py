@@ -30,7 +30,7 @@ def gradients(model, batch):
 
 
 def padded(batch):
-    shape = shape_of(batch)
+    shape = shape_of(batch, 1)
     buffers = padded_buffers(batch, shape)
     fill(buffers, batch)
     return buffers.with_fields(sizes=tuple(buffers.bounds.diff().tolist()))  # the CPU attends example by example
@@ -57,8 +57,8 @@ def test_a_padded_batch_has_the_loss_and_gradient_of_the_batch(images, weighted)
 def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
     model = tiny_model().eval()
     long, short = batch_of(model, "what is to the left of the man", "x"), batch_of(model, "a", "b")
-    shape = shape_of(long)
-    assert shape_of(short) == shape
+    shape = shape_of(long, 1)
+    assert shape_of(short, 1) == shape
     reused, fresh = padded_buffers(long, shape), padded_buffers(short, shape)
     fill(reused, long)
     fill(reused, short)
@@ -69,6 +69,7 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
         "labels",
         "position_ids",
         "weights",
+        "divisor",
         "image_positions",
         "target_positions",
         "bounds",
@@ -79,7 +80,7 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
 def test_a_padded_batch_is_refused_where_each_example_takes_a_kernel_of_its_own():
     model = tiny_model().eval()
     batch = batch_of(model, "is it red", "x")
-    buffers = padded_buffers(batch, shape_of(batch))
+    buffers = padded_buffers(batch, shape_of(batch, 1))
     fill(buffers, batch)
     with pytest.raises(RuntimeError, match="needs the size of each"):
         model(buffers)
@@ -99,8 +100,8 @@ def test_a_shape_always_has_a_token_of_padding():
     model = tiny_model().eval()
     batch = batch_of(model, *["x" * 3] * 4, images=False)
     batch = batch.with_fields(input_ids=torch.zeros(128, dtype=torch.int64))
-    expected = Shape(num_tokens=256, num_targets=256, num_examples=8, images=(0, 3, 1, 1))
-    assert shape_of(batch) == expected
+    expected = Shape(num_tokens=256, num_targets=256, num_examples=8, images=(0, 3, 1, 1), num_accumulated=2)
+    assert shape_of(batch, 2) == expected
 
 
 def sections(**run):
