@@ -1,13 +1,14 @@
 """Names to classes: the one table through which a YAML file reaches code.
 
-A lookup imports the package that registers that kind, so importing this module costs nothing.
+A lookup imports the package that registers that kind, so importing this module costs nothing. An unknown name, and a
+list of all names, load the plugins of installed packages too.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partialmethod
 from typing import Any, ClassVar, TypeVar
 
@@ -25,8 +26,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class Registry:
     """One table for each kind of class that a YAML file names.
 
-    `register_KIND(name)` is a class decorator; it refuses a name that another class has. `get_KIND_class(name)` returns
-    the class. Raises: ValueError with the nearest known name.
+    `register_KIND(name)` is a class decorator; it refuses a name that another class has. The same class defined again,
+    as in a notebook, replaces itself. `get_KIND_class(name)` returns the class. Raises: ValueError with the nearest
+    known name.
     """
 
     _packages: ClassVar = {
@@ -47,8 +49,9 @@ class Registry:
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
             known = self._tables[kind].setdefault(name, cls)
-            if known is not cls:
+            if _source_of(known) != _source_of(cls):
                 raise ValueError(f"{kind} '{name}' is already registered as {known!r}, not {cls!r}")
+            self._tables[kind][name] = cls
             return cls
 
         return wrap
@@ -59,9 +62,12 @@ class Registry:
 
     def _get(self, kind: str, name: str) -> Any:
         table = self._table(kind)
+        broken = () if name in table else _load_installed_plugins()
         if name not in table:
             known = f" (there are {', '.join(sorted(table))})" if len(table) <= MAX_NAMED else ""
-            raise ValueError(f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}")
+            raise ValueError(
+                "; ".join([f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}", *broken])
+            )
         return table[name]
 
     register_builder = partialmethod(_register, "builder")
@@ -86,7 +92,14 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """Return all registered names of a kind, sorted."""
-        return sorted(self._table(kind))
+        table = self._table(kind)
+        _load_installed_plugins()
+        return sorted(table)
+
+    def added(self) -> set[tuple[str, str]]:
+        """Return the (kind, name) of all that was registered so far from outside of this package."""
+        entries = [(kind, name, cls) for kind, table in self._tables.items() for name, cls in table.items()]
+        return {(kind, name) for kind, name, cls in entries if not cls.__module__.startswith("minigpt4.")}
 
     def list_datasets(self) -> list[str]:
         """Return the names of all dataset builders, sorted."""
@@ -95,6 +108,16 @@ class Registry:
     def list_benchmarks(self) -> list[str]:
         """Return the names of all benchmarks, sorted."""
         return self.names("benchmark")
+
+
+def _source_of(cls: Any) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
+def _load_installed_plugins() -> Sequence[str]:
+    """Load the plugins of installed packages, once; return what is wrong with those that cannot be loaded."""
+    wrong: Sequence[str] = importlib.import_module("minigpt4.common.plugins").load_installed()
+    return wrong
 
 
 registry = Registry()
