@@ -48,10 +48,12 @@ class Registry:
 
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
-            known = self._tables[kind].setdefault(name, cls)
+            # the classes of this package come first, so that a name that both have is an error of the other module
+            table = self._tables[kind] if _source_of(cls)[0].startswith("minigpt4.") else self._table(kind)
+            known = table.setdefault(name, cls)
             if _source_of(known) != _source_of(cls):
                 raise ValueError(f"{kind} '{name}' is already registered as {known!r}, not {cls!r}")
-            self._tables[kind][name] = cls
+            table[name] = cls
             return cls
 
         return wrap
