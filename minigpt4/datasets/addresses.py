@@ -16,7 +16,10 @@ DATA_ENGINE = (
     "https://openxlab.org.cn/datasets/zzy8782180/DataEngine-InstData"
 )
 VG_IMAGES = f"{VISUAL_GENOME}/images.zip and {VISUAL_GENOME}/images2.zip"
-VG_REGIONS = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset (image_data.json.zip and its neighbour)"
+VG_REGIONS = (
+    "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/image_data.json.zip "
+    "(region_descriptions.json.zip lies beside it)"
+)
 FLICKR = f"{DRIVE}/drive/folders/19c_ggBI77AvdtYlPbuI0ZpnPz73T5teX"
 FLICKR_IMAGES = (
     "https://www.kaggle.com/datasets/hsankesara/flickr-image-dataset/download or "

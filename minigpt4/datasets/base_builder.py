@@ -65,9 +65,13 @@ class BaseDatasetBuilder:
 
     def _places_of(self, key: str, url: str) -> list[Place]:
         """Return the places of the files under a key; each has its own download URL where there are as many."""
-        files, urls = self.paths(key), [one for one in self.paths(url) if "://" in one]
+        files, urls = self.paths(key), self._urls(url)
         urls = urls if len(urls) == len(files) else [" and ".join(urls)] * len(files)
         return [self.place(key, file, one or self.annotations_address) for file, one in zip(files, urls, strict=True)]
+
+    def _urls(self, key: str) -> list[str]:
+        """Return the URLs under a key; published files have placeholders there too."""
+        return [url for url in self.paths(key) if "://" in url]
 
     def paths(self, key: str) -> list[str]:
         """Return the paths of an option that takes one or several."""
@@ -79,7 +83,7 @@ class BaseDatasetBuilder:
         if not self.has_images:
             return None
         key = "image_path" if self.option("image_path") else "images.storage"
-        folder, url = self.option(key), " and ".join(self.paths("images.url"))
+        folder, url = self.option(key), " and ".join(self._urls("images.url"))
         return self.place(key, folder and f"{folder}/{self.image_subfolder}", url or self.images_address, folder=True)
 
     def other_places(self) -> list[Place]:

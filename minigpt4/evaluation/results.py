@@ -9,7 +9,7 @@ import platform
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -43,9 +43,14 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     return {
         "model": OmegaConf.to_container(cfg.model_cfg),
         "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
-        "image_processor": OmegaConf.to_container(image_options(cfg)),
+        # runs that were begun before processors had `options` go on
+        "image_processor": {k: v for k, v in _plain(image_options(cfg)).items() if k != "options" or v is not None},
         "amp": [cfg.run_cfg.amp, cfg.run_cfg.amp_dtype, cfg.run_cfg.device],
     }
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(options))
 
 
 def image_options(cfg: Config) -> Any:
@@ -68,7 +73,7 @@ def provenance(
         "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
         "llama_model": cfg.model_cfg.llama_model,
         "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
-        "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
+        "image_processor": {k: v for k, v in _plain(image_options(cfg)).items() if v is not None},
         "pictures": benchmark.cfg.get("pictures") or AS_STORED,
         "prompt_template": generation_prompt("{}", template=template),
         "first_prompt": generation_prompt(questions[0].prompt, template=template) if questions else None,
