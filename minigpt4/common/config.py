@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import types
 import typing
@@ -19,7 +18,7 @@ from minigpt4.common import schema
 from minigpt4.common.option_texts import lay_options, plain
 from minigpt4.common.plugins import load_plugins
 from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
-from minigpt4.common.registry import registry
+from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.schema import SECTIONS, hints_of, inner_of
 from minigpt4.common.yaml_reader import number_of, read_yaml_file
 
@@ -135,7 +134,7 @@ class Config:
                 layers = [getattr(registry.get_benchmark_class(name), "DEFAULT_CONFIG", None), body]
             except ValueError:
                 known = registry.list_benchmarks()
-                problems.append(f"{path}: no such benchmark{_near(name, known)} (there are {', '.join(known)})")
+                problems.append(f"{path}: no such benchmark{did_you_mean(name, known)} (there are {', '.join(known)})")
                 continue
             merged[name] = _merge(schema.EvaluationDatasetConfig, path, layers, problems, self._unset)
         for body in merged.values():
@@ -296,12 +295,7 @@ def _shown(value: Any) -> str:
 
 
 def _no_such(path: str, known: typing.Iterable[str]) -> str:
-    return f"{path}: no such option{_near(path.rpartition('.')[2], known, quote='')}"
-
-
-def _near(name: Any, known: typing.Iterable[str], *, quote: str = "'") -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
+    return f"{path}: no such option{did_you_mean(path.rpartition('.')[2], known, quote='')}"
 
 
 def _type_name(hint: Any) -> str:

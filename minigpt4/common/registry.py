@@ -17,10 +17,10 @@ MAX_NAMED = 6
 """A message names all that is registered of a kind when there are no more than these."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, quote: str = "'") -> str:
     """Return "; did you mean 'x'?" for the nearest known name, or an empty string when none is near."""
-    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
 
 
 class Registry:
