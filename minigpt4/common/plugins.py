@@ -54,7 +54,7 @@ def _wrong_plugin(name: str, folders: Sequence[Path]) -> str | None:
     """Import a module that the user names; return what is wrong, or None."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         near = did_you_mean(Path(name).stem, [Path(name).stem]) if name.endswith(".py") else ""
-        return f"expected the name of a module, got '{name}'{near}"
+        return f"expected the name of a module, got {name!r}{near}"
     if name in sys.modules:
         return None
     before = registry.added()

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import logging
+import subprocess
 import sys
 import textwrap
 
@@ -139,6 +140,16 @@ def test_a_name_that_is_taken_is_said_with_the_line_of_the_plugin(beside):
     text = "from minigpt4.common.registry import registry\nregistry.register_processor('blip_caption')(type)\n"
     path = beside(NOTHING % "g_taken", g_taken="import minigpt4.processors\n" + text)
     assert f"{path.parent}/g_taken.py:3: ValueError: processor 'blip_caption' is already registered" in mistakes(path)
+
+
+def test_a_plugin_that_is_imported_first_cannot_take_a_name_of_this_package(tmp_path):
+    (tmp_path / "g_first_of_all.py").write_text(
+        "from minigpt4.common.registry import registry\nregistry.register_processor('blip_caption')(object)\n"
+    )
+    code = "import g_first_of_all"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "ValueError: processor 'blip_caption' is already registered as" in done.stderr
+    assert "not <class 'object'>" in done.stderr
 
 
 def test_a_module_that_registers_nothing_is_a_warning_and_is_imported_once(beside, caplog):
