@@ -10,8 +10,6 @@ from minigpt4.common.registry import did_you_mean
 
 POOLS_FILE = Path(__file__).resolve().parents[1] / "configs" / "prompts" / "pools.yaml"
 SLOT = "{}"
-BY_LETTER = "Answer with the option's letter from the given choices directly."
-"""Ends a question with options, in training and in evaluation."""
 
 
 def load_pool(name: str, path: str | Path = POOLS_FILE) -> list[str]:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
-from minigpt4.conversation.pools import BY_LETTER
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_size, size
 from minigpt4.datasets.rows import require
+
+BY_LETTER = "Answer with the option's letter from the given choices directly."
 
 
 class EngineBuilder(BaseDatasetBuilder):

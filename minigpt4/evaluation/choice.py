@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
-from minigpt4.conversation.pools import BY_LETTER
 from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question
 from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
 from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, read_letter
@@ -20,6 +19,7 @@ from minigpt4.evaluation.tsv import read_tsv, true_letter
 
 logger = logging.getLogger(__name__)
 
+BY_LETTER = "Answer with the option's letter from the given choices directly."
 _DATA_URL = re.compile(r"\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
