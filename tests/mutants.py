@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         name="a plugin takes a name of this package, when it is imported first",
         file="common/registry.py",
-        line='table = self._tables[kind] if _source_of(cls)[0].startswith("minigpt4.") else self._table(kind)',
+        line="table = self._tables[kind] if _is_ours(cls) else self._table(kind)",
         fault="table = self._tables[kind]",
         test="tests/common/test_plugins.py::test_a_plugin_that_is_imported_first_cannot_take_a_name_of_this_package",
     ),

@@ -35,7 +35,8 @@ def table() -> str:
     options = [f"datasets.{name}.batch_size=1" for name in sorted(names)]
     cfg = Config.load(ROOT / "train_configs" / "minigptv2_finetune.yaml", options)
     for name, body in cfg.datasets_cfg.items():
-        builder = registry.get_builder_class(str(name))(body, name=str(name))
+        name = str(name)
+        builder = registry.get_builder_class(name)(body, name=name)
         images = builder.image_place()
         annotations = dict.fromkeys(place.address for place in [*builder.annotation_places(), *builder.other_places()])
         if any(annotations):

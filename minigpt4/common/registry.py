@@ -49,7 +49,7 @@ class Registry:
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
             # the classes of this package come first, so that a name that both have is an error of the other module
-            table = self._tables[kind] if _source_of(cls)[0].startswith("minigpt4.") else self._table(kind)
+            table = self._tables[kind] if _is_ours(cls) else self._table(kind)
             known = table.setdefault(name, cls)
             if _source_of(known) != _source_of(cls):
                 raise ValueError(f"{kind} '{name}' is already registered as {known!r}, not {cls!r}")
@@ -101,7 +101,7 @@ class Registry:
     def added(self) -> set[tuple[str, str]]:
         """Return the (kind, name) of all that was registered so far from outside of this package."""
         entries = [(kind, name, cls) for kind, table in self._tables.items() for name, cls in table.items()]
-        return {(kind, name) for kind, name, cls in entries if not cls.__module__.startswith("minigpt4.")}
+        return {(kind, name) for kind, name, cls in entries if not _is_ours(cls)}
 
     def list_datasets(self) -> list[str]:
         """Return the names of all dataset builders, sorted."""
@@ -113,7 +113,12 @@ class Registry:
 
 
 def _source_of(cls: Any) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
+    """Return the module and the name that define a class; anything else that can be called is known by its text."""
+    return getattr(cls, "__module__", ""), getattr(cls, "__qualname__", repr(cls))
+
+
+def _is_ours(cls: Any) -> bool:
+    return _source_of(cls)[0].startswith("minigpt4.")
 
 
 def _load_installed_plugins() -> Sequence[str]:
