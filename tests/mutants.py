@@ -179,4 +179,25 @@ MUTANTS = (
         fault="answer = found",
         test=FAMILIES + "test_a_chat_over_several_turns_has_the_ids_of_training",
     ),
+    Mutant(
+        name="a broken plugin of an installed package is read by every run",
+        file="common/registry.py",
+        line="broken = () if name in table else _load_installed_plugins()",
+        fault="broken = _load_installed_plugins()",
+        test="tests/common/test_plugins.py::test_a_broken_plugin_of_an_installed_package_is_named_and_stops_no_other_run",
+    ),
+    Mutant(
+        name="a plugin takes a name of this package, when it is imported first",
+        file="common/registry.py",
+        line="table = self._tables[kind] if _is_ours(cls) else self._table(kind)",
+        fault="table = self._tables[kind]",
+        test="tests/common/test_plugins.py::test_a_plugin_that_is_imported_first_cannot_take_a_name_of_this_package",
+    ),
+    Mutant(
+        name="a url of the user's YAML is not shown",
+        file="datasets/base_builder.py",
+        line="one or self.annotations_address",
+        fault="self.annotations_address",
+        test="tests/datasets/test_addresses.py::test_a_url_of_the_yaml_comes_before_that_of_the_builder",
+    ),
 )

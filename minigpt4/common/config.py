@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common import schema
 from minigpt4.common.option_texts import lay_options, plain
+from minigpt4.common.plugins import load_plugins
 from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
-from minigpt4.common.registry import registry
+from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.schema import SECTIONS, hints_of, inner_of
 from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
 from minigpt4.common.yaml_reader import number_of, read_yaml_file
@@ -45,6 +46,10 @@ class Config:
         user = _resolved(plain(tree, None), self._path)
         problems += [_no_such(f"{name}", SECTIONS) for name in user if name not in SECTIONS]
         self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems, self._unset)
+        try:
+            load_plugins(self.run_cfg.plugins, folder=Path(self._path).parent)
+        except ValueError as error:
+            problems += str(error).splitlines()
         self.model_cfg, preprocess = self._merge_model(user, problems)
         layers = [preprocess, user.get("preprocess")]
         self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems, self._unset)
@@ -116,7 +121,7 @@ class Config:
             except ValueError as error:
                 problems.append(f"datasets.{name}: {error} (data of your own: type: custom)")
                 continue
-            defaults = _defaults(PACKAGE_DIR / builder.DATASET_CONFIG_DICT["default"])["datasets"][builder_name]
+            defaults = _dataset_defaults(builder, builder_name)
             merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems, self._unset)
             merged[name].pictures = merged[name].pictures or self.model_cfg.pictures
             for kind in ("vis_processor", "text_processor"):
@@ -125,18 +130,16 @@ class Config:
         return OmegaConf.create(merged)
 
     def _merge_benchmarks(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
-        known = registry.list_benchmarks() if section else []
-        problems += [
-            f"evaluation_datasets.{name}: no such benchmark{_near(name, known)} (there are {', '.join(known)})"
-            for name in section
-            if name not in known
-        ]
-        of = schema.EvaluationDatasetConfig
-        merged = {
-            k: _merge(of, f"evaluation_datasets.{k}", [v], problems, self._unset)
-            for k, v in section.items()
-            if k in known
-        }
+        merged = {}
+        for name, body in section.items():
+            path = f"evaluation_datasets.{name}"
+            try:
+                layers = [getattr(registry.get_benchmark_class(name), "DEFAULT_CONFIG", None), body]
+            except ValueError:
+                known = registry.list_benchmarks()
+                problems.append(f"{path}: no such benchmark{did_you_mean(name, known)} (there are {', '.join(known)})")
+                continue
+            merged[name] = _merge(schema.EvaluationDatasetConfig, path, layers, problems, self._unset)
         for body in merged.values():
             body.pictures = body.pictures or self.model_cfg.pictures
         return OmegaConf.create(merged)
@@ -150,8 +153,29 @@ def _model_defaults(arch: str) -> dict[str, Any]:
     known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
     if arch in known:  # found without importing the models, which takes seconds
         return _defaults(known[arch])
-    path = getattr(registry.get_model_class(arch), "DEFAULT_CONFIG", None)
-    return _defaults(PACKAGE_DIR / path) if path else {}
+    model = registry.get_model_class(arch)
+    return _defaults_of(model, getattr(model, "DEFAULT_CONFIG", None))
+
+
+def _dataset_defaults(builder: Any, name: str) -> Any:
+    """Return the defaults of a dataset: those under `datasets.NAME`, or all of a dictionary that lacks this section.
+
+    Raises: ValueError when a YAML file lacks the section.
+    """
+    given = builder.DATASET_CONFIG_DICT.get("default")
+    defaults = _defaults_of(builder, given)
+    if isinstance(given, str) and name not in (defaults.get("datasets") or {}):
+        raise ValueError(f"datasets.{name}: {given}, the file of its defaults, has no section datasets.{name}")
+    return defaults["datasets"][name] if "datasets" in defaults else defaults
+
+
+def _defaults_of(cls: Any, given: Any) -> dict[str, Any]:
+    """Return the defaults of a class: a dictionary, or a YAML file beside its module, below minigpt4, or absolute."""
+    if not isinstance(given, str):
+        return dict(given or {})
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    beside = Path(file or "").parent / given
+    return _defaults(beside if file and beside.is_file() else PACKAGE_DIR / given)
 
 
 @cache
@@ -274,12 +298,7 @@ def _shown(value: Any) -> str:
 
 
 def _no_such(path: str, known: typing.Iterable[str]) -> str:
-    return f"{path}: no such option{_near(path.rpartition('.')[2], known, quote='')}"
-
-
-def _near(name: Any, known: typing.Iterable[str], *, quote: str = "'") -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
+    return f"{path}: no such option{did_you_mean(path.rpartition('.')[2], known, quote='')}"
 
 
 def _type_name(hint: Any) -> str:

@@ -1,13 +1,14 @@
 """Names to classes: the one table through which a YAML file reaches code.
 
-A lookup imports the package that registers that kind, so importing this module costs nothing.
+A lookup imports the package that registers that kind, so importing this module costs nothing. An unknown name, and a
+list of all names, load the plugins of installed packages too.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partialmethod
 from typing import Any, ClassVar, TypeVar
 
@@ -16,17 +17,18 @@ MAX_NAMED = 6
 """A message names all that is registered of a kind when there are no more than these."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, quote: str = "'") -> str:
     """Return "; did you mean 'x'?" for the nearest known name, or an empty string when none is near."""
-    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f"; did you mean {quote}{near[0]}{quote}?" if near else ""
 
 
 class Registry:
     """One table for each kind of class that a YAML file names.
 
-    `register_KIND(name)` is a class decorator; it refuses a name that another class has. `get_KIND_class(name)` returns
-    the class. Raises: ValueError with the nearest known name.
+    `register_KIND(name)` is a class decorator; it refuses a name that another class has. The same class defined again,
+    as in a notebook, replaces itself. `get_KIND_class(name)` returns the class. Raises: ValueError with the nearest
+    known name.
     """
 
     _packages: ClassVar = {
@@ -46,9 +48,12 @@ class Registry:
 
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
-            known = self._tables[kind].setdefault(name, cls)
-            if known is not cls:
+            # the classes of this package come first, so that a name that both have is an error of the other module
+            table = self._tables[kind] if _is_ours(cls) else self._table(kind)
+            known = table.setdefault(name, cls)
+            if _source_of(known) != _source_of(cls):
                 raise ValueError(f"{kind} '{name}' is already registered as {known!r}, not {cls!r}")
+            table[name] = cls
             return cls
 
         return wrap
@@ -59,9 +64,12 @@ class Registry:
 
     def _get(self, kind: str, name: str) -> Any:
         table = self._table(kind)
+        broken = () if name in table else _load_installed_plugins()
         if name not in table:
             known = f" (there are {', '.join(sorted(table))})" if len(table) <= MAX_NAMED else ""
-            raise ValueError(f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}")
+            raise ValueError(
+                "; ".join([f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}", *broken])
+            )
         return table[name]
 
     register_builder = partialmethod(_register, "builder")
@@ -86,7 +94,14 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """Return all registered names of a kind, sorted."""
-        return sorted(self._table(kind))
+        table = self._table(kind)
+        _load_installed_plugins()
+        return sorted(table)
+
+    def added(self) -> set[tuple[str, str]]:
+        """Return the (kind, name) of all that was registered so far from outside of this package."""
+        entries = [(kind, name, cls) for kind, table in self._tables.items() for name, cls in table.items()]
+        return {(kind, name) for kind, name, cls in entries if not _is_ours(cls)}
 
     def list_datasets(self) -> list[str]:
         """Return the names of all dataset builders, sorted."""
@@ -95,6 +110,21 @@ class Registry:
     def list_benchmarks(self) -> list[str]:
         """Return the names of all benchmarks, sorted."""
         return self.names("benchmark")
+
+
+def _source_of(cls: Any) -> tuple[str, str]:
+    """Return the module and the name that define a class; anything else that can be called is known by its text."""
+    return getattr(cls, "__module__", ""), getattr(cls, "__qualname__", repr(cls))
+
+
+def _is_ours(cls: Any) -> bool:
+    return _source_of(cls)[0].startswith("minigpt4.")
+
+
+def _load_installed_plugins() -> Sequence[str]:
+    """Load the plugins of installed packages, once; return what is wrong with those that cannot be loaded."""
+    wrong: Sequence[str] = importlib.import_module("minigpt4.common.plugins").load_installed()
+    return wrong
 
 
 registry = Registry()

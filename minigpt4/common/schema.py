@@ -52,6 +52,8 @@ def option(
 class RunConfig:
     """The `run` section: how to train or evaluate."""
 
+    # modules that register datasets, benchmarks, models ..: in the working folder, beside the YAML file, or installed
+    plugins: list[str] = field(default_factory=list)
     task: str = option("image_text_pretrain", registered="task")
     runner: str = option("runner_base", registered="runner")
     name: str | None = None  # accepted and unused, as the published files carry it
@@ -175,6 +177,7 @@ class ProcessorConfig:
     std: list[float] | None = option(above=0, length=3)
     prompt: str | None = None
     max_words: int | None = option(at_least=1)
+    options: dict[str, Any] | None = None  # free options of a processor that a plugin adds
 
 
 @dataclass
@@ -223,6 +226,7 @@ class BuildInfoConfig:
     storage: Any = option(kind="paths")
     dataset: str | None = None
     splitBy: str | None = None
+    options: dict[str, Any] | None = None  # free options of a dataset that a plugin adds
 
 
 @dataclass

@@ -7,12 +7,11 @@ import random
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
+from minigpt4.datasets.base_builder import FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.files import Place
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_size
 from minigpt4.datasets.rows import JsonRecords, require
 
@@ -24,18 +23,16 @@ class CaptionDataset(InstructionDataset):
     pool_name = "caption"
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the row's `image`."""
         return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the size of the caption."""
         return 0, cleaned_size(row["caption"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask for a caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
 
 
+@dataset("coco_caption", images_address=addresses.COCO_IMAGES, image_subfolder="train")
 class COCOCaptionDataset(CaptionDataset):
     """COCO captions of the Karpathy split; rows count as train when "train" stands anywhere in their path."""
 
@@ -49,11 +46,11 @@ class COCOCaptionDataset(CaptionDataset):
         return [os.path.basename(row["image"])]
 
 
+@dataset("textcaps_caption", annotations_address=addresses.TEXTCAPS, images_address=addresses.TEXTCAPS_IMAGES)
 class TextCapsDataset(CaptionDataset):
     """TextCaps: captions that read the text in the image."""
 
     def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records under "data"."""
         return JsonRecords(path, key="data")
 
     def rows_of(self, record: Any) -> list[Row]:
@@ -62,11 +59,19 @@ class TextCapsDataset(CaptionDataset):
         return [{"image": f"{record['image_id']}.jpg", "caption": record["caption_str"]}]
 
 
+@dataset(
+    "cc_sbu_align",
+    builder=FolderBuilder,
+    folder_key="storage",
+    annotation_file="filter_cap.json",
+    image_subfolder="image",
+    annotations_address=addresses.CC_SBU_ALIGN,
+    images_address=addresses.CC_SBU_ALIGN,
+)
 class CCSBUAlignDataset(CaptionDataset):
     """The curated captions of MiniGPT-4's second stage, answered as they are."""
 
     def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records under "annotations", or of the list alone."""
         return JsonRecords(path, key="annotations")
 
     def rows_of(self, record: Any) -> list[Row]:
@@ -75,45 +80,4 @@ class CCSBUAlignDataset(CaptionDataset):
         return [{"image": f"{record['image_id']}.jpg", "caption": record["caption"]}]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask for a caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), row["caption"])]
-
-
-@registry.register_builder("coco_caption")
-class COCOCaptionBuilder(BaseDatasetBuilder):
-    """coco_caption."""
-
-    train_dataset_cls = COCOCaptionDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/coco_caption.yaml"}
-    annotations_address = addresses.COCO_CAPTIONS
-    images_address = addresses.COCO_IMAGES
-    image_subfolder = "train"
-
-
-@registry.register_builder("textcaps_caption")
-class TextCapsBuilder(BaseDatasetBuilder):
-    """textcaps_caption."""
-
-    train_dataset_cls = TextCapsDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/textcaps_caption.yaml"}
-    annotations_address = addresses.TEXTCAPS
-    images_address = addresses.TEXTCAPS_IMAGES
-
-
-@registry.register_builder("cc_sbu_align")
-class CCSBUAlignBuilder(BaseDatasetBuilder):
-    """cc_sbu_align: `storage` holds filter_cap.json and the folder image."""
-
-    train_dataset_cls = CCSBUAlignDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/cc_sbu_align.yaml"}
-    annotations_address = images_address = addresses.CC_SBU_ALIGN
-
-    def annotation_places(self) -> list[Place]:
-        """Return where the captions are looked for."""
-        folder = self._option("storage")
-        return [self.place("storage", folder and f"{folder}/filter_cap.json", self.annotations_address)]
-
-    def image_place(self) -> Place:
-        """Return where the images are looked for."""
-        folder = self._option("storage")
-        return self.place("storage", folder and f"{folder}/image", self.images_address, folder=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from typing import Any, ClassVar
 
-from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.files import Place
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import TURN_SIZE, cleaned_size, size
 from minigpt4.datasets.rows import require
 
+COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES}
 
+
+@dataset("llava_conversation", annotations_address=addresses.LLAVA_CONVERSATION, **COCO)
+@dataset("multitask_conversation", annotations_address=addresses.MULTITASK, **COCO)
 class ConversationDataset(InstructionDataset):
     """Rows of {id, conversations: [{from, value}, ..]}, in turn a question and its answer whatever `from` says."""
 
@@ -37,35 +39,38 @@ class ConversationDataset(InstructionDataset):
         return [f"COCO_train2014_{row['id']}.jpg"]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the first question, and of its answer with all later turns."""
         (question, answer), *later = row["turns"]
         return size(question), size(answer) + sum(size(ask) + size(said) + TURN_SIZE for ask, said in later)
 
     def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the boxes of questions and answers."""
         return text_fault(text for turn in row["turns"] for text in turn)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the first question about the image, the others as they are."""
         (question, answer), *later = row["turns"]
         first = Turn(with_image(without_image_tag(question)), answer)
         return [first, *(Turn(f"{question} ", answer) for question, answer in later)]
 
 
+@dataset("llava_detail", annotations_address=addresses.LLAVA_DETAIL, **COCO)
+@dataset("llava_reason", annotations_address=addresses.LLAVA_REASON, **COCO)
 class FirstTurnDataset(ConversationDataset):
     """Of each conversation the first question, cleaned as captions are, and its answer."""
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the first question and its answer."""
         question, answer = row["turns"][0]
         return cleaned_size(question), size(answer)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the question as it is."""
         question, answer = row["turns"][0]
         return [Turn(with_image(self.text_processor(without_image_tag(question))), answer)]
 
 
+@dataset(
+    "unnatural_instruction",
+    annotations_address=addresses.UNNATURAL,
+    has_images=False,
+    spellings=(("/unnatural_instructions/", "/nlp/"),),
+)
 class UnnaturalDataset(InstructionDataset):
     """Instructions without an image: of each record the first instance."""
 
@@ -83,16 +88,13 @@ class UnnaturalDataset(InstructionDataset):
         return [instance]
 
     def image_files(self, row: Row) -> list[str]:
-        """Return none: there is no image."""
         return []
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the instruction with its constraints, and of the output."""
         question = f"{row['instruction_with_input']} {row.get('constraints') or ''}"
         return cleaned_size(question), cleaned_size(row["output"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the instruction with its constraints, if it has any."""
         constraints = row.get("constraints")
         question = row["instruction_with_input"] + ("" if constraints is None else f" {constraints}")
         return [Turn(self.text_processor(question), self.text_processor(row["output"]))]
@@ -101,58 +103,3 @@ class UnnaturalDataset(InstructionDataset):
 def without_image_tag(question: str) -> str:
     """Return the question without `<image>` and line breaks, in whose place nothing comes, and outer blanks."""
     return question.replace("<image>", "").replace("\n", "").strip()
-
-
-class ConversationBuilder(BaseDatasetBuilder):
-    """What the four share: images of COCO."""
-
-    train_dataset_cls = ConversationDataset
-    images_address = addresses.COCO_IMAGES
-
-
-@registry.register_builder("llava_conversation")
-class LlavaConversationBuilder(ConversationBuilder):
-    """llava_conversation."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_conversation.yaml"}
-    annotations_address = f"{addresses.LLAVA}/conversation_58k.json"
-
-
-@registry.register_builder("multitask_conversation")
-class MultitaskConversationBuilder(ConversationBuilder):
-    """multitask_conversation."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/multitask_conversation.yaml"}
-    annotations_address = addresses.MULTITASK
-
-
-@registry.register_builder("llava_detail")
-class LlavaDetailBuilder(ConversationBuilder):
-    """llava_detail."""
-
-    train_dataset_cls = FirstTurnDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_detail.yaml"}
-    annotations_address = f"{addresses.LLAVA}/detail_23k.json"
-
-
-@registry.register_builder("llava_reason")
-class LlavaReasonBuilder(ConversationBuilder):
-    """llava_reason."""
-
-    train_dataset_cls = FirstTurnDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/llava_reason.yaml"}
-    annotations_address = f"{addresses.LLAVA}/complex_reasoning_77k.json"
-
-
-@registry.register_builder("unnatural_instruction")
-class UnnaturalInstructionBuilder(BaseDatasetBuilder):
-    """unnatural_instruction."""
-
-    train_dataset_cls = UnnaturalDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/unnatural_instruction.yaml"}
-    annotations_address = addresses.UNNATURAL
-    spellings = (("/unnatural_instructions/", "/nlp/"),)
-
-    def image_place(self) -> Place | None:
-        """Return None: there are no images."""
-        return None

@@ -8,17 +8,17 @@ A row, of a JSON or JSONL file or beside an image in a tar shard, has either for
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
+from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
-from minigpt4.datasets.rows import JsonRecords, require
+from minigpt4.datasets.rows import require
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 
@@ -33,12 +33,7 @@ SPEAKERS = (("human", "user"), ("gpt", "assistant"))
 class CustomDataset(InstructionDataset):
     """Rows of JSON or JSONL files; of several answers a sample draws one."""
 
-    def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records: JSON lines, or the elements of a list."""
-        return JsonRecords(path)
-
     def rows_of(self, record: Any) -> list[Row]:
-        """Return the record's images, and its questions with their answers."""
         require(record, {})
         given = [record[key] for key in IMAGE_KEYS if record.get(key) not in (None, "", [])]
         if len(given) > 1 and given[0] != given[1]:
@@ -57,18 +52,15 @@ class CustomDataset(InstructionDataset):
         return found and f"asked without an image: '{found}' is not read; name the image under 'image'"
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the row's images."""
         images: list[str] = row["images"]
         return images
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the first question, and of an answer to it with all later turns."""
         (question, answers), *later = row["turns"]
         rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
         return size(question), size_of_one(answers) + rest
 
     def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the boxes of questions and answers."""
         return fault_of(row["turns"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
@@ -84,15 +76,12 @@ class CustomStream(StreamDataset):
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
-        """Return the record's questions with their answers."""
         return [{"turns": read_turns(record, num_images=1)}]
 
     def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the boxes of questions and answers."""
         return fault_of(row["turns"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the questions as they are."""
         return ask(row["turns"], rng, num_images=1)
 
 
@@ -170,25 +159,22 @@ class CustomBuilder(StreamBuilder):
 
     DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}
     annotations_address = ""
+    has_images = True
     pictures = AS_SEEN
 
     def dataset_class(self) -> type[InstructionDataset]:
-        """Return the class for rows in files, or for shards."""
-        return CustomStream if self._option("storage") else CustomDataset
+        return CustomStream if self.option("storage") else CustomDataset
 
     def annotation_places(self) -> list[Place]:
-        """Return where files or shards are looked for."""
-        if self._option("storage"):
+        if self.option("storage"):
             return super().annotation_places()
-        if not self._option("annotations.train.storage") and not self._option("ann_path"):
+        if not self.option("annotations.train.storage") and not self.option("ann_path"):
             return [self.place("ann_path", None)]
         return BaseDatasetBuilder.annotation_places(self)
 
     def remarks(self) -> list[str]:
-        """Return what the user should know about shards."""
-        return super().remarks() if self._option("storage") else []
+        return super().remarks() if self.option("storage") else []
 
     def image_place(self) -> Place | None:
-        """Return where the images are looked for when a folder is set."""
-        is_set = self._option("image_path") or self._option("images.storage")
+        is_set = self.option("image_path") or self.option("images.storage")
         return BaseDatasetBuilder.image_place(self) if is_set else None

@@ -7,17 +7,30 @@ import random
 from string import ascii_uppercase as LETTERS
 from typing import Any, ClassVar
 
-from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
 from minigpt4.datasets import addresses
+from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_size, size
 from minigpt4.datasets.rows import require
 
 
+class EngineBuilder(BaseDatasetBuilder):
+    """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
+
+    annotations_address = addresses.DATA_ENGINE
+    images_address = addresses.VG_IMAGES
+
+    def image_folder(self, found: str) -> str:
+        """Return the parent of a folder `vg`, since the rows' paths begin with it."""
+        parent, name = os.path.split(os.path.normpath(found))
+        return parent or "." if name == "vg" else found
+
+
+@dataset("engine_da", builder=EngineBuilder)
 class EngineDADataset(InstructionDataset):
     """Every item, answered in words."""
 
@@ -29,15 +42,14 @@ class EngineDADataset(InstructionDataset):
         return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the instruction and the answer."""
         return cleaned_size(row["instruction"]), cleaned_size(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the instruction as it is."""
         question = f"[vqa] {self.text_processor(row['instruction'])}"
         return [Turn(with_image(question), self.text_processor(row["answer"]))]
 
 
+@dataset("engine_mc", builder=EngineBuilder)
 class EngineMCDataset(EngineDADataset):
     """The items with a `choice_answer`, answered by the letter of an option."""
 
@@ -66,16 +78,15 @@ class EngineMCDataset(EngineDADataset):
         return row["options"], row["choice_answer"]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the instruction with its options, and of a letter."""
         return size(row["instruction"]) + sum(size(option) + 4 for option in row["options"]) + len(BY_LETTER), 1
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the instruction with its options, one a line."""
         options, letter = self.ordered(row)
         question = choice_question(row["instruction"], dict(zip(LETTERS, options, strict=False)))
         return [Turn(with_image(question), self.text_processor(letter))]
 
 
+@dataset("engine_mcp", builder=EngineBuilder)
 class EngineMCPDataset(EngineMCDataset):
     """As engine_mc, with the options of every item shuffled once for the whole run."""
 
@@ -85,39 +96,3 @@ class EngineMCPDataset(EngineMCDataset):
         right = options[LETTERS.index(row["choice_answer"])]
         derive_rng(self.seed, self.name, "options", row["index"]).shuffle(options)
         return options, LETTERS[options.index(right)]
-
-
-class EngineBuilder(BaseDatasetBuilder):
-    """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
-
-    annotations_address = addresses.DATA_ENGINE
-    images_address = addresses.VG_IMAGES
-
-    def image_folder(self, found: str) -> str:
-        """Return the parent of a folder `vg`, since the rows' paths begin with it."""
-        parent, name = os.path.split(os.path.normpath(found))
-        return parent or "." if name == "vg" else found
-
-
-@registry.register_builder("engine_da")
-class EngineDABuilder(EngineBuilder):
-    """engine_da."""
-
-    train_dataset_cls = EngineDADataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_da.yaml"}
-
-
-@registry.register_builder("engine_mc")
-class EngineMCBuilder(EngineBuilder):
-    """engine_mc."""
-
-    train_dataset_cls = EngineMCDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_mc.yaml"}
-
-
-@registry.register_builder("engine_mcp")
-class EngineMCPBuilder(EngineBuilder):
-    """engine_mcp."""
-
-    train_dataset_cls = EngineMCPDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/engine_mcp.yaml"}

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigpt4.common.registry import registry
 from minigpt4.common.safe_pickle import load_plain
 from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import addresses
+from minigpt4.datasets.base_builder import BaseDatasetBuilder, FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, checked_box, coco_boxes, stated_size
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
@@ -38,25 +38,25 @@ class ReferDataset(InstructionDataset):
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
     pool_name = "refer"
 
+    def rows_of(self, record: Any) -> list[Row]:
+        require(record, self.fields)
+        checked_box(record["box"])
+        return [record]
+
     def image_files(self, row: Row) -> list[str]:
-        """Return the row's `image`."""
         return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of a sentence and of its box."""
         return size_of_one(row["sentences"]), BOX_SIZE
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask for the box of one of the sentences, in one of the pool's wordings."""
         sentence = self.text_processor(rng.choice(row["sentences"]))
         return [Turn(with_image(fill(rng.choice(self.pool), sentence)), self.box_of(row))]
 
     def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the row's box."""
         return box_fault(row["box"], row.get("stated_size"))
 
     def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
-        """Return what is wrong with the row's box in an image of this size."""
         return box_fault(row["box"], image_size)
 
     def box_of(self, row: Row) -> str:
@@ -70,11 +70,31 @@ class ReferDataset(InstructionDataset):
         return box_text(box, size)
 
 
+class ReferBuilder(BaseDatasetBuilder):
+    """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
+
+    images_address = addresses.COCO_IMAGES
+    spellings = (("(umd)", "(und)"),)
+
+    def annotation_places(self) -> list[Place]:
+        return [self._file(f"refs({self.option('splitBy')}).p")]
+
+    def other_places(self) -> list[Place]:
+        return [self._file("instances.json")]
+
+    def _file(self, name: str) -> Place:
+        dataset = str(self.option("dataset")).removeprefix("inv")
+        address = f"{addresses.REFER}/{dataset}.zip"
+        return self.place("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", address)
+
+
+@dataset("refcoco", builder=ReferBuilder)
+@dataset("refcocop", builder=ReferBuilder)
+@dataset("refcocog", builder=ReferBuilder)
 class RefCOCODataset(ReferDataset):
     """The training refs of a file of RefCOCO's kind; the first other file, instances.json, has the boxes."""
 
     def load_rows(self, path: str) -> Iterator[Row]:
-        """Yield a row for every ref of the training split."""
         boxes, sizes = coco_boxes(self.other_files[0])
         refs = load_plain(path)
         if not isinstance(refs, list):
@@ -96,17 +116,27 @@ class RefCOCODataset(ReferDataset):
                 yield {"image": image, "sentences": sentences, "box": box, "stated_size": size}
 
 
+@dataset("invrefcoco", builder=ReferBuilder)
+@dataset("invrefcocop", builder=ReferBuilder)
+@dataset("invrefcocog", builder=ReferBuilder)
 class InvRefCOCODataset(RefCOCODataset):
     """The same the other way round: the box is asked, one of its sentences is the answer."""
 
     pool_name = "identify"
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask what is in the box, in one of the pool's wordings."""
         sentence = self.text_processor(rng.choice(row["sentences"]))
         return [Turn(with_image(fill(rng.choice(self.pool), self.box_of(row))), sentence)]
 
 
+@dataset(
+    "refvg",
+    builder=FolderBuilder,
+    annotation_file="region_descriptions.json",
+    other_file="image_data.json",
+    annotations_address=addresses.VG_REGIONS,
+    images_address=addresses.VG_IMAGES,
+)
 class RefVGDataset(ReferDataset):
     """The regions of Visual Genome below MAX_REGION_AREA; the first other file, image_data.json, knows the images."""
 
@@ -129,7 +159,6 @@ class RefVGDataset(ReferDataset):
         super().build(annotations, listings, bad_samples)
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Return a row a region."""
         require(record, {"id": int, "regions": list}, what="record")
         place = int(np.searchsorted(self._ids, record["id"]))
         if place == len(self._ids) or self._ids[place] != record["id"]:
@@ -160,98 +189,3 @@ def _are_regions(regions: list[Any]) -> bool:
         return are_numbers and {type(region["phrase"]) for region in regions} <= {str}
     except (KeyError, TypeError, OverflowError):
         return False
-
-
-class ReferBuilder(BaseDatasetBuilder):
-    """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
-
-    train_dataset_cls = RefCOCODataset
-    images_address = addresses.COCO_IMAGES
-    spellings = (("(umd)", "(und)"),)
-
-    def annotation_places(self) -> list[Place]:
-        """Return where the refs are looked for."""
-        return [self._file(f"refs({self._option('splitBy')}).p")]
-
-    def other_places(self) -> list[Place]:
-        """Return where the boxes are looked for."""
-        return [self._file("instances.json")]
-
-    def _file(self, name: str) -> Place:
-        dataset = str(self._option("dataset")).removeprefix("inv")
-        address = f"{addresses.REFER}/{dataset}.zip"
-        return self.place("ann_path", f"{self._option('ann_path')}/{dataset}/{name}", address)
-
-
-class InvReferBuilder(ReferBuilder):
-    """What the three inverse ones share."""
-
-    train_dataset_cls = InvRefCOCODataset
-
-
-@registry.register_builder("refcoco")
-class RefCOCOBuilder(ReferBuilder):
-    """refcoco."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcoco.yaml"}
-
-
-@registry.register_builder("refcocop")
-class RefCOCOPlusBuilder(ReferBuilder):
-    """refcocop."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcocop.yaml"}
-
-
-@registry.register_builder("refcocog")
-class RefCOCOGBuilder(ReferBuilder):
-    """refcocog."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refcocog.yaml"}
-
-
-@registry.register_builder("invrefcoco")
-class InvRefCOCOBuilder(InvReferBuilder):
-    """invrefcoco."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcoco.yaml"}
-
-
-@registry.register_builder("invrefcocop")
-class InvRefCOCOPlusBuilder(InvReferBuilder):
-    """invrefcocop."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcocop.yaml"}
-
-
-@registry.register_builder("invrefcocog")
-class InvRefCOCOGBuilder(InvReferBuilder):
-    """invrefcocog."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/invrefcocog.yaml"}
-
-
-@registry.register_builder("refvg")
-class RefVGBuilder(BaseDatasetBuilder):
-    """refvg: `data_dir` holds both annotation files and the image folders."""
-
-    train_dataset_cls = RefVGDataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/refvg.yaml"}
-    annotations_address = addresses.VG_REGIONS
-    images_address = addresses.VG_IMAGES
-
-    def annotation_places(self) -> list[Place]:
-        """Return where the regions are looked for."""
-        return [self._below("region_descriptions.json")]
-
-    def other_places(self) -> list[Place]:
-        """Return where the images' files are looked up."""
-        return [self._below("image_data.json")]
-
-    def image_place(self) -> Place:
-        """Return the folder above VG_100K and VG_100K_2."""
-        return self.place("data_dir", self._option("data_dir"), self.images_address, folder=True)
-
-    def _below(self, name: str) -> Place:
-        folder = self._option("data_dir")
-        return self.place("data_dir", folder and f"{folder}/{name}", self.annotations_address)

@@ -18,13 +18,13 @@ import torch
 from torch.utils.data import get_worker_info
 
 from minigpt4.common.json_records import parse_record
-from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import addresses
+from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, FAULTS
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
@@ -41,6 +41,46 @@ MAX_WORKERS = 256
 """So many workers count what they skip in places of their own."""
 
 
+class StreamBuilder(BaseDatasetBuilder):
+    """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
+
+    annotations_address = addresses.STREAMS
+    has_images = False  # they are in the shards
+
+    def annotation_places(self) -> list[Place]:
+        present, absent, patterns = self._shards()
+        if present and absent:
+            counts = f"{len(absent)} of its {len(present) + len(absent)}"
+            logger.warning("%s: %s shards are not there", self.name, counts)
+        return [self.place("storage", path, self.annotations_address) for path in (present or patterns)] or [
+            self.place("storage", None, self.annotations_address)
+        ]
+
+    def remarks(self) -> list[str]:
+        present, absent, _ = self._shards()
+        counts = {"are not there": absent, "are cut off or no tar files": cut_shards(present)}
+        total = len(present) + len(absent)
+        return [
+            f"{self.name}: {len(paths):,} of its {total:,} shards {what}: {named(paths)}"
+            for what, paths in counts.items()
+            if paths and present
+        ]
+
+    def _shards(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the shards that are there, those that are not, and the patterns that name them."""
+        from webdataset.shardlists import expand_urls
+
+        patterns = self.paths("storage")
+        try:
+            paths = [path for pattern in patterns for path in expand_urls(pattern)]
+        except ValueError as error:
+            raise ValueError(f"datasets.{self.name}.build_info.storage: {error}") from error
+        there = {path: os.path.isfile(path) for path in paths}
+        return [p for p in paths if there[p]], [p for p in paths if not there[p]], patterns
+
+
+@dataset("cc_sbu", builder=StreamBuilder)
+@dataset("laion", builder=StreamBuilder)
 class StreamDataset(InstructionDataset):
     """Samples of tar shards: an image, and beside it a .json with its `caption`.
 
@@ -88,7 +128,6 @@ class StreamDataset(InstructionDataset):
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
-        """Return the one row that a .json holds."""
         return [record]
 
     @classmethod
@@ -99,7 +138,6 @@ class StreamDataset(InstructionDataset):
         return row
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask for a caption in one of the pool's wordings."""
         return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
 
     def _read(self, path: str, member: np.ndarray, sample_id: str, rng: random.Random) -> Example:
@@ -150,62 +188,3 @@ class StreamDataset(InstructionDataset):
             logger.warning("%s: %s has no sample that can be read", self.name, path)
         total = f"none of its {len(shards)} shards has a sample that can be read"
         raise ValueError(f"{self.name}: {total}: {reasons[0]}")
-
-
-class StreamBuilder(BaseDatasetBuilder):
-    """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
-
-    train_dataset_cls = StreamDataset
-    annotations_address = addresses.STREAMS
-
-    def annotation_places(self) -> list[Place]:
-        """Return the shards that are there; when none is, the patterns."""
-        present, absent, patterns = self._shards()
-        if present and absent:
-            counts = f"{len(absent)} of its {len(present) + len(absent)}"
-            logger.warning("%s: %s shards are not there", self.name, counts)
-        return [self.place("storage", path, self.annotations_address) for path in (present or patterns)] or [
-            self.place("storage", None, self.annotations_address)
-        ]
-
-    def remarks(self) -> list[str]:
-        """Return which shards are not there, and which do not end as a tar file does."""
-        present, absent, _ = self._shards()
-        counts = {"are not there": absent, "are cut off or no tar files": cut_shards(present)}
-        total = len(present) + len(absent)
-        return [
-            f"{self.name}: {len(paths):,} of its {total:,} shards {what}: {named(paths)}"
-            for what, paths in counts.items()
-            if paths and present
-        ]
-
-    def _shards(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the shards that are there, those that are not, and the patterns that name them."""
-        from webdataset.shardlists import expand_urls
-
-        storage: Any = self._option("storage")
-        patterns = [storage] if isinstance(storage, str) else list(storage or ())
-        try:
-            paths = [path for pattern in patterns for path in expand_urls(pattern)]
-        except ValueError as error:
-            raise ValueError(f"datasets.{self.name}.build_info.storage: {error}") from error
-        there = {path: os.path.isfile(path) for path in paths}
-        return [p for p in paths if there[p]], [p for p in paths if not there[p]], patterns
-
-    def image_place(self) -> Place | None:
-        """Return None: the images are in the shards."""
-        return None
-
-
-@registry.register_builder("cc_sbu")
-class CCSBUBuilder(StreamBuilder):
-    """cc_sbu."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/cc_sbu.yaml"}
-
-
-@registry.register_builder("laion")
-class LaionBuilder(StreamBuilder):
-    """laion."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/laion.yaml"}

@@ -6,14 +6,15 @@ import os
 import random
 from typing import Any, ClassVar
 
-from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
-from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import size, size_of_one
 from minigpt4.datasets.rows import require
+
+COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES, "image_subfolder": "train"}
 
 
 class VQADataset(InstructionDataset):
@@ -23,19 +24,18 @@ class VQADataset(InstructionDataset):
     pool_name = "vqa"
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the row's `image`."""
         return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the question and of an answer."""
         return size(row["question"]), size_of_one(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the question in one of the pool's wordings."""
         question = fill(rng.choice(self.pool), self.text_processor(row["question"]))
         return [Turn(with_image(question), self.text_processor(rng.choice(row["answer"])))]
 
 
+@dataset("coco_vqa", **COCO)
+@dataset("ok_vqa", **COCO)
 class COCOVQADataset(VQADataset):
     """COCO VQA and OK-VQA: many rows are about images of the validation split, which are left out."""
 
@@ -46,6 +46,7 @@ class COCOVQADataset(VQADataset):
         return [os.path.basename(row["image"])]
 
 
+@dataset("aok_vqa", **COCO)
 class AOKVQADataset(COCOVQADataset):
     """A-OKVQA, as LAVIS publishes it (with `image`) or as its makers do (with `image_id`)."""
 
@@ -59,10 +60,10 @@ class AOKVQADataset(COCOVQADataset):
         return [{**record, "answer": record["direct_answers"]}]
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the file by name, or else by number."""
         return super().image_files(row) if "image" in row else [f"COCO_train2014_{row['image_id']:012}.jpg"]
 
 
+@dataset("gqa", images_address=addresses.GQA_IMAGES)
 class GQADataset(VQADataset):
     """GQA: one answer a question; images in the folder itself or in its subfolder `train`."""
 
@@ -70,7 +71,6 @@ class GQADataset(VQADataset):
     image_spelling = ("", "train/")
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return the sizes of the question and of its answer."""
         return size(row["question"]), size(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
@@ -78,6 +78,7 @@ class GQADataset(VQADataset):
         return super().turns({**row, "answer": [row["answer"]]}, rng)
 
 
+@dataset("ocrvqa", annotations_address=addresses.OCRVQA, images_address=addresses.OCRVQA_IMAGES)
 class OCRVQADataset(VQADataset):
     """OCR-VQA: book covers with several questions each; split 1 is for training."""
 
@@ -97,51 +98,3 @@ class OCRVQADataset(VQADataset):
         image = key + os.path.splitext(book["imageURL"])[1]
         pairs = zip(book["questions"], book["answers"], strict=True)
         return [{"image": image, "question": question, "answer": [answer]} for question, answer in pairs]
-
-
-@registry.register_builder("coco_vqa")
-class COCOVQABuilder(BaseDatasetBuilder):
-    """coco_vqa."""
-
-    train_dataset_cls = COCOVQADataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/coco_vqa.yaml"}
-    annotations_address = addresses.COCO_VQA
-    images_address = addresses.COCO_IMAGES
-    image_subfolder = "train"
-
-
-@registry.register_builder("ok_vqa")
-class OKVQABuilder(COCOVQABuilder):
-    """ok_vqa."""
-
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/ok_vqa.yaml"}
-    annotations_address = addresses.OK_VQA
-
-
-@registry.register_builder("aok_vqa")
-class AOKVQABuilder(COCOVQABuilder):
-    """aok_vqa."""
-
-    train_dataset_cls = AOKVQADataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/aok_vqa.yaml"}
-    annotations_address = addresses.AOK_VQA
-
-
-@registry.register_builder("gqa")
-class GQABuilder(BaseDatasetBuilder):
-    """gqa."""
-
-    train_dataset_cls = GQADataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/gqa.yaml"}
-    annotations_address = addresses.GQA
-    images_address = addresses.GQA_IMAGES
-
-
-@registry.register_builder("ocrvqa")
-class OCRVQABuilder(BaseDatasetBuilder):
-    """ocrvqa."""
-
-    train_dataset_cls = OCRVQADataset
-    DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/ocrvqa.yaml"}
-    annotations_address = addresses.OCRVQA
-    images_address = addresses.OCRVQA_IMAGES

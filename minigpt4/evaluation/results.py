@@ -49,10 +49,17 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     }
 
 
+def _without_null(options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
 def image_options(cfg: Config) -> Any:
     """Return the image processor's options: of the first dataset, or the model's for evaluation where there is none."""
     first = next(iter(cfg.datasets_cfg.values()), None)
-    return (first and first.vis_processor.train) or cfg.preprocess_cfg.vis_processor.eval
+    options = (first and first.vis_processor.train) or cfg.preprocess_cfg.vis_processor.eval
+    if options.options is None:  # evaluations that were begun before processors had such options go on
+        return OmegaConf.masked_copy(options, [key for key in options if key != "options"])
+    return options
 
 
 def provenance(
@@ -69,7 +76,7 @@ def provenance(
         "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
         "llama_model": cfg.model_cfg.llama_model,
         "lora": {"r": cfg.model_cfg.lora_r, "alpha": cfg.model_cfg.lora_alpha},
-        "image_processor": {k: v for k, v in image_options(cfg).items() if v is not None},
+        "image_processor": _without_null(OmegaConf.to_container(image_options(cfg))),
         "pictures": benchmark.cfg.get("pictures") or AS_STORED,
         "prompt_template": chat_format.generation_prompt("{}"),
         "first_prompt": chat_format.generation_prompt(questions[0].prompt) if questions else None,

@@ -133,13 +133,14 @@ def test_of_several_processes_one_finds_the_rows_and_the_others_wait(gqa):
 
 
 MODULE = """
-from minigpt4.datasets.vqa import GQADataset, GQABuilder
+from minigpt4.datasets.base_builder import BaseDatasetBuilder
+from minigpt4.datasets.vqa import GQADataset
 
 class Mine(GQADataset):
     def rows_of(self, record):
         return [{**record, "question": "%s"}]
 
-class MineBuilder(GQABuilder):
+class MineBuilder(BaseDatasetBuilder):
     train_dataset_cls = Mine
 """
 

@@ -92,3 +92,12 @@ def test_every_score_has_an_interval_around_it(make_benchmarks, model_answers):
         low, high = score["interval"]
         assert 0 <= low < score["accuracy"] < high <= 100
         assert json.loads(json.dumps(score)) == score
+
+
+def test_a_run_that_was_begun_before_processors_had_free_options_goes_on(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("run: {device: cpu}\n")
+    settings = settings_of(Config.load(path))["image_processor"]
+    assert list(settings) == ["name", "image_size", "mean", "std", "prompt", "max_words"]
+    with_options = Config.load(path, ["preprocess.vis_processor.eval.options={grey: 0}"])
+    assert settings_of(with_options)["image_processor"]["options"] == {"grey": 0}
