@@ -37,7 +37,7 @@ def test_the_published_way_computes_the_recorded_loss_and_our_gradients(benchmar
     call = recorded("train_calls.json")[name]
     examples = examples_of(call["samples"], call["image_size"])
     ours, theirs = (tiny_model(image_size=call["image_size"], **call["config"]) for _ in range(2))
-    ours(ours.chat_encoder.collate(examples))["loss"].backward()
+    ours(ours.chat_encoder.collate(examples)).loss.backward()
     padded = PaddedModel(theirs, PartTimer(torch.device("cpu"), enabled=False))
     loss = padded(fetched_examples([Fetched(Draw("gqa", row, 0), example) for row, example in enumerate(examples)]))
     loss.backward()
@@ -81,7 +81,7 @@ def test_taking_an_idea_out_changes_no_loss(benchmarks, monkeypatch, variant):
     model = tiny_model(image_size=call["image_size"], **call["config"])
     VARIANTS[variant](model)
     batch = model.chat_encoder.collate(examples_of(call["samples"], call["image_size"]))
-    assert model(batch)["loss"].item() == pytest.approx(call["loss"], abs=1e-4)
+    assert model(batch).loss.item() == pytest.approx(call["loss"], abs=1e-4)
     if variant == "packing":
         assert len(set(batch.lengths.tolist())) == 1
 

@@ -59,9 +59,11 @@ class StopRequest:
         return bool(flag.item())
 
     def close(self) -> None:
-        """Give the signals back to who had them."""
+        """Give the signals back to who had them, and leave the group; all ranks have agreed for the last time."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._group is not None and is_distributed():
+            dist.destroy_process_group(self._group)
 
 
 def outlast_signals(worker_id: int) -> None:

@@ -124,8 +124,11 @@ class TrainStep:
             with contextlib.nullcontext() if is_last else self.parallel.no_sync():
                 graphs = self.graphs if len(batch.input_ids) else None
                 output = graphs(batch) if graphs else self.forward(batch)
-                losses.index_add_(0, packed.micro_batch_ids, output.target_losses * batch.weights)
                 values.append(output.loss.detach())
+                if len(packed.num_targets) == 1:  # the whole loss is one micro-batch's; fewer kernels
+                    losses[next(iter(packed.num_targets))] += values[-1]
+                else:
+                    losses.index_add_(0, packed.micro_batch_ids, output.target_losses * batch.weights)
                 if not self._may_skip:
                     self.guard.watch(step, values[-1], packed)
                 ended = time.perf_counter()
