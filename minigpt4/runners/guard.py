@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minigpt4.common.checkpoint import write_checkpoint
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank
+from minigpt4.conversation.conversation import Batch
 from minigpt4.runners.loader import PackedBatch
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ class _Pending:
     step: int
     loss: Tensor  # on its way to the CPU
     arrived: torch.cuda.Event | None
-    packed: PackedBatch
+    ids: tuple[str, ...]
+    batch: Batch  # as the worker made it, so that no memory of the device is kept
 
 
 class LossGuard:
@@ -45,7 +47,7 @@ class LossGuard:
             stream = torch.cuda.current_stream(loss.device)
             loss = loss.detach().to("cpu", non_blocking=True)
             arrived = stream.record_event()
-        self._pending = _Pending(step, loss.detach(), arrived, packed)
+        self._pending = _Pending(step, loss.detach(), arrived, packed.ids, packed.host_batch or packed.batch)
 
     def check(self) -> None:
         """Check the loss that was taken last. Raises: FloatingPointError when it is not finite."""
@@ -55,7 +57,7 @@ class LossGuard:
         if pending.arrived is not None:
             pending.arrived.synchronize()
         if not math.isfinite(float(pending.loss)):
-            raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.packed))
+            raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.ids, pending.batch))
 
     def skips(self, step: int, losses: Sequence[Tensor], packed_batches: Sequence[PackedBatch]) -> bool:
         """Return whether the update of these losses is to be left out, the same on all ranks; waits for the device.
@@ -66,7 +68,7 @@ class LossGuard:
         if all_reduce_sum((~values.isfinite()).sum().float().reshape(1)).item() == 0:
             return False
         pairs = zip(values.tolist(), packed_batches, strict=True)
-        bad = [(value, packed) for value, packed in pairs if not math.isfinite(value)]
+        bad = [(value, p.ids, p.host_batch or p.batch) for value, p in pairs if not math.isfinite(value)]
         message = self._keep(step, *bad[0]) if bad else "another rank's loss is not finite"
         self.num_skipped += 1
         if self.num_skipped > self.max_skipped_steps:
@@ -74,10 +76,9 @@ class LossGuard:
         logger.warning("step %d is left out: %s", step, message)
         return True
 
-    def _keep(self, step: int, loss: float, packed: PackedBatch) -> str:
+    def _keep(self, step: int, loss: float, ids: Sequence[str], batch: Batch) -> str:
         """Write the batch beside the checkpoints and return what to say of it."""
         path = self.folder / f"not_finite_step{step}_rank{get_rank()}.pt"
-        batch = packed.host_batch or packed.batch
         tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        write_checkpoint(path, {"batch": tensors, "ids": list(packed.ids), "step": step})
-        return f"loss is {loss} at step {step}; batch: {', '.join(packed.ids)} (kept in {path})"
+        write_checkpoint(path, {"batch": tensors, "ids": list(ids), "step": step})
+        return f"loss is {loss} at step {step}; batch: {', '.join(ids)} (kept in {path})"

@@ -20,8 +20,8 @@ class DevicePrefetcher:
     """Copies what a loader yields to a device, without waiting for the device.
 
     With `look_ahead` an item is fetched and sent while the one before it computes. With `encode_vision`, a frozen
-    vision tower, a batch gets its `vision_features` on the way; on CUDA both happen on a second stream. At most two
-    items are on the device at a time, and without `look_ahead` one. `context` is entered for `encode_vision`.
+    vision tower, a batch gets its `vision_features` on the way; on CUDA both happen on a second stream. The device
+    holds at most two items. `context` is entered for `encode_vision`.
     """
 
     def __init__(

@@ -96,12 +96,11 @@ class RunnerBase:
         )
         self.learning_rate = build_schedule(self.run)
         self.last_checkpoint = resume(self.state, cfg, datasets, self.folder)
-        steps_an_epoch = self.run.iters_per_epoch
-        self.checkpoints = Checkpoints(self.folder, iters_per_epoch=steps_an_epoch, keep_last=self.run.keep_last)
+        self.checkpoints = Checkpoints(
+            self.folder, iters_per_epoch=self.run.iters_per_epoch, keep_last=self.run.keep_last
+        )
         if is_main_process() and not self.run.evaluate:
-            # a moment of each order beside every trained number
-            trained = sum(parameter.numel() * parameter.element_size() for _, parameter in model.trainable())
-            self.checkpoints.check_room(3 * trained, step=self.state.step)
+            self.checkpoints.check_room(self.state.num_bytes(), step=self.state.step)
 
     def train(self) -> RunResult:
         """Train to the end, or to the update after which a signal stops the run; save after every epoch.

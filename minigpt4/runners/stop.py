@@ -25,9 +25,9 @@ GRACE_SECONDS = 50
 
 
 class StopRequest:
-    """Notices a signal on any rank; the ranks agree on the step after which all of them stop.
+    """Notices a signal on any rank; the ranks agree on the update after which all of them stop.
 
-    The agreement is one number a step over gloo, sent while the step computes, so that no device waits for it.
+    The agreement is one number an update over gloo, sent while the update computes, so that no device waits for it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class StopRequest:
         logger.warning("got %s: finishing the step, saving, stopping", signal.Signals(number).name)
 
     def ask(self) -> None:
-        """Tell the other ranks whether this one was asked to stop; every rank calls this once a step."""
+        """Tell the other ranks whether this one was asked to stop; every rank calls this before each update."""
         if self._group is not None:
             flag = torch.tensor([int(self._noticed)])
             self._sent = flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
@@ -59,9 +59,11 @@ class StopRequest:
         return bool(flag.item())
 
     def close(self) -> None:
-        """Give the signals back to who had them."""
+        """Give the signals back to who had them, and leave the group; all ranks have agreed for the last time."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._group is not None and is_distributed():
+            dist.destroy_process_group(self._group)
 
 
 def outlast_signals(worker_id: int) -> None:

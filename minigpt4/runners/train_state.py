@@ -45,6 +45,10 @@ class TrainState:
         """Return the epoch of the last step that was taken, from 0."""
         return max(self.step - 1, 0) // int(self.config["run"]["iters_per_epoch"])
 
+    def num_bytes(self) -> int:
+        """Return the size of a checkpoint, about: the trained weights, and a moment of each order for all of them."""
+        return 3 * sum(parameter.numel() * parameter.element_size() for _, parameter in self.model.trainable())
+
     def advance(self, num_steps: int, *, lr: float, is_finite: bool = True) -> Tensor | None:
         """Update the weights by their gradients and count the steps; gradients that are not finite are left out.
 
@@ -89,8 +93,8 @@ class TrainState:
 
     def _update(self, lr: float) -> Tensor:
         self.scaler.unscale_(self.optimizer)
-        trained = [parameter for _, parameter in self.model.trainable() if parameter.grad is not None]
-        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        trained: list[Tensor] = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        norm = get_total_norm([weight.grad for weight in trained if weight.grad is not None])
         if self.max_grad_norm is not None:
             clip_grads_with_norm_(trained, self.max_grad_norm, norm)
         for group in self.optimizer.param_groups:

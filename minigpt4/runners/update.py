@@ -79,8 +79,8 @@ def steps_at_once(windows: Sequence[AccumulationWindow]) -> list[int]:
 class Update:
     """The micro-batches of one optimizer update, on the device.
 
-    They are fetched and sent as they are iterated, so that the memory holds no more of a long window than of a short
-    one. The first is fetched already. With look-ahead the first of the next update is sent when this one ends.
+    They are fetched and sent as they are iterated, so that a long window takes no more memory than a short one. The
+    first is fetched already. With look-ahead the first of the next update is sent before this one ends.
     """
 
     window: AccumulationWindow

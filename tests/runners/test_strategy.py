@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.llama import causal_lm
@@ -51,6 +52,14 @@ def test_each_rank_holds_half_of_the_frozen_language_model_and_all_else(ranks):
         assert set(shares.values()) == {0.5}
         assert not any("lora" in name or not name.startswith("llama_model.") for name in shares)
         assert rank["held"]["same names"]
+
+
+@pytest.mark.parametrize("case", ["gradient ddp", "gradient ddp after backward", "gradient fsdp"])
+def test_the_norm_that_clips_a_gradient_is_the_same_on_both_ranks(ranks, case):
+    norms = [get_total_norm(list(rank[case].values())) for rank in ranks]
+    assert torch.equal(*norms) and norms[0] > 0
+    one = get_total_norm(list(ranks[0]["gradient ddp"].values()))
+    torch.testing.assert_close(norms[0], one, rtol=1e-5, atol=0)
 
 
 def test_text_on_one_rank_and_images_on_the_other_give_the_same_gradient_by_both_strategies(ranks):
