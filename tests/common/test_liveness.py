@@ -25,6 +25,13 @@ PATIENCE = 60
 """Seconds that a test waits at most for a thread."""
 
 
+@pytest.fixture(autouse=True)
+def a_process_that_has_just_begun(monkeypatch):
+    """Forget the training that another test ran in this process."""
+    monkeypatch.setattr(liveness.pulse, "step", None)
+    monkeypatch.setattr(liveness.pulse, "doing", "starting")
+
+
 def ranks_at(*beats):
     ranks = Ranks(len(beats))
     ranks.update(dict(enumerate(beats)), 5.0)

@@ -101,7 +101,7 @@ def test_values_out_of_range_come_together_with_all_other_mistakes(path):
 
 
 def test_values_that_a_command_line_sets_later_are_checked_too(path):
-    from minigpt4.evaluation.command import load_config
+    from minigpt4.cli.evaluation import load_config
 
     words = {"ckpt": None, "lora_r": -1, "lora_alpha": None, "batch_size": 0, "max_new_tokens": None}
     with pytest.raises(ValueError) as error:
