@@ -35,8 +35,8 @@ from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.worker import infer
 from minigpt4.models.answering import answering_mode, clean_answer, decoding_config, embed_prompts
 from minigpt4.models.attention import PACKED
 from minigpt4.models.llama import causal_lm

@@ -20,18 +20,18 @@ import torch
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
-from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
 from minigpt4.evaluation.published import aligned, as_percent
 from minigpt4.evaluation.results import score_file
+from minigpt4.evaluation.worker import infer
 from minigpt4.inference import build_model
 
 SCRIPTS = ("eval_vqa.py", "eval_ref.py")
-Asked = dict[str, tuple[list[Any], float | None]]
+AnswersByName = dict[str, tuple[list[Any], float | None]]
 """By benchmark: the entries of its result file, and the accuracy."""
 
 
-def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> Asked:
+def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> AnswersByName:
     """Return what a model in one precision answers to every benchmark."""
     model, asked = build_model(cfg, device, dtype), {}
     with tempfile.TemporaryDirectory() as folder:

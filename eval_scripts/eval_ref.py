@@ -9,7 +9,7 @@ from __future__ import annotations
 from minigpt4.common.liveness import told_end
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation import command
-from minigpt4.evaluation.ref import NUM_TRIES
+from minigpt4.evaluation.benchmarks.refcoco import NUM_TRIES
 from minigpt4.inference import build_model
 
 if __name__ == "__main__":

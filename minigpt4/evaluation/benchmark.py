@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from minigpt4.common.row_checks import require
+from minigpt4.evaluation.benchmarks.scorers import percent, percent_by
 from minigpt4.evaluation.intervals import bootstrap, wilson
 from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
-from minigpt4.evaluation.scorers import percent, percent_by
 from minigpt4.processors.pictures import AS_STORED, decode_image
 
 MODEL_ID = "minigpt4-v2"
@@ -46,7 +46,7 @@ class Question:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Answered(NamedTuple):
+class Prediction(NamedTuple):
     """A question with its cleaned answer, or with the ranks of its choices (best first)."""
 
     question: Question
@@ -72,7 +72,7 @@ class Benchmark:
     result_file = ""
     source = "see Evaluation in the README"
     num_tries = 0
-    """How often an answer that `try_again` refuses is sampled again."""
+    """How often an answer that `needs_resample` refuses is sampled again."""
     is_graded = False
     """Whether an answer can be right in part."""
 
@@ -95,11 +95,11 @@ class Benchmark:
         """Return the answer as it is saved and compared."""
         return answer.replace("<unk>", "").strip()
 
-    def try_again(self, answer: str) -> bool:
+    def needs_resample(self, answer: str) -> bool:
         """Return whether another answer is sampled, where `num_tries` allows it."""
         return False
 
-    def result(self, question: Question, answer: Any) -> dict[str, Any]:
+    def export(self, question: Question, answer: Any) -> dict[str, Any]:
         """Return the entry of the result file."""
         raise NotImplementedError
 
@@ -107,17 +107,17 @@ class Benchmark:
         """Return the answer of an entry of a result file, ours or another's."""
         return next(entry[key] for key in ANSWER_KEYS if key in entry)
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the type, the options and the truth of a question for people to read, None where it has none."""
         extra = question.extra
         options = extra.get("options") or (list(question.choices) or None)
         return {"type": extra.get("type"), "options": options, "truth": extra.get("truth")}
 
-    def words(self, question: Question, answer: Any) -> str:
+    def display_answer(self, question: Question, answer: Any) -> str:
         """Return an answer for people to read."""
         return answer
 
-    def correctness(self, question: Question, answer: Any) -> float | None:
+    def score_one(self, question: Question, answer: Any) -> float | None:
         """Return how right an answer is, 0 to 1, or None where the truth is not known."""
         raise NotImplementedError
 
@@ -125,9 +125,9 @@ class Benchmark:
         """Return whether the answer has a form that could be right."""
         return bool(answer)
 
-    def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
+    def score(self, answered: Sequence[Prediction]) -> dict[str, Any]:
         """Return accuracy (percent, None without a truth), its interval, the counts, and the accuracy of each type."""
-        rights = [(self.about(pair.question)["type"], self.correctness(*pair)) for pair in answered]
+        rights = [(self.metadata(pair.question)["type"], self.score_one(*pair)) for pair in answered]
         known = [right for _, right in rights if right is not None]
         is_partly_known = 0 < len(known) < len(answered)
         by_type = percent_by((kind, right) for kind, right in rights if right is not None and kind is not None)
@@ -159,7 +159,7 @@ class Benchmark:
             return "".join(json.dumps(entry) + "\n" for entry in entries)
         return json.dumps(list(entries))
 
-    def is_answer(self, answer: Any) -> bool:
+    def is_valid(self, answer: Any) -> bool:
         """Return whether what a result file holds has the type of an answer."""
         return isinstance(answer, str)
 

@@ -17,9 +17,7 @@ from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.seeds import seed_torch
-from minigpt4.evaluation.asking import Answerer, ImageProcessor, infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.parts import remove_parts
 from minigpt4.evaluation.published import as_interval, published_of, results_table
 from minigpt4.evaluation.report import write_report
 from minigpt4.evaluation.results import (
@@ -31,9 +29,11 @@ from minigpt4.evaluation.results import (
     score_file,
     settings_of,
 )
+from minigpt4.evaluation.shards import remove_shards
+from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, infer
 
 INFER, SCORE = "infer", "score"
-ModelLoader = Callable[[Config, torch.device, torch.dtype], Answerer]
+ModelLoader = Callable[[Config, torch.device, torch.dtype], GenerativeModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
     if wrong := wrong_output_folder("run.save_path", str(save_path)):
         raise ValueError(wrong)
     prepared = prepare(choose(cfg, args.dataset, script), save_path=save_path, only=args.only)
-    ask = None if args.only == SCORE else Asking(cfg, load_model, resample=resample)
+    ask = None if args.only == SCORE else Evaluator(cfg, load_model, resample=resample)
     for item in prepared:
         if ask is not None:
             ask(item)
@@ -172,7 +172,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
             print(summary(item.benchmark.name, facts), flush=True)
     if dist_utils.is_main_process():
         for item in prepared if ask is not None else ():  # kept until here, so that a run that died has all of them
-            remove_parts(save_path, item.benchmark.name)
+            remove_shards(save_path, item.benchmark.name)
         if args.only != INFER:
             measured = read_results(save_path)
             print(results_table({item.benchmark.name: measured[item.benchmark.name] for item in prepared}))
@@ -180,7 +180,7 @@ def evaluate(args: argparse.Namespace, script: str, load_model: ModelLoader, *, 
     dist_utils.leave_distributed_mode()
 
 
-class Asking:
+class Evaluator:
     """A model on its device, which answers one benchmark after another."""
 
     def __init__(self, cfg: Config, load_model: ModelLoader, *, resample: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from minigpt4.evaluation.scorers import BOX, BOX_SCALE
+from minigpt4.evaluation.benchmarks.scorers import BOX, BOX_SCALE
 
 PHRASE = re.compile(r"<p>(.*?)</p>")
 COLOURS = ("#e6194b", "#0072b2", "#2e8b57", "#9a33cc", "#d55e00", "#00798c")

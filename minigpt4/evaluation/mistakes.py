@@ -12,7 +12,7 @@ from typing import Any
 
 from minigpt4.common.files import write_bytes, write_text
 from minigpt4.common.row_checks import require
-from minigpt4.evaluation.benchmark import Answered, Benchmark, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 from minigpt4.evaluation.rows import each, read_rows
 
 WRONG = "wrong.jsonl"
@@ -23,15 +23,15 @@ RIGHT_FROM = 0.5
 
 
 def mistakes(
-    benchmark: Benchmark, answered: Sequence[Answered], by_type: Mapping[str, float], *, save_path: Path
+    benchmark: Benchmark, answered: Sequence[Prediction], by_type: Mapping[str, float], *, save_path: Path
 ) -> list[dict[str, Any]]:
     """Return a row for each wrong answer; pictures that come as text are written below `save_path`."""
     rows = []
     for question, answer in answered:
-        right = benchmark.correctness(question, answer)
+        right = benchmark.score_one(question, answer)
         if right is None or right >= RIGHT_FROM:
             continue
-        about = benchmark.about(question)
+        about = benchmark.metadata(question)
         rows.append(
             {
                 "benchmark": benchmark.name,
@@ -41,7 +41,7 @@ def mistakes(
                 "prompt": question.prompt,
                 "options": about["options"],
                 "truth": about["truth"],
-                "answer": benchmark.words(question, answer),
+                "answer": benchmark.display_answer(question, answer),
                 "right": right,
                 "image": str(picture_file(question, save_path / PICTURES / benchmark.name)),
             }

@@ -15,7 +15,7 @@ from typing import Any
 
 from minigpt4.common.files import write_text
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.choice import BY_LETTER
+from minigpt4.evaluation.benchmarks.choice import BY_LETTER
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
 from minigpt4.evaluation.mistakes import WRONG, read_mistakes
 from minigpt4.evaluation.published import BASELINE, ENGINE, as_interval, as_percent

@@ -20,7 +20,7 @@ from minigpt4.common.files import write_text
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import is_number
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question
+from minigpt4.evaluation.benchmark import ID_KEYS, Benchmark, Prediction, Question
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.processors.pictures import AS_STORED
 
@@ -91,7 +91,7 @@ def provenance(
     }
 
 
-def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Answered]:
+def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Prediction]:
     """Return the questions with the answers of a result file, ours or another's, row by row.
 
     Raises: ValueError that names the file and the row which does not fit its question.
@@ -104,9 +104,9 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
     for row, (question, entry) in enumerate(zip(questions, entries, strict=True)):
         try:
             answer = benchmark.answer(entry)
-            if not benchmark.is_answer(answer):
+            if not benchmark.is_valid(answer):
                 raise TypeError(f"{answer} is no answer")
-            expected = benchmark.result(question, answer)
+            expected = benchmark.export(question, answer)
         except (KeyError, StopIteration, TypeError, IndexError) as error:
             raise ValueError(f"{benchmark.name}: {path}, row {row}: no answer in {str(entry)[:100]}") from error
         odd = [key for key in ID_KEYS if key in entry and str(entry[key]) != str(expected.get(key))]
@@ -115,7 +115,7 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
                 f"{benchmark.name}: {path}, row {row} answers another question: its {odd[0]} is {entry[odd[0]]}, "
                 f"expected {expected.get(odd[0])}"
             )
-        answered.append(Answered(question, answer))
+        answered.append(Prediction(question, answer))
     return answered
 
 

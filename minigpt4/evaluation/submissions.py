@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import require, shown
+from minigpt4.evaluation.benchmarks.scorers import LETTERS, first_letter
 from minigpt4.evaluation.rows import NUM_SHOWN, each, optional_text, read_rows
-from minigpt4.evaluation.scorers import LETTERS, first_letter
 from minigpt4.evaluation.tables import need
 from minigpt4.evaluation.tsv import read_tsv
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.choice import BY_LETTER
+from minigpt4.evaluation.benchmarks.choice import BY_LETTER
 from minigpt4.sample_world.drawing import draw_scene
 from minigpt4.sample_world.exact_files import write_gqa_testdev, write_hateful_memes, write_iconqa, write_vsr
 from minigpt4.sample_world.files import (

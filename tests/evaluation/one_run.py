@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt4.evaluation.asking import infer
+from minigpt4.evaluation.batches import make_batches
 from minigpt4.evaluation.benchmark import Benchmark
-from minigpt4.evaluation.parts import remove_parts
-from minigpt4.evaluation.planning import plan
 from minigpt4.evaluation.results import score_file
+from minigpt4.evaluation.shards import remove_shards
+from minigpt4.evaluation.worker import infer
 
 
 def order_asked(benchmark: Benchmark) -> list[int]:
     """Return the rows in the order in which one process asks them."""
-    units = plan(benchmark.questions(), benchmark.cfg.batch_size)
+    units = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
     return [row for unit in units for batch in unit.batches for row in batch]
 
 
@@ -23,5 +23,5 @@ def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **
     questions = benchmark.questions()
     infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
     score = score_file(benchmark, questions, save_path)
-    remove_parts(save_path, benchmark.name)
+    remove_shards(save_path, benchmark.name)
     return score

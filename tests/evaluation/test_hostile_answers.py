@@ -62,7 +62,7 @@ def test_hostile_answers_pass_through_every_result_file_and_the_page(
         assert texts == expected and len(texts) > 2
         facts = read_results(tmp_path)[benchmark.name]
         assert (facts["num_questions"], facts["num_unanswered"]) == (len(texts), 0)
-        known = [benchmark.correctness(*pair) for pair in zip(benchmark.questions(), texts, strict=True)]
+        known = [benchmark.score_one(*pair) for pair in zip(benchmark.questions(), texts, strict=True)]
         wrong = [row for row in wrong_rows(tmp_path) if row["benchmark"] == benchmark.name]
         assert [row["answer"] for row in wrong] == [t for t, right in zip(texts, known, strict=True) if right == 0]
         assert len(wrong) > 2

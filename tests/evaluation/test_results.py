@@ -3,10 +3,10 @@ import json
 import pytest
 
 from minigpt4.common.config import Config
-from minigpt4.evaluation.benchmark import Answered, Question
-from minigpt4.evaluation.parts import fingerprint
+from minigpt4.evaluation.benchmark import Prediction, Question
 from minigpt4.evaluation.published import results_table
 from minigpt4.evaluation.results import read_answered, read_results, settings_of
+from minigpt4.evaluation.shards import fingerprint
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
@@ -18,8 +18,8 @@ def test_an_answer_comes_back_from_its_entry_and_scores_the_same(name, make_benc
     questions = benchmark.questions()
     given = model_answers["refcoco_first_pass"][benchmark.name] if name == "refcoco" else model_answers[name]
     answers = [benchmark.clean(answer) for answer in given]
-    answered = [Answered(*pair) for pair in zip(questions, answers, strict=True)]
-    entries = [benchmark.result(*pair) for pair in answered]
+    answered = [Prediction(*pair) for pair in zip(questions, answers, strict=True)]
+    entries = [benchmark.export(*pair) for pair in answered]
     (tmp_path / benchmark.result_file).write_text(benchmark.result_text(entries))
     read = read_answered(benchmark, questions, tmp_path / benchmark.result_file)
     assert benchmark.score(read) == benchmark.score(answered)
@@ -87,7 +87,7 @@ def test_every_score_has_an_interval_around_it(make_benchmarks, model_answers):
     for name in ("seed", "okvqa", "vizwiz", "hm"):
         [benchmark] = make_benchmarks(name)
         answers = [benchmark.clean(answer) for answer in model_answers[name]]
-        score = benchmark.score([Answered(*pair) for pair in zip(benchmark.questions(), answers, strict=True)])
+        score = benchmark.score([Prediction(*pair) for pair in zip(benchmark.questions(), answers, strict=True)])
         low, high = score["interval"]
         assert 0 <= low < score["accuracy"] < high <= 100
         assert json.loads(json.dumps(score)) == score

@@ -1,7 +1,7 @@
 import re
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.choice import BY_LETTER
+from minigpt4.evaluation.benchmarks.choice import BY_LETTER
 from minigpt4.sample_world.lessons import REPLY_BY_LETTER, option_lesson, said_lesson, scene_lesson
 from minigpt4.sample_world.questions import ask_all
 from minigpt4.sample_world.scenes import Scene, Thing, make_scene

@@ -9,14 +9,14 @@ from minigpt4.evaluation.benchmark import Question
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ImageGroup:
     """Rows that one rank asks in batches, and the images they show, which no other unit shows."""
 
     batches: tuple[tuple[int, ...], ...]
     images: tuple[Hashable, ...]
 
 
-def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
+def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGroup]:
     """Return all rows in units of whole images, from the longest prompts to the shortest.
 
     A unit is one batch, but for an image with more questions than a batch holds. Units follow from the questions and
@@ -27,7 +27,7 @@ def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
         rows_of.setdefault(question.image, []).append(row)
     lengths = [len(question.prompt) for question in questions]
     images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
-    units: list[Unit] = []
+    units: list[ImageGroup] = []
     rows: list[int] = []
     shown: list[Hashable] = []
     for image in images:
@@ -39,6 +39,6 @@ def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
     return [*units, _unit(rows, shown, batch_size)] if rows else units
 
 
-def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> Unit:
+def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> ImageGroup:
     batches = tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
-    return Unit(batches, tuple(images))
+    return ImageGroup(batches, tuple(images))

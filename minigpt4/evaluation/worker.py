@@ -1,4 +1,4 @@
-"""Asking a model all questions of a benchmark, sharded over the ranks, and writing the result file."""
+"""Evaluator a model all questions of a benchmark, sharded over the ranks, and writing the result file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from minigpt4.common.files import write_text
 from minigpt4.common.liveness import pulse
 from minigpt4.common.seeds import derive_seed
 from minigpt4.conversation.prompts import PROMPT_TEMPLATE, generation_prompt
-from minigpt4.evaluation.benchmark import NUM_SHOWN, Answered, Benchmark, Question
-from minigpt4.evaluation.parts import PartWriter, fingerprint, read_parts
-from minigpt4.evaluation.planning import Unit, plan
+from minigpt4.evaluation.batches import ImageGroup, make_batches
+from minigpt4.evaluation.benchmark import NUM_SHOWN, Benchmark, Prediction, Question
+from minigpt4.evaluation.shards import ShardWriter, fingerprint, read_shards
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ NUM_READERS = 4
 LOG_SECONDS = 30
 
 
-class Answerer(Protocol):
+class GenerativeModel(Protocol):
     """What is evaluated; see MiniGPTv2. `shown` says which image each prompt shows."""
 
     def merged(self) -> AbstractContextManager[None]:
@@ -60,7 +60,7 @@ class ImageProcessor(Protocol):
 
 def infer(
     benchmark: Benchmark,
-    model: Answerer,
+    model: GenerativeModel,
     image_processor: ImageProcessor,
     *,
     save_path: Path,
@@ -82,7 +82,7 @@ def infer(
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
     how |= {"pictures": benchmark.cfg.get("pictures")}
     run_name = fingerprint(questions, {**(settings or {}), **how})
-    asker = Asker(
+    asker = InferenceWorker(
         benchmark=benchmark,
         model=model,
         image_processor=image_processor,
@@ -103,24 +103,24 @@ def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path,
 
     Raises: ValueError when rows are missing, as where the ranks do not share the folder.
     """
-    answers = read_parts(save_path, benchmark.name, run_name)
+    answers = read_shards(save_path, benchmark.name, run_name)
     lacking = [row for row in range(len(questions)) if row not in answers]
     if lacking:
         raise ValueError(
             f"{benchmark.name}: {len(lacking)} of {len(questions)} rows have no answer in {save_path} "
             f"(rows {lacking[:NUM_SHOWN]}..); do all processes write to the same folder?"
         )
-    answered = [Answered(question, answers[row]) for row, question in enumerate(questions)]
-    entries = [benchmark.result(question, answer) for question, answer in answered]
+    answered = [Prediction(question, answers[row]) for row, question in enumerate(questions)]
+    entries = [benchmark.export(question, answer) for question, answer in answered]
     write_text(save_path / benchmark.result_file, benchmark.result_text(entries))
 
 
 @dataclass(kw_only=True)
-class Asker:
+class InferenceWorker:
     """One rank's work on one benchmark."""
 
     benchmark: Benchmark
-    model: Answerer
+    model: GenerativeModel
     image_processor: ImageProcessor
     device: torch.device | str = "cpu"
     seed: int = 42
@@ -131,13 +131,13 @@ class Asker:
     ) -> None:
         """Ask this rank's units, a batch at a time; a batch that the part files answer whole is not asked again."""
         name = self.benchmark.name
-        done = frozenset(read_parts(save_path, name, run_name))
-        units = plan(questions, self.benchmark.cfg.batch_size)[rank::world_size]
+        done = frozenset(read_shards(save_path, name, run_name))
+        units = make_batches(questions, self.benchmark.cfg.batch_size)[rank::world_size]
         units = [unit for unit in units if not all(map(done.issuperset, unit.batches))]
         num_rows = sum(len(batch) for unit in units for batch in unit.batches)
         logger.info("%s: %d questions, %d answered before", name, len(questions), len(done))
         logged, num_answered = time.monotonic(), 0
-        with PartWriter(save_path, name, run_name, rank=rank) as part:
+        with ShardWriter(save_path, name, run_name, rank=rank) as part:
             for unit, pictures in self._with_pictures(questions, units):
                 for answers in self._ask(unit, pictures, questions, done):
                     part.write(answers)
@@ -146,7 +146,9 @@ class Asker:
                     logger.info("%s: %d of %d answered by this process", name, num_answered, num_rows)
                     logged = time.monotonic()
 
-    def _with_pictures(self, questions: Sequence[Question], units: Sequence[Unit]) -> Iterator[tuple[Unit, Tensor]]:
+    def _with_pictures(
+        self, questions: Sequence[Question], units: Sequence[ImageGroup]
+    ) -> Iterator[tuple[ImageGroup, Tensor]]:
         """Yield units with their pictures (N, 3, H, W); those of the next one are read while this one is asked."""
         asked_by = {question.image: question for question in questions}
 
@@ -161,7 +163,7 @@ class Asker:
                 yield unit, torch.stack(pictures)
 
     def _ask(
-        self, unit: Unit, pictures: Tensor, questions: Sequence[Question], done: frozenset[int]
+        self, unit: ImageGroup, pictures: Tensor, questions: Sequence[Question], done: frozenset[int]
     ) -> Iterator[dict[int, Any]]:
         """Yield the answers of each batch by row; the unit's images are encoded once."""
         with torch.no_grad():
@@ -184,13 +186,13 @@ class Asker:
         texts = self.model.generate(images, prompts, shown=shown, max_new_tokens=limit)
         answers = dict(zip(questions, map(self.benchmark.clean, texts), strict=True))
         for row, image, prompt in zip(questions, shown, prompts, strict=True):
-            answers[row] = self._try_again(answers[row], row, images[image : image + 1], prompt)
+            answers[row] = self._resample(answers[row], row, images[image : image + 1], prompt)
         return answers
 
-    def _try_again(self, answer: str, row: int, image: Tensor, prompt: str) -> str:
+    def _resample(self, answer: str, row: int, image: Tensor, prompt: str) -> str:
         """Return the answer, or where the benchmark refuses it the last one sampled in its place."""
         for attempt in range(self.benchmark.num_tries):
-            if not self.benchmark.try_again(answer):
+            if not self.benchmark.needs_resample(answer):
                 break
             seed = derive_seed(self.seed, row, attempt)
             how = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "seed": seed}
