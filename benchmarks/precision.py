@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
+from minigpt4.api import build_model
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
-from minigpt4.evaluation.command import Prepared, choose, image_processor, load_config, prepare
+from minigpt4.evaluation.command import load_config
+from minigpt4.evaluation.evaluator import Prepared, choose, image_processor, prepare
 from minigpt4.evaluation.published import aligned, as_percent
-from minigpt4.evaluation.results import score_file
 from minigpt4.evaluation.worker import infer
-from minigpt4.inference import build_model
 
 SCRIPTS = ("eval_vqa.py", "eval_ref.py")
 AnswersByName = dict[str, tuple[list[Any], float | None]]
@@ -38,9 +38,11 @@ def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: 
         for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
-                infer(benchmark, model, image_processor(cfg), prompt_template=cfg.model_cfg.prompt_template, **where)
+                predictions = infer(
+                    benchmark, model, image_processor(cfg), prompt_template=cfg.model_cfg.prompt_template, **where
+                )
             entries = read_json(Path(folder) / benchmark.result_file)
-            asked[benchmark.name] = entries, score_file(benchmark, questions, Path(folder))["accuracy"]
+            asked[benchmark.name] = entries, benchmark.score(predictions)["accuracy"]
     return asked
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     unset = dict.fromkeys(("lora_r", "lora_alpha", "batch_size", "max_new_tokens"))
     cfg = load_config(args := parser.parse_args(namespace=argparse.Namespace(**unset)))
     device = dist_utils.pick_device(cfg.run_cfg)
-    benchmarks = [benchmark for script in SCRIPTS for benchmark in choose(cfg, None, script)]
+    benchmarks = [benchmark for script in SCRIPTS for benchmark in choose(cfg, script=script)]
     prepared = prepare(benchmarks, save_path=Path(cfg.run_cfg.save_path))
     full, half = (ask(cfg, prepared, device, dtype) for dtype in (torch.float32, getattr(torch, args.dtype)))
     rows, sums = [["benchmark", "questions", "answers differ", "float32", args.dtype]], [0, 0]

@@ -6,10 +6,10 @@ torchrun --nproc_per_node 1 eval_scripts/eval_vqa.py \
 
 from __future__ import annotations
 
+from minigpt4.api import build_model
 from minigpt4.common.liveness import told_end
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation import command
-from minigpt4.inference import build_model
 
 if __name__ == "__main__":
     parser = command.make_parser("Evaluate a checkpoint on question benchmarks")

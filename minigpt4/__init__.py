@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minigpt4.inference import load_model
+    from minigpt4.api import evaluate, load_model
 
-__all__ = ["load_model"]
+__all__ = ["evaluate", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return `load_model`, imported on first use so that importing the package stays cheap."""
-    if name == "load_model":
-        from minigpt4.inference import load_model
+    """Return a function of `api`, imported on first use so that importing the package stays cheap."""
+    if name in __all__:
+        from minigpt4 import api
 
-        return load_model
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from minigpt4.api import build_model
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import pick_device, use_expandable_segments
 from minigpt4.common.downloads import from_hub
@@ -31,7 +32,6 @@ from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.conversation.tokenizer_export import CHAT_TEMPLATE_FILES, write_transformers_tokenizer
-from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm, quiet_libraries
 

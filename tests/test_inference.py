@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from minigpt4.api import load_model, open_picture
 from minigpt4.conversation.prompts import generation_prompt
-from minigpt4.inference import load_model, open_picture
 from tests.models.golden_model import ASSETS, picture, tiny_model
 
 IMAGES = [ASSETS / "images" / f"img{number}.png" for number in range(2)]

@@ -24,7 +24,7 @@ def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGr
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, question in enumerate(questions):
-        rows_of.setdefault(question.image, []).append(row)
+        rows_of.setdefault(row if question.image is None else question.image, []).append(row)
     lengths = [len(question.prompt) for question in questions]
     images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
     units: list[ImageGroup] = []
@@ -35,7 +35,8 @@ def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGr
             units.append(_unit(rows, shown, batch_size))
             rows, shown = [], []
         rows += sorted(rows_of[image], key=lambda row: (-lengths[row], row))
-        shown.append(image)
+        if not isinstance(image, int):  # a row: a question without an image
+            shown.append(image)
     return [*units, _unit(rows, shown, batch_size)] if rows else units
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from minigpt4.common.row_checks import require
-from minigpt4.evaluation.benchmarks.scorers import percent, percent_by
+from minigpt4.common.schema import EvaluationDatasetConfig
+from minigpt4.evaluation.benchmarks.scorers import counts_by_type, percent, percent_by
 from minigpt4.evaluation.intervals import bootstrap, wilson
 from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
 from minigpt4.processors.pictures import AS_STORED, decode_image
@@ -34,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question: `prompt` without the chat layout, `image` as the places where its file may lie or as base64 text.
+    """One question: `prompt` without the chat layout; `image` is the places of its file, base64 text, or None.
 
     Where `choices` are given they are ranked and nothing is generated. `extra` carries what result and score need.
     """
 
     id: int | str
     prompt: str
-    image: tuple[Path, ...] | str
+    image: tuple[Path, ...] | str | None = None
     choices: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class Prediction(NamedTuple):
 
 
 class Benchmark:
-    """One benchmark of `evaluation_datasets`; a subclass overrides what is particular to it.
+    """One benchmark of `evaluation_datasets`, or one made in memory; `questions`, `export`, `score_one` are needed.
 
     `entry` is its YAML key, `name` that of its result (another one where splits count apart), `result_file` the file
     below `run.save_path`; `source` says where to get its files, `script` which script evaluates it.
@@ -76,9 +77,12 @@ class Benchmark:
     is_graded = False
     """Whether an answer can be right in part."""
 
-    def __init__(self, cfg: DictConfig, *, name: str) -> None:
+    def __init__(self, cfg: DictConfig | None = None, *, name: str) -> None:
+        if cfg is None:
+            cfg = OmegaConf.structured(EvaluationDatasetConfig(eval_file_path=""))
         self.cfg = cfg
         self.name = self.entry = name
+        self.result_file = self.result_file or f"{name}.jsonl"
         self.eval_file = Path(cfg.eval_file_path)
         self.img_dir = Path(cfg.img_path or ".")
 
@@ -138,7 +142,7 @@ class Benchmark:
             **({"num_with_truth": len(known)} if is_partly_known else {}),
             "num_unanswered": sum(answer == "" for _, answer in answered),
             "num_unparsed": sum(not self.parses(*pair) for pair in answered),
-            **({"accuracy_by_type": by_type} if by_type else {}),
+            **({"accuracy_by_type": by_type, "counts_by_type": counts_by_type(rights)} if by_type else {}),
         }
 
     def interval(self, rights: Sequence[float]) -> list[float] | None:
@@ -240,7 +244,7 @@ class Benchmark:
         lacking = [
             f"{q.id}: {' or '.join(map(str, q.image))}"
             for q in questions
-            if not isinstance(q.image, str) and not any(map(os.path.isfile, q.image))
+            if isinstance(q.image, tuple) and not any(map(os.path.isfile, q.image))
         ]
         if lacking:
             where = f"evaluation_datasets.{self.entry}.img_path"
@@ -248,7 +252,11 @@ class Benchmark:
             raise ValueError(f"{head}\n  {first_few(lacking, 'questions')}")
 
     def open_image(self, question: Question) -> Image.Image:
-        """Return the picture in RGB. Raises: ValueError that names benchmark, question and file."""
+        """Return the picture in RGB of a question that has one.
+
+        Raises: ValueError that names benchmark, question and file.
+        """
+        assert question.image is not None
         place: Any = "base64 text"
         try:
             if isinstance(question.image, str):

@@ -149,6 +149,8 @@ class Pictures:
 
     def tag(self, row: Mapping[str, Any]) -> str:
         """Return the picture of a wrong answer, with the boxes of truth and answer, or a line that says why not."""
+        if not row["image"]:
+            return ""
         if not self._left:
             return f'<span class="facts">{text(row["image"], limit=200)}</span>'
         try:

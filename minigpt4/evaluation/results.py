@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import is_number
 from minigpt4.conversation.prompts import generation_prompt
 from minigpt4.evaluation.benchmark import ID_KEYS, Benchmark, Prediction, Question
-from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
@@ -91,7 +90,7 @@ def provenance(
     }
 
 
-def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Prediction]:
+def read_predictions(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Prediction]:
     """Return the questions with the answers of a result file, ours or another's, row by row.
 
     Raises: ValueError that names the file and the row which does not fit its question.
@@ -119,15 +118,6 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
     return answered
 
 
-def score_file(benchmark: Benchmark, questions: Sequence[Question], save_path: Path) -> dict[str, Any]:
-    """Score a benchmark's result file, put its wrong answers into wrong.jsonl, and return the score."""
-    answered = read_answered(benchmark, questions, save_path / benchmark.result_file)
-    score = benchmark.score(answered)
-    rows = mistakes(benchmark, answered, score.get("accuracy_by_type", {}), save_path=save_path)
-    write_mistakes(save_path, benchmark.name, rows)
-    return score
-
-
 def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
     """Return what results.json holds, by benchmark. Raises: ValueError that names the file when it is not JSON."""
     path = save_path / RESULTS
@@ -145,13 +135,12 @@ def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
-    """Put a benchmark's score and provenance into results.json, beside those of the others."""
-    write_text(save_path / RESULTS, json.dumps({**read_results(save_path), name: facts}, indent=2) + "\n")
+def write_results(save_path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write results.json."""
+    write_text(save_path / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
-def known_provenance(save_path: Path, benchmark: Benchmark) -> dict[str, Any]:
+def known_provenance(result_file: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Return what results.json says a result file was made with; nothing where the file is another one by now."""
-    facts = read_results(save_path).get(benchmark.name, {})
-    content = (save_path / benchmark.result_file).read_bytes()
-    return facts if facts.get("result_sha256") == hashlib.sha256(content).hexdigest() else {}
+    made_with = hashlib.sha256(result_file.read_bytes()).hexdigest()
+    return dict(facts) if facts.get("result_sha256") == made_with else {}

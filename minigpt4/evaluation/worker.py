@@ -41,12 +41,12 @@ class GenerativeModel(Protocol):
         """Return what the language model sees of images (N, 3, H, W), one entry each."""
 
     def generate(
-        self, images: Tensor, prompts: list[str], *, shown: Sequence[int], max_new_tokens: int = ..., **how: Any
+        self, images: Tensor | None, prompts: list[str], *, shown: Sequence[int], max_new_tokens: int = ..., **how: Any
     ) -> list[str]:
         """Return an answer a prompt, given encoded images."""
 
     def rank(
-        self, images: Tensor, prompts: list[str], choices: list[list[str]], *, shown: Sequence[int]
+        self, images: Tensor | None, prompts: list[str], choices: list[list[str]], *, shown: Sequence[int]
     ) -> list[list[int]]:
         """Return the choices of each prompt, the likeliest first, given encoded images."""
 
@@ -69,14 +69,13 @@ def infer(
     settings: Mapping[str, Any] | None = None,
     seed: int = 42,
     prompt_template: str = PROMPT_TEMPLATE,
-) -> float:
-    """Ask everything and write the result file below `save_path` (on rank 0); return the seconds that took.
+) -> list[Prediction]:
+    """Ask everything; return the predictions, on rank 0, which writes the result file below `save_path`.
 
     Each rank asks its share and writes it to its part file as it goes; nothing is exchanged until all have finished.
     `settings` tell one run from another: answers in part files of the same run are not asked again. Part files stay.
     Raises: ValueError when an image is missing or unreadable.
     """
-    started = time.monotonic()
     barrier = dist_utils.PatientBarrier()
     benchmark.check_images(questions)
     how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
@@ -93,13 +92,11 @@ def infer(
     with model.merged(), pulse.during(f"evaluating {benchmark.name}"):
         asker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
     barrier.wait()
-    if dist_utils.is_main_process():
-        finish(benchmark, questions, save_path, run_name)
-    return time.monotonic() - started
+    return finish(benchmark, questions, save_path, run_name) if dist_utils.is_main_process() else []
 
 
-def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> None:
-    """Merge the part files in row order into the result file.
+def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> list[Prediction]:
+    """Return the predictions of all part files in row order, and export them to the result file.
 
     Raises: ValueError when rows are missing, as where the ranks do not share the folder.
     """
@@ -113,6 +110,7 @@ def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path,
     answered = [Prediction(question, answers[row]) for row, question in enumerate(questions)]
     entries = [benchmark.export(question, answer) for question, answer in answered]
     write_text(save_path / benchmark.result_file, benchmark.result_text(entries))
+    return answered
 
 
 @dataclass(kw_only=True)
@@ -148,7 +146,7 @@ class InferenceWorker:
 
     def _with_pictures(
         self, questions: Sequence[Question], units: Sequence[ImageGroup]
-    ) -> Iterator[tuple[ImageGroup, Tensor]]:
+    ) -> Iterator[tuple[ImageGroup, Tensor | None]]:
         """Yield units with their pictures (N, 3, H, W); those of the next one are read while this one is asked."""
         asked_by = {question.image: question for question in questions}
 
@@ -160,36 +158,44 @@ class InferenceWorker:
             for number, unit in enumerate(units):
                 pictures = [picture.result() for picture in reading]
                 reading = [pool.submit(load, image) for unit in units[number + 1 : number + 2] for image in unit.images]
-                yield unit, torch.stack(pictures)
+                yield unit, torch.stack(pictures) if pictures else None
 
     def _ask(
-        self, unit: ImageGroup, pictures: Tensor, questions: Sequence[Question], done: frozenset[int]
+        self, unit: ImageGroup, pictures: Tensor | None, questions: Sequence[Question], done: frozenset[int]
     ) -> Iterator[dict[int, Any]]:
         """Yield the answers of each batch by row; the unit's images are encoded once."""
         with torch.no_grad():
-            images = self.model.encode_img(pictures.to(self.device))
+            images = None if pictures is None else self.model.encode_img(pictures.to(self.device))
         place = {image: number for number, image in enumerate(unit.images)}
         for batch in unit.batches:
             if not done.issuperset(batch):
                 asked = {row: questions[row] for row in batch}
-                yield self._answer(asked, images, [place[question.image] for question in asked.values()])
+                shown = [place.get(question.image) for question in asked.values()]
+                yield self._answer(asked, images, shown)
 
-    def _answer(self, questions: Mapping[int, Question], images: Tensor, shown: list[int]) -> dict[int, Any]:
+    def _answer(
+        self, questions: Mapping[int, Question], images: Tensor | None, places: list[int | None]
+    ) -> dict[int, Any]:
         """Return the cleaned answers, or the ranks, of one batch by row; its images alone go to the model."""
-        used = sorted(set(shown))
-        images, shown = images[used], [used.index(place) for place in shown]
-        prompts = [generation_prompt(one.prompt, template=self.prompt_template) for one in questions.values()]
+        used = sorted({place for place in places if place is not None})
+        shown = [used.index(place) for place in places if place is not None]
+        images = images[used] if images is not None and used else None
+        prompts = [
+            generation_prompt(one.prompt, one.image is not None, template=self.prompt_template)
+            for one in questions.values()
+        ]
         choices = [list(question.choices) for question in questions.values()]
         if any(choices):
             return dict(zip(questions, self.model.rank(images, prompts, choices, shown=shown), strict=True))
         limit = self.benchmark.cfg.max_new_tokens
         texts = self.model.generate(images, prompts, shown=shown, max_new_tokens=limit)
         answers = dict(zip(questions, map(self.benchmark.clean, texts), strict=True))
-        for row, image, prompt in zip(questions, shown, prompts, strict=True):
-            answers[row] = self._resample(answers[row], row, images[image : image + 1], prompt)
+        for row, place, prompt in zip(questions, places, prompts, strict=True):
+            image = None if images is None or place is None else images[[used.index(place)]]
+            answers[row] = self._resample(answers[row], row, image, prompt)
         return answers
 
-    def _resample(self, answer: str, row: int, image: Tensor, prompt: str) -> str:
+    def _resample(self, answer: str, row: int, image: Tensor | None, prompt: str) -> str:
         """Return the answer, or where the benchmark refuses it the last one sampled in its place."""
         for attempt in range(self.benchmark.num_tries):
             if not self.benchmark.needs_resample(answer):
@@ -197,6 +203,8 @@ class InferenceWorker:
             seed = derive_seed(self.seed, row, attempt)
             how = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "seed": seed}
             limit = self.benchmark.cfg.max_new_tokens
-            texts = self.model.generate(image, [prompt], shown=[0], max_new_tokens=limit, **how)
+            texts = self.model.generate(
+                image, [prompt], shown=[] if image is None else [0], max_new_tokens=limit, **how
+            )
             answer = self.benchmark.clean(texts[0])
         return answer

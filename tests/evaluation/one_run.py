@@ -5,7 +5,8 @@ from typing import Any
 
 from minigpt4.evaluation.batches import make_batches
 from minigpt4.evaluation.benchmark import Benchmark
-from minigpt4.evaluation.results import score_file
+from minigpt4.evaluation.mistakes import mistakes, write_mistakes
+from minigpt4.evaluation.results import read_results, write_results
 from minigpt4.evaluation.shards import remove_shards
 from minigpt4.evaluation.worker import infer
 
@@ -21,7 +22,14 @@ def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **
     if hasattr(model, "rows"):
         model.rows = order_asked(benchmark)
     questions = benchmark.questions()
-    infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
-    score = score_file(benchmark, questions, save_path)
+    predictions = infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
+    score = benchmark.score(predictions)
+    rows = mistakes(benchmark, predictions, score.get("accuracy_by_type", {}), save_path=save_path)
+    write_mistakes(save_path, benchmark.name, [row.to_json() for row in rows])
     remove_shards(save_path, benchmark.name)
     return score
+
+
+def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
+    """Put a benchmark's facts into results.json, beside those of the others."""
+    write_results(save_path, {**read_results(save_path), name: facts})

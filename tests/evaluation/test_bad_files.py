@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.command import INFER, prepare
+from minigpt4.evaluation.evaluator import INFER, prepare
 from minigpt4.evaluation.mistakes import read_mistakes
-from minigpt4.evaluation.results import read_answered, read_results
+from minigpt4.evaluation.results import read_predictions, read_results
 
 FOLDER = {"okvqa", "refcoco"}
 GOOD = {
@@ -278,7 +278,7 @@ def test_an_answer_of_a_wrong_type_is_named_with_its_row(bench, tmp_path, name, 
     benchmark = bench(name, [GOOD[name]])
     (tmp_path / "res.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=rf"{name}: .*res\.json, row 0: no answer in "):
-        read_answered(benchmark, benchmark.questions(), tmp_path / "res.json")
+        read_predictions(benchmark, benchmark.questions(), tmp_path / "res.json")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ def parse(tmp_path: Path, *words: str) -> Any:
 
 def names(tmp_path: Path, dataset: str | None, script: str = "eval_vqa.py") -> list[str]:
     cfg = command.load_config(parse(tmp_path))
-    return [benchmark.name for benchmark in command.choose(cfg, dataset, script)]
+    return [
+        benchmark.name
+        for benchmark in command.choose(cfg, [name for name in (dataset or "").split(",") if name], script=script)
+    ]
 
 
 def test_without_names_a_script_evaluates_all_that_is_its_own(tmp_path):

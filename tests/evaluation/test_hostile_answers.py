@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from minigpt4.evaluation.report import write_report
-from minigpt4.evaluation.results import add_result, read_results
-from tests.evaluation.one_run import order_asked, run
+from minigpt4.evaluation.results import read_results
+from tests.evaluation.one_run import add_result, order_asked, run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [

@@ -10,7 +10,7 @@ from minigpt4.evaluation.mistakes import mistakes, read_mistakes, write_mistakes
 def rows_of(benchmark, answers, tmp_path):
     answered = [Prediction(*pair) for pair in zip(benchmark.questions(), answers, strict=True)]
     by_type = benchmark.score(answered).get("accuracy_by_type", {})
-    return mistakes(benchmark, answered, by_type, save_path=tmp_path)
+    return [row.to_json() for row in mistakes(benchmark, answered, by_type, save_path=tmp_path)]
 
 
 def test_a_wrong_answer_to_seed_tells_type_options_truth_and_image(make_benchmarks, model_answers, tmp_path):
@@ -70,7 +70,7 @@ def test_an_answer_that_is_right_by_half_is_not_wrong(make_benchmarks, tmp_path)
     question = benchmark.questions()[0]
     question = type(question)(id=0, prompt="", image=question.image, extra={"answers": ["a", "a", "b"]})
     rows = mistakes(benchmark, [Prediction(question, "a"), Prediction(question, "b")], {}, save_path=tmp_path)
-    assert [(row["answer"], row["right"]) for row in rows] == [("b", pytest.approx(1 / 3))]
+    assert [(row.answer, row.right) for row in rows] == [("b", pytest.approx(1 / 3))]
 
 
 def test_writing_replaces_the_rows_of_that_benchmark_alone(tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.evaluation.test_worker import RESULT, Parrot, processor, seven
 
 from minigpt4.evaluation.worker import infer
+from tests.evaluation.test_worker import RESULT, Parrot, processor, seven
 
 TIMEOUT, DELAY = timedelta(seconds=60), 70.0
 
