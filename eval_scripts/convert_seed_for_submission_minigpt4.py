@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from minigpt4.evaluation import validation
-from minigpt4.evaluation.submissions import read_results, read_seed, remarks, seed_report
+from minigpt4.evaluation.seed_annotation import read_seed
+from minigpt4.evaluation.submissions import read_results, remarks, seed_report
 
 
 def main() -> int:

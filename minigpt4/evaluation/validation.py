@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt4.evaluation.benchmarks.choice import MMBench
 from minigpt4.evaluation.benchmarks.scorers import (
     LETTERS,
     circular_percent,
@@ -129,7 +130,7 @@ def accuracy_lines(asked: Mapping[str, Reference], results: Sequence[Result]) ->
     """Return the accuracy over the rows whose truth is known, and the circular one where rows come rotated."""
     answers = {result.id: result.text for result in results}
     rights = {
-        name: float(read_letter(answers.get(name, ""), question.options) == question.truth)
+        name: MMBench.score_answer(answers.get(name, ""), question.truth, question.options)
         for name, question in asked.items()
         if question.truth is not None
     }

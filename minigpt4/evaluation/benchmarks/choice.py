@@ -13,7 +13,7 @@ from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Benchmark, Prediction, Question
 from minigpt4.evaluation.benchmarks.scorers import LETTERS, circular_percent, first_letter, read_letter
 from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
-from minigpt4.evaluation.submissions import read_seed
+from minigpt4.evaluation.seed_annotation import read_seed
 from minigpt4.evaluation.tables import is_absent
 from minigpt4.evaluation.tsv import read_tsv, true_letter
 
@@ -80,7 +80,12 @@ class SeedBench(Benchmark):
     def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the first letter is the truth."""
         truth = question.extra.get("truth")
-        return None if truth is None else float(first_letter(answer) == truth.upper())
+        return None if truth is None else self.score_answer(answer, truth)
+
+    @staticmethod
+    def score_answer(answer: str, truth: str) -> float:
+        """Return whether the first letter is the true one, as evaluation and converter count."""
+        return float(first_letter(answer) == truth.upper())
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the first letter could be right."""
@@ -147,7 +152,12 @@ class MMBench(Benchmark):
     def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the answer means the true option."""
         truth = question.extra["truth"]
-        return None if truth is None else float(read_letter(answer, question.extra["options"]) == truth)
+        return None if truth is None else self.score_answer(answer, truth, question.extra["options"])
+
+    @staticmethod
+    def score_answer(answer: str, truth: str, options: Mapping[str, str]) -> float:
+        """Return whether the answer means the true option, as evaluation and `--validate` count."""
+        return float(read_letter(answer, options) == truth)
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the answer means one of the options."""
