@@ -34,8 +34,8 @@ from minigpt4.common.late_weights import materialise
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.asking import infer
 from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.worker import infer
 from minigpt4.models.answering import answering_mode, decoding_config, embed_prompts
 from minigpt4.models.attention import PACKED
 from minigpt4.models.llama import causal_lm

@@ -17,30 +17,31 @@ from typing import Any
 
 import torch
 
+from minigpt4.api import build_model
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
 from minigpt4.common.tables import as_markdown, as_percent
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.asking import infer
-from minigpt4.evaluation.command import Prepared, choose, image_processor, prepare
-from minigpt4.evaluation.results import score_file
-from minigpt4.inference import build_model
+from minigpt4.evaluation.evaluator import Prepared, choose, image_processor, prepare
+from minigpt4.evaluation.worker import infer
 
-Asked = dict[str, tuple[list[Any], float | None]]
+AnswersByName = dict[str, tuple[list[Any], float | None]]
 """By benchmark: the entries of its result file, and the accuracy."""
 
 
-def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> Asked:
+def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> AnswersByName:
     """Return what a model in one precision answers to every benchmark."""
     model, asked = build_model(cfg, device, dtype), {}
     with tempfile.TemporaryDirectory() as folder:
         for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
-                infer(benchmark, model, image_processor(cfg), chat_format=chat_format_of(cfg.model_cfg), **where)
+                predictions = infer(
+                    benchmark, model, image_processor(cfg), chat_format=chat_format_of(cfg.model_cfg), **where
+                )
             entries = read_json(Path(folder) / benchmark.result_file)
-            asked[benchmark.name] = entries, score_file(benchmark, questions, Path(folder))["accuracy"]
+            asked[benchmark.name] = entries, benchmark.score(predictions)["accuracy"]
     return asked
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     cfg = Config(args)
     cfg.model_cfg.ckpt = args.ckpt or cfg.model_cfg.ckpt
     device = dist_utils.pick_device(cfg.run_cfg)
-    prepared = prepare(choose(cfg, None), save_path=Path(cfg.run_cfg.save_path))
+    prepared = prepare(choose(cfg), save_path=Path(cfg.run_cfg.save_path))
     full, half = (ask(cfg, prepared, device, dtype) for dtype in (torch.float32, getattr(torch, args.dtype)))
     rows, sums = [["benchmark", "questions", "answers differ", "float32", args.dtype]], [0, 0]
     for name, (entries, accuracy) in full.items():

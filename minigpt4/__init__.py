@@ -6,16 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minigpt4.api import RunResult, train
-    from minigpt4.inference import load_model
+    from minigpt4.api import Results, RunResult, evaluate, load_model, train
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "load_model", "train"]
-_MODULES = {"RunResult": "minigpt4.api", "load_model": "minigpt4.inference", "train": "minigpt4.api"}
+__all__ = ["Results", "RunResult", "evaluate", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name, imported on first use so that importing the package stays cheap."""
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+    """Return a name of `api`, imported on first use so that importing the package stays cheap."""
+    if name in __all__:
+        return getattr(import_module("minigpt4.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

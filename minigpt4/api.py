@@ -1,31 +1,46 @@
-"""What other programs call: `train` runs a training in this process and leaves the process as it was."""
+"""What other programs call: `train`, `evaluate` and `load_model`.
+
+They print nothing, and leave handlers, process groups, threads and random generators as they were.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from tqdm import TMonitor
 
-from minigpt4.common import liveness
+from minigpt4.assistant import Assistant, Chat, open_picture
+from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import init_distributed_mode, leave_distributed_mode, pick_device
-from minigpt4.common.liveness import FAILED, pulse
+from minigpt4.common.dist_utils import pick_device
+from minigpt4.common.liveness import pulse
+from minigpt4.common.process_state import joined_group, process_restored
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.evaluation.benchmark import Benchmark
+from minigpt4.evaluation.evaluator import BenchmarkResult, Evaluator, Results, choose, image_processor
+from minigpt4.processors.pictures import AS_SEEN
 from minigpt4.runners import RunnerBase
 from minigpt4.runners.checkpoints import choose_job
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.run_result import RunResult
 from minigpt4.tasks import setup_task
 
-__all__ = ["RunResult", "build_runner", "train"]
+__all__ = [
+    "Assistant",
+    "BenchmarkResult",
+    "Chat",
+    "Results",
+    "RunResult",
+    "build_model",
+    "build_runner",
+    "evaluate",
+    "load_model",
+    "open_picture",
+    "train",
+]
 
 
 def train(cfg: Config) -> RunResult:
@@ -36,17 +51,8 @@ def train(cfg: Config) -> RunResult:
     Handlers of signals, random generators, and the flags of PyTorch are afterwards those of the caller.
     Raises: ValueError when an option or a file of the user is wrong; FloatingPointError when a loss is not finite.
     """
-    with _restored():
-        joined = init_distributed_mode(cfg.run_cfg)
-        try:
-            return build_runner(cfg).train()
-        except BaseException as error:
-            if joined:
-                liveness.job.leave(FAILED, f"{type(error).__name__}: {error}"[:300])
-            raise
-        finally:
-            if joined:
-                leave_distributed_mode()
+    with process_restored(), joined_group(cfg.run_cfg):
+        return build_runner(cfg).train()
 
 
 def build_runner(cfg: Config) -> RunnerBase:
@@ -67,71 +73,70 @@ def build_runner(cfg: Config) -> RunnerBase:
     return runner_class(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
 
 
-@contextlib.contextmanager
-def _restored() -> Iterator[None]:
-    """Put back, at the end, what a training changes in the process."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_restored_generators())
-        stack.enter_context(_restored_flags())
-        stack.enter_context(_restored_signals())
-        stack.enter_context(_no_new_monitors())
-        yield
+def load_model(
+    cfg_path: str | Path, *, options: Sequence[str] = (), ckpt: str | Path | None = None, device: str | None = None
+) -> Assistant:
+    """Return the model of a YAML file, as the evaluation scripts use it, ready to answer.
+
+    `options` ("key=value") are laid over the YAML; `device` is a GPU where there is one and nothing else is said.
+    Raises: ValueError when an option is wrong, or a device or a weight file is missing.
+    """
+    cfg = Config.load(cfg_path, options)
+    if ckpt is not None:
+        cfg.model_cfg.ckpt = str(ckpt)
+    if device is None and not torch.cuda.is_available():
+        device = "cpu"
+    cfg.run_cfg.device = device or cfg.run_cfg.device
+    cfg.check_values()
+    where = dist_utils.pick_device(cfg.run_cfg)
+    dtype = dist_utils.autocast_dtype(cfg.run_cfg, where)
+    model = _seeded_model(cfg, where, dtype or torch.float32)
+    return Assistant(model, image_processor(cfg), dtype=dtype, pictures=cfg.model_cfg.pictures or AS_SEEN)
 
 
-@contextlib.contextmanager
-def _restored_generators() -> Iterator[None]:
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(gpus):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def evaluate(
+    cfg: Config,
+    model: Any = None,
+    benchmarks: Sequence[str | Benchmark] = (),
+    *,
+    only: Literal["infer", "score"] | None = None,
+    num_tries: int = 0,
+) -> Results:
+    """Return predictions, scores and mistakes of a model, saved once below `run.save_path`.
+
+    `model` is what `load_model` gives, or a model; None loads the one of `cfg`, which names a given one in the results
+    too. `benchmarks` are names of `evaluation_datasets` (default: all of them) or a user's own objects. `only`,
+    `num_tries`: as `--only`, `--resample`. Under torchrun each rank asks its share, and rank 0 has the results.
+    Raises: ValueError that lists what is missing or misspelt, before a model is loaded.
+    """
+    chosen: list[Benchmark] = [] if benchmarks else choose(cfg)
+    for one in benchmarks:
+        chosen += choose(cfg, [one]) if isinstance(one, str) else [one]
+
+    def load() -> Any:
+        if model is not None:
+            return model.model if isinstance(model, Assistant) else model
+        device = dist_utils.pick_device(cfg.run_cfg)
+        return _seeded_model(cfg, device, dist_utils.autocast_dtype(cfg.run_cfg, device) or torch.float32)
+
+    with process_restored(), joined_group(cfg.run_cfg):
+        return Evaluator(cfg, load, only=only, num_tries=num_tries).run(chosen)
 
 
-@contextlib.contextmanager
-def _restored_flags() -> Iterator[None]:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    benchmark, cudnn_attends = torch.backends.cudnn.benchmark, torch.backends.cuda.cudnn_sdp_enabled()
-    workspace, at = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), (pulse.step, pulse.doing)
-    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cuda.enable_cudnn_sdp(cudnn_attends)
-        pulse.step, pulse.doing = at
-        if workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-        if gpu is not None:
-            torch.cuda.set_device(gpu)
+def _seeded_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the configured model, whose random weights are the same on every rank; generators stay as they were."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+        seed_torch(cfg.run_cfg.seed, "weights")
+        return build_model(cfg, device, dtype)
 
 
-@contextlib.contextmanager
-def _restored_signals() -> Iterator[None]:
-    """Put back the handler of SIGCHLD, which PyTorch sets in the main thread for its data workers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the configured model in eval mode on its device, frozen weights in `dtype`.
 
-
-@contextlib.contextmanager
-def _no_new_monitors() -> Iterator[None]:
-    """End the threads that progress bars of libraries start and keep."""
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        for thread in set(threading.enumerate()) - before:
-            if isinstance(thread, TMonitor):
-                thread.exit()
+    Raises: ValueError when CUDA graphs are asked for elsewhere, or as the model's `from_config`.
+    """
+    if cfg.run_cfg.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"run.cuda_graphs: {device.type} has no CUDA graphs; --options run.cuda_graphs=False")
+    model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
+    model.cuda_graphs = bool(cfg.run_cfg.cuda_graphs)
+    return model.to(device).eval()

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minigpt4.api import Assistant, Chat, load_model, open_picture
 from minigpt4.common.dist_utils import use_expandable_segments
 from minigpt4.common.seeds import seed_torch
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
-from minigpt4.inference import Assistant, Chat, load_model, open_picture
 
 HELP = "/image PATH  another picture;  /new  begin again;  /quit  end"
 

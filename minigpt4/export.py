@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from minigpt4.api import build_model
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import pick_device, use_expandable_segments
 from minigpt4.common.downloads import from_hub
@@ -40,7 +41,6 @@ from minigpt4.conversation.tokenizer_export import (
     copy_transformers_tokenizer,
     write_transformers_tokenizer,
 )
-from minigpt4.inference import build_model
 from minigpt4.models.answering import answering_mode, embed_prompts
 from minigpt4.models.llama import causal_lm, quiet_libraries
 

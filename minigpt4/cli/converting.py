@@ -7,7 +7,8 @@ import sys
 
 from minigpt4.cli.options import WRONG_WORDS
 from minigpt4.evaluation import validation
-from minigpt4.evaluation.submissions import mmbench_table, read_mmbench, read_results, read_seed, remarks, seed_report
+from minigpt4.evaluation.seed_annotation import read_seed
+from minigpt4.evaluation.submissions import mmbench_table, read_mmbench, read_results, remarks, seed_report
 from minigpt4.evaluation.tables import write_sheet
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
+import torch
+
+from minigpt4.api import build_model
 from minigpt4.cli.options import EVAL_REF, EVAL_VQA
+from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
-from minigpt4.common.dist_utils import use_expandable_segments
-from minigpt4.common.liveness import told_end
+from minigpt4.common.liveness import pulse, told_end
+from minigpt4.common.logger import setup_logger
+from minigpt4.common.seeds import seed_torch
+from minigpt4.common.tables import as_interval
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.evaluation import command
-from minigpt4.evaluation.ref import NUM_TRIES
-from minigpt4.inference import build_model
+from minigpt4.evaluation.benchmarks.refcoco import NUM_TRIES
+from minigpt4.evaluation.evaluator import INFER, BenchmarkResult, Evaluator, choose
+from minigpt4.evaluation.published import results_table
+from minigpt4.evaluation.worker import GenerativeModel
+
+ModelLoader = Callable[[Config, torch.device, torch.dtype], GenerativeModel]
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
@@ -21,20 +32,47 @@ def run(args: argparse.Namespace, prog: str) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace, prog: str, load_model: command.ModelLoader = build_model) -> None:
+def evaluate(args: argparse.Namespace, prog: str, load_model: ModelLoader = build_model) -> None:
     """Evaluate what the command line asks for; a published script evaluates its own benchmarks alone.
 
-    Raises: ValueError, before the model is loaded, that lists what is missing or misspelt.
+    Rank 0 prints a line a benchmark and a table. Raises: ValueError, before the model is loaded, that lists what is
+    missing or misspelt.
     """
-    use_expandable_segments()
-    command.evaluate(
-        load_config(args),
-        args.dataset,
-        load_model,
-        script=prog if prog in (EVAL_VQA, EVAL_REF) else None,
-        only=args.only,
-        resample=NUM_TRIES if getattr(args, "resample", False) else 0,
-    )
+    dist_utils.use_expandable_segments()
+    cfg = load_config(args)
+    dist_utils.init_distributed_mode(cfg.run_cfg)
+    setup_logger()
+
+    def load() -> GenerativeModel:
+        device = dist_utils.pick_device(cfg.run_cfg)
+        seed_torch(cfg.run_cfg.seed, "weights")  # random_weights: the same on every rank
+        with pulse.during("loading the model"):
+            return load_model(cfg, device, dist_utils.autocast_dtype(cfg.run_cfg, device) or torch.float32)
+
+    def show(result: BenchmarkResult) -> None:
+        print(summary(result.name, result.facts), flush=True)
+
+    names = [name.strip() for name in (args.dataset or "").split(",") if name.strip()]
+    num_tries = NUM_TRIES if getattr(args, "resample", False) else 0
+    evaluator = Evaluator(cfg, load, only=args.only, num_tries=num_tries)
+    script = prog if prog in (EVAL_VQA, EVAL_REF) else None
+    results = evaluator.run(choose(cfg, names, script=script), on_score=show)
+    if dist_utils.is_main_process() and args.only != INFER:
+        print(results_table({name: one.facts for name, one in results.benchmarks.items()}))
+        print(f"more in {results.save_path / 'report.html'}", flush=True)
+    dist_utils.leave_distributed_mode()
+
+
+def summary(name: str, score: dict[str, Any]) -> str:
+    """Return the line that says how a benchmark went."""
+    accuracy = "accuracy unknown"
+    if score["accuracy"] is not None:
+        accuracy = f"{score['accuracy']:.2f}% ({as_interval(score['interval'])})"
+    odd = f"{score['num_unanswered']} unanswered, {score['num_unparsed']} do not parse"
+    seconds = f", {score['seconds']:.1f} s" if "seconds" in score else ""
+    partly = f", {score['num_with_truth']} of them with a known truth" if "num_with_truth" in score else ""
+    whole = f" of {score['num_questions_in_all']}" if "num_questions_in_all" in score else ""
+    return f"{name}: {accuracy} of {score['num_questions']}{whole} questions{partly} ({odd}){seconds}"
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -254,6 +254,7 @@ class EvaluationDatasetConfig:
     batch_size: int = option(10, at_least=1)
     max_new_tokens: int = option(20, at_least=1)
     pictures: str | None = option(choices=PICTURES)  # model.pictures when unset, else as_stored
+    only_ids: str | None = None  # a file with the ids of the questions to ask: one a line, or a JSON list
 
 
 SECTIONS: dict[str, type] = {

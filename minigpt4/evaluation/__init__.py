@@ -1,5 +1,5 @@
 """Benchmarks: what they ask, how an answer is cleaned, saved and scored. Importing this registers all of them."""
 
-from minigpt4.evaluation import choice, exact, ref, vqa
+from minigpt4.evaluation import benchmarks
 
-__all__ = ["choice", "exact", "ref", "vqa"]
+__all__ = ["benchmarks"]

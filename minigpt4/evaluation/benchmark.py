@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from minigpt4.common.row_checks import require
+from minigpt4.common.schema import EvaluationDatasetConfig
+from minigpt4.evaluation.benchmarks.scorers import counts_by_type, percent, percent_by
 from minigpt4.evaluation.intervals import bootstrap, wilson
 from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
-from minigpt4.evaluation.scorers import percent, percent_by
 from minigpt4.processors.pictures import AS_STORED, decode_image
 
 MODEL_ID = "minigpt4-v2"
@@ -34,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question: `prompt` without the chat layout, `image` as the places where its file may lie or as base64 text.
+    """One question: `prompt` without the chat layout; `image` is the places of its file, base64 text, or None.
 
     Where `choices` are given they are ranked and nothing is generated. `extra` carries what result and score need.
     """
 
     id: int | str
     prompt: str
-    image: tuple[Path, ...] | str
+    image: tuple[Path, ...] | str | None = None
     choices: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Answered(NamedTuple):
+class Prediction(NamedTuple):
     """A question with its cleaned answer, or with the ranks of its choices (best first)."""
 
     question: Question
@@ -54,7 +55,7 @@ class Answered(NamedTuple):
 
 
 class Benchmark:
-    """One benchmark of `evaluation_datasets`; a subclass overrides what is particular to it.
+    """One benchmark of `evaluation_datasets`, or one made in memory; `questions`, `export`, `score_one` are needed.
 
     `entry` is its YAML key, `name` that of its result (another one where splits count apart), `result_file` the file
     below `run.save_path`; `source` says where to get its files, `script` which script evaluates it.
@@ -72,13 +73,16 @@ class Benchmark:
     result_file = ""
     source = "see Evaluation in the README"
     num_tries = 0
-    """How often an answer that `try_again` refuses is sampled again."""
+    """How often an answer that `needs_resample` refuses is sampled again."""
     is_graded = False
     """Whether an answer can be right in part."""
 
-    def __init__(self, cfg: DictConfig, *, name: str) -> None:
+    def __init__(self, cfg: DictConfig | None = None, *, name: str) -> None:
+        if cfg is None:
+            cfg = OmegaConf.structured(EvaluationDatasetConfig(eval_file_path=""))
         self.cfg = cfg
         self.name = self.entry = name
+        self.result_file = self.result_file or f"{name}.jsonl"
         self.eval_file = Path(cfg.eval_file_path)
         self.img_dir = Path(cfg.img_path or ".")
 
@@ -95,11 +99,11 @@ class Benchmark:
         """Return the answer as it is saved and compared."""
         return answer.replace("<unk>", "").strip()
 
-    def try_again(self, answer: str) -> bool:
+    def needs_resample(self, answer: str) -> bool:
         """Return whether another answer is sampled, where `num_tries` allows it."""
         return False
 
-    def result(self, question: Question, answer: Any) -> dict[str, Any]:
+    def export(self, question: Question, answer: Any) -> dict[str, Any]:
         """Return the entry of the result file."""
         raise NotImplementedError
 
@@ -107,17 +111,17 @@ class Benchmark:
         """Return the answer of an entry of a result file, ours or another's."""
         return next(entry[key] for key in ANSWER_KEYS if key in entry)
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the type, the options and the truth of a question for people to read, None where it has none."""
         extra = question.extra
         options = extra.get("options") or (list(question.choices) or None)
         return {"type": extra.get("type"), "options": options, "truth": extra.get("truth")}
 
-    def words(self, question: Question, answer: Any) -> str:
+    def display_answer(self, question: Question, answer: Any) -> str:
         """Return an answer for people to read."""
         return answer
 
-    def correctness(self, question: Question, answer: Any) -> float | None:
+    def score_one(self, question: Question, answer: Any) -> float | None:
         """Return how right an answer is, 0 to 1, or None where the truth is not known."""
         raise NotImplementedError
 
@@ -125,9 +129,9 @@ class Benchmark:
         """Return whether the answer has a form that could be right."""
         return bool(answer)
 
-    def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
+    def score(self, answered: Sequence[Prediction]) -> dict[str, Any]:
         """Return accuracy (percent, None without a truth), its interval, the counts, and the accuracy of each type."""
-        rights = [(self.about(pair.question)["type"], self.correctness(*pair)) for pair in answered]
+        rights = [(self.metadata(pair.question)["type"], self.score_one(*pair)) for pair in answered]
         known = [right for _, right in rights if right is not None]
         is_partly_known = 0 < len(known) < len(answered)
         by_type = percent_by((kind, right) for kind, right in rights if right is not None and kind is not None)
@@ -138,7 +142,7 @@ class Benchmark:
             **({"num_with_truth": len(known)} if is_partly_known else {}),
             "num_unanswered": sum(answer == "" for _, answer in answered),
             "num_unparsed": sum(not self.parses(*pair) for pair in answered),
-            **({"accuracy_by_type": by_type} if by_type else {}),
+            **({"accuracy_by_type": by_type, "counts_by_type": counts_by_type(rights)} if by_type else {}),
         }
 
     def interval(self, rights: Sequence[float]) -> list[float] | None:
@@ -159,7 +163,7 @@ class Benchmark:
             return "".join(json.dumps(entry) + "\n" for entry in entries)
         return json.dumps(list(entries))
 
-    def is_answer(self, answer: Any) -> bool:
+    def is_valid(self, answer: Any) -> bool:
         """Return whether what a result file holds has the type of an answer."""
         return isinstance(answer, str)
 
@@ -240,7 +244,7 @@ class Benchmark:
         lacking = [
             f"{q.id}: {' or '.join(map(str, q.image))}"
             for q in questions
-            if not isinstance(q.image, str) and not any(map(os.path.isfile, q.image))
+            if isinstance(q.image, tuple) and not any(map(os.path.isfile, q.image))
         ]
         if lacking:
             where = f"evaluation_datasets.{self.entry}.img_path"
@@ -248,7 +252,11 @@ class Benchmark:
             raise ValueError(f"{head}\n  {first_few(lacking, 'questions')}")
 
     def open_image(self, question: Question) -> Image.Image:
-        """Return the picture in RGB. Raises: ValueError that names benchmark, question and file."""
+        """Return the picture in RGB of a question that has one.
+
+        Raises: ValueError that names benchmark, question and file.
+        """
+        assert question.image is not None
         place: Any = "base64 text"
         try:
             if isinstance(question.image, str):

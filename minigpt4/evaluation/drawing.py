@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from minigpt4.conversation.box_text import BOX_SCALE
-from minigpt4.evaluation.scorers import BOX
+from minigpt4.evaluation.benchmarks.scorers import BOX
 
 PHRASE = re.compile(r"<p>(.*?)</p>")
 COLOURS = ("#e6194b", "#0072b2", "#2e8b57", "#9a33cc", "#d55e00", "#00798c")

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from minigpt4.common.files import write_text
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import is_number
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.benchmark import ID_KEYS, Answered, Benchmark, Question
-from minigpt4.evaluation.mistakes import mistakes, write_mistakes
+from minigpt4.evaluation.benchmark import ID_KEYS, Benchmark, Prediction, Question
 from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
@@ -99,7 +98,7 @@ def provenance(
     }
 
 
-def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Answered]:
+def read_predictions(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Prediction]:
     """Return the questions with the answers of a result file, ours or another's, row by row.
 
     Raises: ValueError that names the file and the row which does not fit its question.
@@ -112,9 +111,9 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
     for row, (question, entry) in enumerate(zip(questions, entries, strict=True)):
         try:
             answer = benchmark.answer(entry)
-            if not benchmark.is_answer(answer):
+            if not benchmark.is_valid(answer):
                 raise TypeError(f"{answer} is no answer")
-            expected = benchmark.result(question, answer)
+            expected = benchmark.export(question, answer)
         except (KeyError, StopIteration, TypeError, IndexError) as error:
             raise ValueError(f"{benchmark.name}: {path}, row {row}: no answer in {str(entry)[:100]}") from error
         odd = [key for key in ID_KEYS if key in entry and str(entry[key]) != str(expected.get(key))]
@@ -123,17 +122,8 @@ def read_answered(benchmark: Benchmark, questions: Sequence[Question], path: Pat
                 f"{benchmark.name}: {path}, row {row} answers another question: its {odd[0]} is {entry[odd[0]]}, "
                 f"expected {expected.get(odd[0])}"
             )
-        answered.append(Answered(question, answer))
+        answered.append(Prediction(question, answer))
     return answered
-
-
-def score_file(benchmark: Benchmark, questions: Sequence[Question], save_path: Path) -> dict[str, Any]:
-    """Score a benchmark's result file, put its wrong answers into wrong.jsonl, and return the score."""
-    answered = read_answered(benchmark, questions, save_path / benchmark.result_file)
-    score = benchmark.score(answered)
-    rows = mistakes(benchmark, answered, score.get("accuracy_by_type", {}), save_path=save_path)
-    write_mistakes(save_path, benchmark.name, rows)
-    return score
 
 
 def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
@@ -153,13 +143,12 @@ def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
-    """Put a benchmark's score and provenance into results.json, beside those of the others."""
-    write_text(save_path / RESULTS, json.dumps({**read_results(save_path), name: facts}, indent=2) + "\n")
+def write_results(save_path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write results.json."""
+    write_text(save_path / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
-def known_provenance(save_path: Path, benchmark: Benchmark) -> dict[str, Any]:
+def known_provenance(result_file: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Return what results.json says a result file was made with; nothing where the file is another one by now."""
-    facts = read_results(save_path).get(benchmark.name, {})
-    content = (save_path / benchmark.result_file).read_bytes()
-    return facts if facts.get("result_sha256") == hashlib.sha256(content).hexdigest() else {}
+    made_with = hashlib.sha256(result_file.read_bytes()).hexdigest()
+    return dict(facts) if facts.get("result_sha256") == made_with else {}

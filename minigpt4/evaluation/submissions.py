@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minigpt4.common.json_records import read_json
-from minigpt4.common.row_checks import require, shown
+from minigpt4.common.row_checks import require
+from minigpt4.evaluation.benchmarks.choice import SeedBench
 from minigpt4.evaluation.rows import NUM_SHOWN, each, optional_text, read_rows
-from minigpt4.evaluation.scorers import LETTERS, first_letter
 from minigpt4.evaluation.tables import need
 from minigpt4.evaluation.tsv import read_tsv
 
@@ -41,33 +40,6 @@ def read_results(path: Path) -> list[Result]:
     return each(read_rows(path, any_text=True), result, lambda number: f"{path}: row {number + 1}")
 
 
-def read_seed(path: Path, *, need_answers: bool = True) -> dict[str, Any]:
-    """Return SEED's annotation; without answers, where they are not needed and no question has one.
-
-    Raises: ValueError that names the file, and the questions and keys that do not fit.
-    """
-    annotation = read_json(path)
-    if not isinstance(annotation, dict) or not {"question_type", "questions"} <= set(annotation):
-        raise ValueError(f"{path} is no SEED annotation: it holds no question_type or no questions")
-    types, questions = annotation["question_type"], annotation["questions"]
-    kinds = set(map(type, types.values())) if isinstance(types, dict) else {dict}
-    if kinds not in (set(), {int}, {str}):
-        raise ValueError(f"{path}: 'question_type' should be an object with a number for each name")
-    if not isinstance(questions, list):
-        raise ValueError(f"{path}: 'questions' should be a list, not {shown(questions)}")
-    is_labelled = need_answers or any(isinstance(row, dict) and "answer" in row for row in questions)
-
-    def check(number: int, row: Any) -> None:
-        require(row, {"question_id": (int, str), "question_type_id": (int, str), "data_type": str})
-        if is_labelled:
-            require(row, {"answer": str})
-            if row["answer"].upper() not in LETTERS:
-                raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(row['answer'])}")
-
-    each(questions, check, lambda number: f"{path}: question {number + 1}")
-    return annotation
-
-
 def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
     """Return the lines of SEED's report: an accuracy a question type, the total, and that of the images.
 
@@ -77,7 +49,8 @@ def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> lis
     right: Counter[Any] = Counter()
     asked: Counter[Any] = Counter()
     for question in annotation["questions"]:
-        hit = first_letter(answers.get(str(question["question_id"]), "")) == question["answer"].upper()
+        answer = answers.get(str(question["question_id"]), "")
+        hit = SeedBench.score_answer(answer, question["answer"]) == 1
         for group in (_type_key(question["question_type_id"]), question["data_type"], "total"):
             asked[group] += 1
             right[group] += hit

@@ -11,8 +11,8 @@ from typing import Any
 
 from minigpt4.common.row_checks import shown
 from minigpt4.common.text_files import read_text
+from minigpt4.evaluation.benchmarks.scorers import LETTERS
 from minigpt4.evaluation.rows import first_few, id_number, repeated
-from minigpt4.evaluation.scorers import LETTERS
 from minigpt4.evaluation.tables import is_absent, need
 
 _CELL = re.compile(r'(?:"(?P<quoted>[^"]*(?:""[^"]*)*)(?P<close>"|\Z))?(?P<rest>[^\t\r\n]*)(?P<end>\t|\r\n|\r|\n|\Z)')

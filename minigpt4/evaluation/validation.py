@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt4.evaluation.benchmarks.choice import MMBench
+from minigpt4.evaluation.benchmarks.scorers import (
+    LETTERS,
+    circular_percent,
+    first_letter,
+    leading_letter,
+    percent,
+    read_letter,
+)
 from minigpt4.evaluation.rows import each
-from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, leading_letter, percent, read_letter
 from minigpt4.evaluation.submissions import (
     NO_ANSWER,
     NOT_SUBMITTED,
@@ -31,7 +39,7 @@ SHEET_COLUMNS = ("index", "question", *LETTERS, "prediction")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Reference:
     """What a question allows: its options by letter, and the true letter where it is known; videos need no answer."""
 
     options: Mapping[str, str]
@@ -39,10 +47,10 @@ class Asked:
     is_video: bool = False
 
 
-def seed_asked(annotation: Mapping[str, Any]) -> dict[str, Asked]:
+def seed_asked(annotation: Mapping[str, Any]) -> dict[str, Reference]:
     """Return id -> what is asked of SEED's annotation."""
     return {
-        str(question["question_id"]): Asked(
+        str(question["question_id"]): Reference(
             options={letter: str(question.get(f"choice_{letter.lower()}", "")) for letter in LETTERS},
             truth=question["answer"],
             is_video=question["data_type"] != "image",
@@ -51,16 +59,16 @@ def seed_asked(annotation: Mapping[str, Any]) -> dict[str, Asked]:
     }
 
 
-def mmbench_asked(table: Any, file: str = "table") -> dict[str, Asked]:
+def mmbench_asked(table: Any, file: str = "table") -> dict[str, Reference]:
     """Return id -> what is asked of MMBench's DataFrame, whose cells are texts.
 
     `file` is the beginning of messages. Raises: ValueError that counts and shows the rows whose answer is no letter.
     """
     rows = table.to_dict("records")
 
-    def asked(number: int, row: Any) -> tuple[str, Asked]:
+    def asked(number: int, row: Any) -> tuple[str, Reference]:
         options = {letter: row[letter] for letter in LETTERS if not is_absent(row.get(letter))}
-        return str(int(row["index"])), Asked(options, true_letter(row))
+        return str(int(row["index"])), Reference(options, true_letter(row))
 
     return dict(each(rows, asked, lambda number: f"{file}: row {number + 1}"))
 
@@ -85,7 +93,7 @@ def read_answers(path: Path) -> tuple[list[Result], list[str]]:
 
 
 def check_answers(
-    asked: Mapping[str, Asked], results: Sequence[Result], *, by_first_letter: bool
+    asked: Mapping[str, Reference], results: Sequence[Result], *, by_first_letter: bool
 ) -> dict[str, list[str]]:
     """Return what is wrong -> the ids it is wrong with; empty lists where nothing is."""
     problems = check_ids(list(asked), results)
@@ -118,11 +126,11 @@ def check_columns(columns: Sequence[str], table_columns: Sequence[str]) -> dict[
     }
 
 
-def accuracy_lines(asked: Mapping[str, Asked], results: Sequence[Result]) -> list[str]:
+def accuracy_lines(asked: Mapping[str, Reference], results: Sequence[Result]) -> list[str]:
     """Return the accuracy over the rows whose truth is known, and the circular one where rows come rotated."""
     answers = {result.id: result.text for result in results}
     rights = {
-        name: float(read_letter(answers.get(name, ""), question.options) == question.truth)
+        name: MMBench.score_answer(answers.get(name, ""), question.truth, question.options)
         for name, question in asked.items()
         if question.truth is not None
     }
@@ -134,7 +142,9 @@ def accuracy_lines(asked: Mapping[str, Asked], results: Sequence[Result]) -> lis
     return lines if circular is None else [*lines, f"circular accuracy: {circular:.2f}%"]
 
 
-def report(results: Sequence[Result], asked: Mapping[str, Asked], problems: Mapping[str, Sequence[str]]) -> list[str]:
+def report(
+    results: Sequence[Result], asked: Mapping[str, Reference], problems: Mapping[str, Sequence[str]]
+) -> list[str]:
     """Return the lines that say what was checked, each with its number."""
     lines = [f"rows: {len(results)}, questions: {len(asked)}"]
     return lines + [

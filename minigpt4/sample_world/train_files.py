@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.vqa import VizWiz
+from minigpt4.evaluation.benchmarks.vqa import VizWiz
 from minigpt4.sample_world.captions import full_caption, short_caption, sign_caption
 from minigpt4.sample_world.conversation_files import (
     write_align,

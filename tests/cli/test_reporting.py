@@ -1,7 +1,7 @@
 import pytest
 
 from minigpt4.cli.reporting import write_report
-from minigpt4.evaluation.results import add_result
+from tests.evaluation.one_run import add_result
 
 
 def test_a_folder_of_a_training_gets_the_page_of_a_run(tmp_path):

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt4.evaluation.asking import infer
+from minigpt4.evaluation.batches import make_batches
 from minigpt4.evaluation.benchmark import Benchmark
-from minigpt4.evaluation.parts import remove_parts
-from minigpt4.evaluation.planning import plan
-from minigpt4.evaluation.results import score_file
+from minigpt4.evaluation.mistakes import mistakes, write_mistakes
+from minigpt4.evaluation.results import read_results, write_results
+from minigpt4.evaluation.shards import remove_shards
+from minigpt4.evaluation.worker import infer
 
 
 def order_asked(benchmark: Benchmark) -> list[int]:
     """Return the rows in the order in which one process asks them."""
-    units = plan(benchmark.questions(), benchmark.cfg.batch_size)
+    units = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
     return [row for unit in units for batch in unit.batches for row in batch]
 
 
@@ -21,7 +22,14 @@ def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **
     if hasattr(model, "rows"):
         model.rows = order_asked(benchmark)
     questions = benchmark.questions()
-    infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
-    score = score_file(benchmark, questions, save_path)
-    remove_parts(save_path, benchmark.name)
+    predictions = infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
+    score = benchmark.score(predictions)
+    rows = mistakes(benchmark, predictions, score.get("accuracy_by_type", {}), save_path=save_path)
+    write_mistakes(save_path, benchmark.name, [row.to_json() for row in rows])
+    remove_shards(save_path, benchmark.name)
     return score
+
+
+def add_result(save_path: Path, name: str, facts: dict[str, Any]) -> None:
+    """Put a benchmark's facts into results.json, beside those of the others."""
+    write_results(save_path, {**read_results(save_path), name: facts})

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minigpt4.evaluation.benchmark import Answered
-from minigpt4.evaluation.command import INFER, prepare
+from minigpt4.evaluation.benchmark import Prediction
+from minigpt4.evaluation.evaluator import INFER, prepare
 from minigpt4.evaluation.mistakes import read_mistakes
-from minigpt4.evaluation.results import read_answered, read_results
+from minigpt4.evaluation.results import read_predictions, read_results
 
 FOLDER = {"okvqa", "refcoco"}
 GOOD = {
@@ -116,10 +116,10 @@ def test_a_file_without_any_label_is_answered_with_accuracy_unknown(bench, name,
     benchmark = bench(name, [row])
     [question] = benchmark.questions()
     answer = [0, 1] if name == "iconvqa" else "yes"
-    score = benchmark.score([Answered(question, answer)])
+    score = benchmark.score([Prediction(question, answer)])
     assert (score["accuracy"], score["num_questions"]) == (None, 1)
-    assert benchmark.about(question)["truth"] is None
-    assert json.loads(json.dumps(benchmark.result(question, answer)))
+    assert benchmark.metadata(question)["truth"] is None
+    assert json.loads(json.dumps(benchmark.export(question, answer)))
     assert f"has '{LABELS[name]}', so no accuracy is known" in caplog.text
 
 
@@ -197,9 +197,9 @@ def test_any_value_in_any_key_gives_questions_or_one_error(bench, tmp_path, num_
         except ValueError:
             return
         answer = [0] if name == "iconvqa" else "{<1><2><3><4>}"
-        json.dumps(benchmark.score([Answered(question, answer) for question in prepared.questions]))
+        json.dumps(benchmark.score([Prediction(question, answer) for question in prepared.questions]))
         for question in prepared.questions:
-            json.dumps([benchmark.result(question, answer), benchmark.about(question)])
+            json.dumps([benchmark.export(question, answer), benchmark.metadata(question)])
 
     check()
 
@@ -216,7 +216,7 @@ def test_a_row_whose_image_names_another_row_shows_its_picture(bench, tmp_path):
     [prepared] = prepare([benchmark], save_path=tmp_path)
     assert [question.image for question in prepared.questions] == [red, blue, red, blue]
     answers = zip(prepared.questions, "ABBB", strict=True)
-    score = benchmark.score([Answered(question, answer) for question, answer in answers])
+    score = benchmark.score([Prediction(question, answer) for question, answer in answers])
     assert (score["accuracy"], score["circular_accuracy"]) == (75.0, 50.0)
 
 
@@ -278,7 +278,7 @@ def test_an_answer_of_a_wrong_type_is_named_with_its_row(bench, tmp_path, name, 
     benchmark = bench(name, [GOOD[name]])
     (tmp_path / "res.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=rf"{name}: .*res\.json, row 0: no answer in "):
-        read_answered(benchmark, benchmark.questions(), tmp_path / "res.json")
+        read_predictions(benchmark, benchmark.questions(), tmp_path / "res.json")
 
 
 @pytest.mark.parametrize(

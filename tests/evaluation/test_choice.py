@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.evaluation.benchmark import Answered, Question
+from minigpt4.evaluation.benchmark import Prediction, Question
 from tests.evaluation.one_run import run
 
 
@@ -36,7 +36,7 @@ def test_seed_without_its_annotation_has_no_accuracy(make_benchmarks, tmp_path, 
     (tmp_path / "seed.jsonl").write_text(json.dumps(row) + "\n")
     [benchmark] = make_benchmarks("seed", eval_file_path=str(tmp_path / "seed.jsonl"))
     [question] = benchmark.questions()
-    assert benchmark.score([Answered(question, "A")])["accuracy"] is None
+    assert benchmark.score([Prediction(question, "A")])["accuracy"] is None
     assert "no accuracy is known" in caplog.text
 
 
@@ -66,7 +66,7 @@ def mmbench_question(index: int, truth: str | None) -> Question:
 def test_mmbench_counts_only_rows_with_a_truth(make_benchmarks):
     [benchmark] = make_benchmarks("mmbench")
     asked = [(mmbench_question(1, "A"), "A"), (mmbench_question(2, "A"), "y"), (mmbench_question(3, None), "A")]
-    score = benchmark.score([Answered(*pair) for pair in asked])
+    score = benchmark.score([Prediction(*pair) for pair in asked])
     assert (score["accuracy"], score["num_questions"]) == (50.0, 3)
     assert "circular_accuracy" not in score
 
@@ -74,7 +74,7 @@ def test_mmbench_counts_only_rows_with_a_truth(make_benchmarks):
 def test_a_rotated_mmbench_question_is_right_when_every_rotation_is(make_benchmarks):
     [benchmark] = make_benchmarks("mmbench")
     asked = [(1, "A", "A"), (1_000_001, "B", "B"), (2, "A", "A"), (1_000_002, "B", "A")]
-    score = benchmark.score([Answered(mmbench_question(i, truth), answer) for i, truth, answer in asked])
+    score = benchmark.score([Prediction(mmbench_question(i, truth), answer) for i, truth, answer in asked])
     assert (score["accuracy"], score["circular_accuracy"]) == (75.0, 50.0)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from minigpt4.cli import COMMANDS
 from minigpt4.cli.evaluation import evaluate, load_config
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.evaluation import command
+from minigpt4.evaluation.evaluator import choose
 from minigpt4.evaluation.results import settings_of
 
 YAML = """
@@ -48,7 +48,8 @@ def parse(tmp_path: Path, *words: str) -> Any:
 
 def names(tmp_path: Path, dataset: str | None, script: str = "eval_vqa.py") -> list[str]:
     cfg = load_config(parse(tmp_path))
-    return [benchmark.name for benchmark in command.choose(cfg, dataset, script)]
+    names = [name for name in (dataset or "").split(",") if name]
+    return [benchmark.name for benchmark in choose(cfg, names, script=script)]
 
 
 def test_without_names_a_script_evaluates_all_that_is_its_own(tmp_path):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from minigpt4.evaluation.report import write_report
-from minigpt4.evaluation.results import add_result, read_results
-from tests.evaluation.one_run import order_asked, run
+from minigpt4.evaluation.results import read_results
+from tests.evaluation.one_run import add_result, order_asked, run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -62,7 +62,7 @@ def test_hostile_answers_pass_through_every_result_file_and_the_page(
         assert texts == expected and len(texts) > 2
         facts = read_results(tmp_path)[benchmark.name]
         assert (facts["num_questions"], facts["num_unanswered"]) == (len(texts), 0)
-        known = [benchmark.correctness(*pair) for pair in zip(benchmark.questions(), texts, strict=True)]
+        known = [benchmark.score_one(*pair) for pair in zip(benchmark.questions(), texts, strict=True)]
         wrong = [row for row in wrong_rows(tmp_path) if row["benchmark"] == benchmark.name]
         assert [row["answer"] for row in wrong] == [t for t, right in zip(texts, known, strict=True) if right == 0]
         assert len(wrong) > 2

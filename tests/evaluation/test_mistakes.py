@@ -3,14 +3,14 @@ import json
 import pytest
 from PIL import Image
 
-from minigpt4.evaluation.benchmark import Answered
+from minigpt4.evaluation.benchmark import Prediction
 from minigpt4.evaluation.mistakes import mistakes, read_mistakes, write_mistakes
 
 
 def rows_of(benchmark, answers, tmp_path):
-    answered = [Answered(*pair) for pair in zip(benchmark.questions(), answers, strict=True)]
+    answered = [Prediction(*pair) for pair in zip(benchmark.questions(), answers, strict=True)]
     by_type = benchmark.score(answered).get("accuracy_by_type", {})
-    return mistakes(benchmark, answered, by_type, save_path=tmp_path)
+    return [row.to_json() for row in mistakes(benchmark, answered, by_type, save_path=tmp_path)]
 
 
 def test_a_wrong_answer_to_seed_tells_type_options_truth_and_image(make_benchmarks, model_answers, tmp_path):
@@ -55,22 +55,22 @@ def test_truths_are_in_words(name, answer, truth, make_benchmarks, tmp_path):
     changes = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}.get(name, {})
     [benchmark] = make_benchmarks(name, **changes)
     question = benchmark.questions()[0]
-    assert benchmark.about(question)["truth"] in truth
-    assert isinstance(benchmark.words(question, answer), str)
+    assert benchmark.metadata(question)["truth"] in truth
+    assert isinstance(benchmark.display_answer(question, answer), str)
 
 
 def test_the_truth_of_graded_answers_is_what_people_said(make_benchmarks):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
-    assert benchmark.about(question) == {"type": "other", "options": None, "truth": "yes (9), Unanswerable (1)"}
+    assert benchmark.metadata(question) == {"type": "other", "options": None, "truth": "yes (9), Unanswerable (1)"}
 
 
 def test_an_answer_that_is_right_by_half_is_not_wrong(make_benchmarks, tmp_path):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
     question = type(question)(id=0, prompt="", image=question.image, extra={"answers": ["a", "a", "b"]})
-    rows = mistakes(benchmark, [Answered(question, "a"), Answered(question, "b")], {}, save_path=tmp_path)
-    assert [(row["answer"], row["right"]) for row in rows] == [("b", pytest.approx(1 / 3))]
+    rows = mistakes(benchmark, [Prediction(question, "a"), Prediction(question, "b")], {}, save_path=tmp_path)
+    assert [(row.answer, row.right) for row in rows] == [("b", pytest.approx(1 / 3))]
 
 
 def test_writing_replaces_the_rows_of_that_benchmark_alone(tmp_path):

@@ -8,8 +8,9 @@ import logging
 import pytest
 from PIL import Image
 
-from minigpt4.evaluation.benchmark import Answered
-from minigpt4.evaluation.command import prepare, summary
+from minigpt4.cli.evaluation import summary
+from minigpt4.evaluation.benchmark import Prediction
+from minigpt4.evaluation.evaluator import prepare
 
 FILES = {"okvqa": "okvqa_test_split.json", "refcoco": "refcoco_val.json", "mmbench": "mm.tsv"}
 PEOPLE = {"question_id": 5, "question_type": "what", "answer_type": "other", "answers": [{"answer": "a"}]}
@@ -95,7 +96,7 @@ def test_a_summary_says_how_many_truths_are_known(bench, tmp_path, caplog):
     seed = bench("seed", [{"image": "a.jpg", "text": "Q?", "question_id": name} for name in (7, 8)])
     first, second = seed.questions()
     assert "seed: 1 questions are not in SEED-Bench-image.json, so their truth is not known: 8" in caplog.text
-    score = seed.score([Answered(first, "A"), Answered(second, "B")])
+    score = seed.score([Prediction(first, "A"), Prediction(second, "B")])
     assert (score["accuracy"], score["num_questions"], score["num_with_truth"]) == (100, 2, 1)
     assert " of 2 questions, 1 of them with a known truth (" in summary("seed", score)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from minigpt4.common.config import Config
 from minigpt4.common.schema import EvaluationDatasetConfig
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.command import choose
+from minigpt4.evaluation.evaluator import choose
 from minigpt4.evaluation.results import settings_of
 
 
@@ -72,7 +72,7 @@ def test_model_pictures_holds_for_all_benchmarks_and_counts_as_a_setting(tmp_pat
 
     def shown(*options: str) -> list[Any]:
         cfg = Config.load(tmp_path / "a.yaml", options)
-        return [one.cfg.pictures for one in choose(cfg, None, "eval_vqa.py")]
+        return [one.cfg.pictures for one in choose(cfg, script="eval_vqa.py")]
 
     assert shown() == [None, "as_stored"]
     assert shown("model.pictures=as_seen") == ["as_seen", "as_stored"]

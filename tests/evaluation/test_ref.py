@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from minigpt4.conversation.chat_format import LLAMA_2
-from minigpt4.evaluation.benchmark import Answered
-from minigpt4.evaluation.scorers import BOX
+from minigpt4.evaluation.benchmark import Prediction
+from minigpt4.evaluation.benchmarks.scorers import BOX
 from tests.evaluation.one_run import run
 
 NAMES = ["refcoco", "refcoco+", "refcocog"]
@@ -60,7 +60,7 @@ def test_boxes_are_right_as_recorded(name, passes):
         for question, item in zip(questions, recorded["items"], strict=True):
             # the reference gives all rows of an img_id the box of its last row
             if all(box == question.extra["bbox"] for box in boxes[item["img_id"]]):
-                assert benchmark.correctness(question, item["cleaned"]) == item["correct"], item
+                assert benchmark.score_one(question, item["cleaned"]) == item["correct"], item
                 assert benchmark.parses(question, item["cleaned"]) == (item["iou"] is not None), item
 
 
@@ -91,7 +91,7 @@ def test_accuracies_are_those_printed_once_repeated_img_ids_share_their_last_box
         questions = benchmark.questions()
         last = {question.extra["img_id"]: question.extra for question in questions}
         shared = [replace(question, extra=last[question.extra["img_id"]]) for question in questions]
-        answered = [Answered(q, item["cleaned"]) for q, item in zip(shared, recorded["items"], strict=True)]
+        answered = [Prediction(q, item["cleaned"]) for q, item in zip(shared, recorded["items"], strict=True)]
         assert benchmark.score(answered)["accuracy"] == pytest.approx(printed[benchmark.name])
 
 
@@ -108,7 +108,7 @@ def test_resampling_asks_the_same_question_again_until_a_box_comes(
 ):
     benchmark = make_benchmarks("refcocog", batch_size=14)[1]
     answers = model_answers["refcoco_first_pass"]["refcocog_test"]
-    boxless = [row for row, answer in enumerate(answers) if benchmark.try_again(benchmark.clean(answer))]
+    boxless = [row for row, answer in enumerate(answers) if benchmark.needs_resample(benchmark.clean(answer))]
     assert boxless == [2, 5, 6, 10, 12]  # "$", a box without its end, decimals twice, nothing
     tries = [
         ["no", "{<1><2><3>}", "no", "no", "still no", "{<0><0><0><0>}"],

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from minigpt4.common.config import Config
-from minigpt4.evaluation.benchmark import Answered, Question
-from minigpt4.evaluation.parts import fingerprint
+from minigpt4.evaluation.benchmark import Prediction, Question
 from minigpt4.evaluation.published import results_table
-from minigpt4.evaluation.results import read_answered, read_results, settings_of
+from minigpt4.evaluation.results import read_predictions, read_results, settings_of
+from minigpt4.evaluation.shards import fingerprint
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
@@ -18,10 +18,10 @@ def test_an_answer_comes_back_from_its_entry_and_scores_the_same(name, make_benc
     questions = benchmark.questions()
     given = model_answers["refcoco_first_pass"][benchmark.name] if name == "refcoco" else model_answers[name]
     answers = [benchmark.clean(answer) for answer in given]
-    answered = [Answered(*pair) for pair in zip(questions, answers, strict=True)]
-    entries = [benchmark.result(*pair) for pair in answered]
+    answered = [Prediction(*pair) for pair in zip(questions, answers, strict=True)]
+    entries = [benchmark.export(*pair) for pair in answered]
     (tmp_path / benchmark.result_file).write_text(benchmark.result_text(entries))
-    read = read_answered(benchmark, questions, tmp_path / benchmark.result_file)
+    read = read_predictions(benchmark, questions, tmp_path / benchmark.result_file)
     assert benchmark.score(read) == benchmark.score(answered)
     if name != "hm":  # where yes and no are saved as 1 and 0
         assert [answer for _, answer in read] == answers
@@ -32,7 +32,7 @@ def test_a_file_of_the_published_tool_is_read(name, golden, make_benchmarks, tmp
     [benchmark] = make_benchmarks(name, **CHANGES.get(name, {}))
     recorded = golden(name)
     (tmp_path / recorded["saved_file"]).write_text(recorded["saved_text"])
-    read = read_answered(benchmark, benchmark.questions(), tmp_path / recorded["saved_file"])
+    read = read_predictions(benchmark, benchmark.questions(), tmp_path / recorded["saved_file"])
     assert len(read) == len(recorded["items"])
 
 
@@ -42,13 +42,13 @@ def test_a_file_about_other_questions_is_refused(make_benchmarks, golden, tmp_pa
     path = tmp_path / "seed.jsonl"
     path.write_text("".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"seed.jsonl holds 29 answers to 30 questions"):
-        read_answered(benchmark, questions, path)
+        read_predictions(benchmark, questions, path)
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(ValueError, match=r"seed.jsonl, row 0 answers another question: its question_id is \d+, expect"):
-        read_answered(benchmark, questions, path)
+        read_predictions(benchmark, questions, path)
     path.write_text("".join(['{"question_id": 1}\n', *lines[1:]]))
     with pytest.raises(ValueError, match=r"seed.jsonl, row 0: no answer in {'question_id': 1}"):
-        read_answered(benchmark, questions, path)
+        read_predictions(benchmark, questions, path)
 
 
 def test_answers_of_another_image_processor_are_another_run(tmp_path):
@@ -88,7 +88,7 @@ def test_every_score_has_an_interval_around_it(make_benchmarks, model_answers):
     for name in ("seed", "okvqa", "vizwiz", "hm"):
         [benchmark] = make_benchmarks(name)
         answers = [benchmark.clean(answer) for answer in model_answers[name]]
-        score = benchmark.score([Answered(*pair) for pair in zip(benchmark.questions(), answers, strict=True)])
+        score = benchmark.score([Prediction(*pair) for pair in zip(benchmark.questions(), answers, strict=True)])
         low, high = score["interval"]
         assert 0 <= low < score["accuracy"] < high <= 100
         assert json.loads(json.dumps(score)) == score

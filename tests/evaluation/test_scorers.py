@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.evaluation.scorers import (
+from minigpt4.evaluation.benchmarks.scorers import (
     circular_percent,
     first_letter,
     overlap,

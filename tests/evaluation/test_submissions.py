@@ -4,12 +4,12 @@ import pandas
 import pytest
 from openpyxl import load_workbook
 
+from minigpt4.evaluation.seed_annotation import read_seed
 from minigpt4.evaluation.submissions import (
     Result,
     mmbench_table,
     read_mmbench,
     read_results,
-    read_seed,
     remarks,
     seed_report,
 )

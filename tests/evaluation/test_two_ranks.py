@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from minigpt4.evaluation.asking import infer
-from tests.evaluation.test_asking import RESULT, Parrot, processor, seven
+from minigpt4.evaluation.worker import infer
+from tests.evaluation.test_worker import RESULT, Parrot, processor, seven
 
 TIMEOUT, DELAY = timedelta(seconds=60), 70.0
 

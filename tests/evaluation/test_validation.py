@@ -4,7 +4,7 @@ import pytest
 from minigpt4.evaluation.submissions import Result, read_mmbench
 from minigpt4.evaluation.tables import write_sheet
 from minigpt4.evaluation.validation import (
-    Asked,
+    Reference,
     accuracy_lines,
     check_answers,
     check_columns,
@@ -16,7 +16,7 @@ from minigpt4.evaluation.validation import (
 )
 
 ABCD = {"A": "red", "B": "blue", "C": "green", "D": "none"}
-ASKED = {"1": Asked(ABCD, "A"), "2": Asked({"A": "x", "B": "y"}, "B"), "3": Asked(ABCD)}
+ASKED = {"1": Reference(ABCD, "A"), "2": Reference({"A": "x", "B": "y"}, "B"), "3": Reference(ABCD)}
 
 
 def problems(*pairs: tuple[str, str], by_first_letter: bool = False) -> dict[str, list[str]]:
@@ -98,17 +98,17 @@ def test_accuracy_counts_rows_that_tell_their_answer_and_rotations_together():
     assert accuracy_lines(ASKED, [Result("1", "a"), Result("3", "A")]) == [
         "accuracy: 50.00% of 2 rows that tell their answer"
     ]
-    rotated = {**ASKED, "1000001": Asked(ABCD, "B")}
+    rotated = {**ASKED, "1000001": Reference(ABCD, "B")}
     assert accuracy_lines(rotated, [Result("1", "A"), Result("1000001", "B"), Result("2", "A")]) == [
         "accuracy: 66.67% of 3 rows that tell their answer",
         "circular accuracy: 50.00%",
     ]
-    assert accuracy_lines({"3": Asked(ABCD)}, []) == ["accuracy: unknown, no row tells its answer"]
+    assert accuracy_lines({"3": Reference(ABCD)}, []) == ["accuracy: unknown, no row tells its answer"]
 
 
 def test_mmbench_options_and_truth_come_from_the_table():
     table = pandas.DataFrame({"index": [1], "A": ["None"], "B": ["x"], "C": [float("nan")], "answer": [float("nan")]})
-    assert mmbench_asked(table) == {"1": Asked({"B": "x"}, None)}
+    assert mmbench_asked(table) == {"1": Reference({"B": "x"}, None)}
 
 
 def test_the_report_shows_each_number():
@@ -124,7 +124,7 @@ def test_options_are_compared_as_the_file_writes_them(tmp_path):
     file = tmp_path / "mm.tsv"
     file.write_text("index\tquestion\tA\tB\timage\tanswer\n007\tQ?\t1\t2\tAAAA\tA\n8\tQ?\t1.50\t2\tAAAA\tB\n")
     asked = mmbench_asked(read_mmbench(file, as_text=True))
-    assert asked == {"7": Asked({"A": "1", "B": "2"}, "A"), "8": Asked({"A": "1.50", "B": "2"}, "B")}
+    assert asked == {"7": Reference({"A": "1", "B": "2"}, "A"), "8": Reference({"A": "1.50", "B": "2"}, "B")}
     assert accuracy_lines(asked, [Result("7", "1"), Result("8", "2")])[0].startswith("accuracy: 100.00%")
 
 

@@ -73,7 +73,7 @@ def test_okvqa_scores_each_question_as_recorded(evaluate, make_benchmarks):
     done = evaluate("okvqa")
     [benchmark] = make_benchmarks("okvqa")
     for question, row in zip(done.questions, json.loads(done.text), strict=True):
-        right = benchmark.correctness(question, row["answer"])
+        right = benchmark.score_one(question, row["answer"])
         assert 100 * right == pytest.approx(done.recorded["per_question"][str(question.id)], abs=0.005)
 
 
@@ -83,7 +83,7 @@ def test_answers_that_need_no_cleaning_are_right_as_recorded(name, evaluate, mak
     [benchmark] = make_benchmarks(name)
     for question, item in zip(done.questions, done.recorded["items"], strict=True):
         if not is_dirty(item["model_answer"]):
-            assert benchmark.correctness(question, benchmark.clean(item["model_answer"])) == item["correct"], item
+            assert benchmark.score_one(question, benchmark.clean(item["model_answer"])) == item["correct"], item
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_vizwiz_scores_as_recorded_but_for_marks_and_blanks(evaluate, make_bench
         if is_dirty(item["model_answer"]) or any("_" in person or is_dirty(person) for person in people):
             continue  # the reference joins and splits the people's answers at "_" and strips neither side
         num_compared += 1
-        assert benchmark.correctness(question, item["model_answer"]) == pytest.approx(item["acc"])
+        assert benchmark.score_one(question, item["model_answer"]) == pytest.approx(item["acc"])
     assert num_compared >= 13
 
 
@@ -118,8 +118,8 @@ def test_vizwiz_strips_both_sides_and_keeps_underscores(make_benchmarks):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
     question = type(question)(id=0, prompt="", image=(), extra={"answers": ["light_blue", " Light_Blue ", "blue"]})
-    assert benchmark.correctness(question, benchmark.clean(" LIGHT_BLUE<unk>")) == pytest.approx(2 / 3)
-    assert benchmark.correctness(question, "light") == 0.0
+    assert benchmark.score_one(question, benchmark.clean(" LIGHT_BLUE<unk>")) == pytest.approx(2 / 3)
+    assert benchmark.score_one(question, "light") == 0.0
 
 
 def test_iconvqa_ranks_the_choices_of_each_question_alone(evaluate):

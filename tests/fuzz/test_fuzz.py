@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from minigpt4.api import open_picture
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.images import read_image
-from minigpt4.evaluation.command import prepare
-from minigpt4.inference import open_picture
+from minigpt4.evaluation.evaluator import prepare
 from minigpt4.sample_world.world import WorldSize, write_world
 from tests.fuzz.mutations import mutate
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from minigpt4.evaluation.mistakes import write_mistakes
 from minigpt4.evaluation.report import write_report
-from minigpt4.evaluation.results import add_result
 from minigpt4.reports.page import cut, environment
+from tests.evaluation.one_run import add_result
 
 HOSTILE = "<script>document.title='harmed'</script>\x00\x1b[31m\ud800" + "x" * 10_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

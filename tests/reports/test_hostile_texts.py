@@ -12,10 +12,10 @@ from PIL import Image
 
 from minigpt4.evaluation.mistakes import write_mistakes
 from minigpt4.evaluation.report import write_report
-from minigpt4.evaluation.results import add_result
 from minigpt4.reports.page import environment, render, write_page
 from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
 from minigpt4.reports.run_page import write_run_page
+from tests.evaluation.one_run import add_result
 
 HOSTILE = "\"'><script>a(1)</script>{{7*7}}\x00\x1b"
 SHOWN = "\"'><script>a(1)</script>{{7*7}}\ufffd\ufffd"

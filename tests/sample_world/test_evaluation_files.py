@@ -9,7 +9,7 @@ from PIL import Image
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.benchmark import Answered
+from minigpt4.evaluation.benchmark import Prediction
 from minigpt4.sample_world.exact_files import LISTED_WORDS
 from minigpt4.sample_world.questions import ask_all
 from minigpt4.sample_world.scenes import SIDE, make_scene
@@ -74,13 +74,13 @@ def test_a_benchmark_reads_its_questions_and_pictures(name, benchmarks):
 def truth(question, benchmark):
     if question.choices:
         return [question.extra["truth"]]
-    return benchmark.about(question)["truth"].split(" (")[0]
+    return benchmark.metadata(question)["truth"].split(" (")[0]
 
 
 @pytest.mark.parametrize("name", NUM_QUESTIONS)
 def test_the_truth_scores_100_percent(name, benchmarks):
     benchmark = benchmarks[name]
-    answered = [Answered(question, truth(question, benchmark)) for question in benchmark.questions()]
+    answered = [Prediction(question, truth(question, benchmark)) for question in benchmark.questions()]
     score = benchmark.score(answered)
     assert (score["accuracy"], score["num_unparsed"]) == (100, 0)
 

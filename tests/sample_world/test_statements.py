@@ -2,7 +2,7 @@ import json
 import re
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.evaluation.vqa import VizWiz
+from minigpt4.evaluation.benchmarks.vqa import VizWiz
 from minigpt4.sample_world.questions import ask_in_vain
 from minigpt4.sample_world.scenes import Scene
 from minigpt4.sample_world.statements import state

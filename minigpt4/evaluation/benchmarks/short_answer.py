@@ -17,11 +17,11 @@ from minigpt4.evaluation.tables import need
 class PredictedTruth(Benchmark):
     """A benchmark whose result file holds {pred, gt} and where right is equal in lower case."""
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return the answer beside the truth."""
         return {"pred": answer, "gt": question.extra["truth"]}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the answer in lower case is the truth."""
         truth = question.extra["truth"]
         return None if truth is None else float(answer.lower() == truth)
@@ -133,7 +133,7 @@ class HatefulMemes(Benchmark):
             extra={"truth": read_label(row) if is_labelled else None},
         )
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return 1 for yes, 0 for no, else the answer itself, beside the label."""
         return {"pred": self.labels.get(answer.lower(), answer), "gt": question.extra["truth"]}
 
@@ -142,12 +142,12 @@ class HatefulMemes(Benchmark):
         words = {label: word for word, label in self.labels.items()}
         return words.get(entry["pred"], entry["pred"])
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the label in words."""
         words = {label: word for word, label in self.labels.items()}
-        return {**super().about(question), "truth": words.get(question.extra["truth"])}
+        return {**super().metadata(question), "truth": words.get(question.extra["truth"])}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether yes or no fits the label."""
         truth = question.extra["truth"]
         return None if truth is None else float(self.labels.get(answer.lower()) == truth)

@@ -11,8 +11,8 @@ from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import NUMBER, is_number, require, shown
 from minigpt4.conversation.box_text import box_text
 from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.benchmarks.scorers import BOX, overlap, read_box
 from minigpt4.evaluation.rows import Row
-from minigpt4.evaluation.scorers import BOX, overlap, read_box
 
 IMAGE_NAME_LENGTH = 27
 """So many characters of an img_id name its image; the object's number follows."""
@@ -71,15 +71,15 @@ class RefCOCO(Benchmark):
         """Return the answer without blanks."""
         return "".join(super().clean(answer).split())
 
-    def try_again(self, answer: str) -> bool:
+    def needs_resample(self, answer: str) -> bool:
         """Return whether the answer holds no box."""
         return BOX.search(answer) is None
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return the answer with the object that was asked for."""
         return {"img_id": question.extra["img_id"], "sents": question.extra["sents"], "answer": answer}
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the true box as the model would write it."""
         if question.extra["bbox"] is None:
             return {"type": None, "options": None, "truth": None}
@@ -94,7 +94,7 @@ class RefCOCO(Benchmark):
         """Return whether the answer is a box."""
         return self.box(question, answer) is not None
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the box lies well enough on the true one (x, y, width, height in the file)."""
         if question.extra["bbox"] is None:
             return None

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.conversation.prompt_templates import choice_question
-from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Answered, Benchmark, Question
+from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmarks.scorers import LETTERS, circular_percent, first_letter, read_letter
 from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
-from minigpt4.evaluation.scorers import LETTERS, circular_percent, first_letter, read_letter
-from minigpt4.evaluation.submissions import read_seed
+from minigpt4.evaluation.seed_annotation import read_seed
 from minigpt4.evaluation.tables import is_absent
 from minigpt4.evaluation.tsv import read_tsv, true_letter
 
@@ -72,15 +72,20 @@ class SeedBench(Benchmark):
             for q in annotation["questions"]
         }
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return what the converter reads."""
         head = {"text": answer, "prompt": question.prompt, "question_id": question.id}
         return {**head, "model_id": MODEL_ID, "metadata": {}}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the first letter is the truth."""
         truth = question.extra.get("truth")
-        return None if truth is None else float(first_letter(answer) == truth.upper())
+        return None if truth is None else self.score_answer(answer, truth)
+
+    @staticmethod
+    def score_answer(answer: str, truth: str) -> float:
+        """Return whether the first letter is the true one, as evaluation and converter count."""
+        return float(first_letter(answer) == truth.upper())
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the first letter could be right."""
@@ -137,25 +142,30 @@ class MMBench(Benchmark):
             },
         )
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return what the converter reads."""
         options = question.extra["options"]
         head = {"text": answer, "prompt": question.prompt, "question_id": question.id}
         lists = {"options": list(options.values()), "option_char": list(options)}
         return {**head, **lists, "model_id": MODEL_ID, "metadata": {}}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return whether the answer means the true option."""
         truth = question.extra["truth"]
-        return None if truth is None else float(read_letter(answer, question.extra["options"]) == truth)
+        return None if truth is None else self.score_answer(answer, truth, question.extra["options"])
+
+    @staticmethod
+    def score_answer(answer: str, truth: str, options: Mapping[str, str]) -> float:
+        """Return whether the answer means the true option, as evaluation and `--validate` count."""
+        return float(read_letter(answer, options) == truth)
 
     def parses(self, question: Question, answer: str) -> bool:
         """Return whether the answer means one of the options."""
         return read_letter(answer, question.extra["options"]) is not None
 
-    def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
+    def score(self, answered: Sequence[Prediction]) -> dict[str, Any]:
         """Return the usual counts and, where questions come rotated, the accuracy of those right in every rotation."""
-        rights = [(int(question.id), self.correctness(question, answer)) for question, answer in answered]
+        rights = [(int(question.id), self.score_one(question, answer)) for question, answer in answered]
         circular = circular_percent((index, right) for index, right in rights if right is not None)
         return {**super().score(answered), **({} if circular is None else {"circular_accuracy": circular})}
 
@@ -226,17 +236,17 @@ class IconQA(Benchmark):
             },
         )
 
-    def result(self, question: Question, answer: Sequence[int]) -> dict[str, Any]:
+    def export(self, question: Question, answer: Sequence[int]) -> dict[str, Any]:
         """Return the best choice beside the true one, and all in order."""
         best = {"pred": answer[0], "gt": question.extra["truth"]}
         return {question.extra["key"]: question.id, **best, "ranks": list(answer)}
 
-    def correctness(self, question: Question, answer: Sequence[int]) -> float | None:
+    def score_one(self, question: Question, answer: Sequence[int]) -> float | None:
         """Return whether the best choice is the true one."""
         truth = question.extra["truth"]
         return None if truth is None else float(answer[0] == truth)
 
-    def is_answer(self, answer: Any) -> bool:
+    def is_valid(self, answer: Any) -> bool:
         """Return whether these are places of choices."""
         return isinstance(answer, list) and bool(answer) and all(type(place) is int for place in answer)
 
@@ -244,7 +254,7 @@ class IconQA(Benchmark):
         """Return the places of the choices, best first."""
         return entry["ranks"]
 
-    def words(self, question: Question, answer: Sequence[int]) -> str:
+    def display_answer(self, question: Question, answer: Sequence[int]) -> str:
         """Return the best choice, or its place where another's file names one that is not there."""
         return question.choices[answer[0]] if self.parses(question, answer) else str(answer[0])
 
@@ -252,7 +262,7 @@ class IconQA(Benchmark):
         """Return whether the best choice is one of those given."""
         return 0 <= answer[0] < len(question.choices)
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the choices, and the true one in words."""
         truth = question.extra["truth"]
-        return {**super().about(question), "truth": None if truth is None else question.choices[truth]}
+        return {**super().metadata(question), "truth": None if truth is None else question.choices[truth]}

@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from minigpt4.evaluation.asking import Asker, finish
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.parts import fingerprint, read_parts
+from minigpt4.evaluation.shards import fingerprint, read_shards
+from minigpt4.evaluation.worker import InferenceWorker, finish
 from tests.evaluation.one_run import run
 
 ANSWERS = {f"<s>[INST] <Img><ImageHere></Img> q{i} [/INST]": f"<unk> a{i} " for i in range(7)}
@@ -30,13 +30,13 @@ class Seven(Benchmark):
     def questions(self) -> list[Question]:
         return [Question(id=i, prompt=f"q{i}", image=picture(i)) for i in range(7)]
 
-    def try_again(self, answer: str) -> bool:
+    def needs_resample(self, answer: str) -> bool:
         return "a3" in answer
 
-    def result(self, question: Question, answer: Any) -> dict[str, Any]:
+    def export(self, question: Question, answer: Any) -> dict[str, Any]:
         return {"id": question.id, "answer": answer}
 
-    def correctness(self, question: Question, answer: Any) -> float | None:
+    def score_one(self, question: Question, answer: Any) -> float | None:
         return float(answer == "a1")
 
 
@@ -98,7 +98,7 @@ def test_any_number_of_ranks_gives_the_same_file(world_size, tmp_path):
     asked = []
     for rank in range(world_size):
         model = Parrot()
-        Asker(benchmark=benchmark, model=model, image_processor=processor).share(
+        InferenceWorker(benchmark=benchmark, model=model, image_processor=processor).share(
             questions, tmp_path, "a run", rank=rank, world_size=world_size
         )
         asked.append(model.asked)
@@ -149,13 +149,13 @@ def test_a_run_that_died_continues_with_another_number_of_ranks(tmp_path):
     benchmark, name = seven(batch_size=1), "a run"
     questions = benchmark.questions()
     for rank in range(3):
-        asker = Asker(benchmark=benchmark, model=Parrot(dies_at="q5"), image_processor=processor)
+        asker = InferenceWorker(benchmark=benchmark, model=Parrot(dies_at="q5"), image_processor=processor)
         try:
             asker.share(questions, tmp_path, name, rank=rank, world_size=3)
         except RuntimeError:
             assert rank == 2
     model = Parrot()
-    Asker(benchmark=benchmark, model=model, image_processor=processor).share(
+    InferenceWorker(benchmark=benchmark, model=model, image_processor=processor).share(
         questions, tmp_path, name, rank=0, world_size=1
     )
     assert model.asked == ["q5"]
@@ -174,7 +174,7 @@ def test_answers_of_another_checkpoint_are_not_taken_over(tmp_path):
 def test_rows_that_nobody_answered_are_an_error(tmp_path):
     benchmark = seven()
     questions = benchmark.questions()
-    Asker(benchmark=benchmark, model=Parrot(), image_processor=processor).share(
+    InferenceWorker(benchmark=benchmark, model=Parrot(), image_processor=processor).share(
         questions, tmp_path, "a run", rank=0, world_size=2
     )
     with pytest.raises(ValueError, match=r"3 of 7 rows have no answer .* the same folder"):
@@ -210,7 +210,7 @@ def test_a_fingerprint_follows_prompts_and_settings():
 
 
 def test_parts_of_nothing_are_empty(tmp_path):
-    assert read_parts(tmp_path, "seven", "a run") == {}
+    assert read_shards(tmp_path, "seven", "a run") == {}
 
 
 def test_an_image_is_encoded_once_however_many_questions_it_has(tmp_path):

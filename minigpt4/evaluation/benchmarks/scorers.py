@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from minigpt4.conversation.box_text import BOX_SCALE
 
 BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
+RIGHT_FROM = 0.5
+"""An answer that is right in part counts as wrong below this."""
 LETTERS = ("A", "B", "C", "D")
 """What the options of SEED-Bench and MMBench are called."""
 CIRCLE = 1_000_000
@@ -25,6 +27,17 @@ def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
     for name, right in rights:
         groups.setdefault(name, []).append(right)
     return {name: 100 * sum(group) / len(group) for name, group in sorted(groups.items())}
+
+
+def counts_by_type(rights: Iterable[tuple[str | None, float | None]]) -> dict[str, dict[str, int]]:
+    """Return how many questions of each type have a known truth, and how many answers are at least half right."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, right in rights:
+        if name is not None and right is not None:
+            count = counts.setdefault(name, {"num_questions": 0, "num_right": 0})
+            count["num_questions"] += 1
+            count["num_right"] += right >= RIGHT_FROM
+    return dict(sorted(counts.items()))
 
 
 def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:

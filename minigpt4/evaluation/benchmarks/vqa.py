@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
-from minigpt4.evaluation.benchmark import SHORT_ANSWER, Answered, Benchmark, Question
+from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmarks.scorers import percent_by
+from minigpt4.evaluation.benchmarks.vqa_accuracy import AGREEING, vqa_accuracy
 from minigpt4.evaluation.rows import Row, check_answers, each, optional_text, repeated
-from minigpt4.evaluation.scorers import percent_by
-from minigpt4.evaluation.vqa_accuracy import AGREEING, vqa_accuracy
 
 
 def votes(answers: Iterable[str]) -> str:
@@ -63,20 +63,20 @@ class OKVQA(Benchmark):
         """Return the answer in lower case."""
         return super().clean(answer).lower()
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return what the official evaluation reads."""
         return {"answer": answer, "question_id": question.id}
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the question type, and what people answered."""
         people = (person["answer"] for person in question.extra["answers"])
         return {"type": question.extra["question_type"], "options": None, "truth": votes(people)}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return the official accuracy."""
         return vqa_accuracy(answer, question.extra["answers"])
 
-    def score(self, answered: Sequence[Answered]) -> dict[str, Any]:
+    def score(self, answered: Sequence[Prediction]) -> dict[str, Any]:
         """Return the usual counts, and the accuracies by question and answer type, all rounded as officially."""
         scored = super().score(answered)
         scored["accuracy"] = None if scored["accuracy"] is None else round(scored["accuracy"], 2)
@@ -118,16 +118,16 @@ class VizWiz(Benchmark):
             },
         )
 
-    def result(self, question: Question, answer: str) -> dict[str, Any]:
+    def export(self, question: Question, answer: str) -> dict[str, Any]:
         """Return the answer alone, in the order of the questions."""
         return {"answer": answer}
 
-    def about(self, question: Question) -> dict[str, Any]:
+    def metadata(self, question: Question) -> dict[str, Any]:
         """Return the type of answer where the file tells it, and what people answered."""
         people = question.extra["answers"]
-        return {**super().about(question), "truth": None if people is None else votes(people)}
+        return {**super().metadata(question), "truth": None if people is None else votes(people)}
 
-    def correctness(self, question: Question, answer: str) -> float | None:
+    def score_one(self, question: Question, answer: str) -> float | None:
         """Return a third a person who agrees, at most 1."""
         if question.extra["answers"] is None:
             return None

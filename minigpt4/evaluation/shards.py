@@ -22,12 +22,12 @@ def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> s
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def part_files(save_path: Path, name: str) -> list[Path]:
+def shard_files(save_path: Path, name: str) -> list[Path]:
     """Return the part files of a benchmark, of whatever run."""
     return sorted((save_path / FOLDER).glob(f"{name}.rank*.jsonl"))
 
 
-def read_part(path: Path, run: str) -> dict[int, Any]:
+def read_shard(path: Path, run: str) -> dict[int, Any]:
     """Return row -> answer of a part file, nothing where it is of another run; a line cut short by a crash ends it."""
     answers: dict[int, Any] = {}
     with path.open(encoding="utf-8") as file:
@@ -41,29 +41,29 @@ def read_part(path: Path, run: str) -> dict[int, Any]:
     return answers
 
 
-def read_parts(save_path: Path, name: str, run: str) -> dict[int, Any]:
+def read_shards(save_path: Path, name: str, run: str) -> dict[int, Any]:
     """Return row -> answer of all part files of this run."""
     answers: dict[int, Any] = {}
-    for path in part_files(save_path, name):
-        answers.update(read_part(path, run))
+    for path in shard_files(save_path, name):
+        answers.update(read_shard(path, run))
     return answers
 
 
-def remove_parts(save_path: Path, name: str) -> None:
+def remove_shards(save_path: Path, name: str) -> None:
     """Remove the part files of a benchmark, once its result file is written."""
-    for path in part_files(save_path, name):
+    for path in shard_files(save_path, name):
         path.unlink()
     folder = save_path / FOLDER
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-class PartWriter:
+class ShardWriter:
     """The part file of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
 
     def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
         self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
-        kept = read_part(self.path, run) if self.path.is_file() else {}
+        kept = read_shard(self.path, run) if self.path.is_file() else {}
         write_text(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
 
     def __enter__(self) -> Self:

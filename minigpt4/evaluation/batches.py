@@ -9,14 +9,14 @@ from minigpt4.evaluation.benchmark import Question
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ImageGroup:
     """Rows that one rank asks in batches, and the images they show, which no other unit shows."""
 
     batches: tuple[tuple[int, ...], ...]
     images: tuple[Hashable, ...]
 
 
-def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
+def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGroup]:
     """Return all rows in units of whole images, from the longest prompts to the shortest.
 
     A unit is one batch, but for an image with more questions than a batch holds. Units follow from the questions and
@@ -24,10 +24,10 @@ def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, question in enumerate(questions):
-        rows_of.setdefault(question.image, []).append(row)
+        rows_of.setdefault(row if question.image is None else question.image, []).append(row)
     lengths = [len(question.prompt) for question in questions]
     images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
-    units: list[Unit] = []
+    units: list[ImageGroup] = []
     rows: list[int] = []
     shown: list[Hashable] = []
     for image in images:
@@ -35,10 +35,11 @@ def plan(questions: Sequence[Question], batch_size: int) -> list[Unit]:
             units.append(_unit(rows, shown, batch_size))
             rows, shown = [], []
         rows += sorted(rows_of[image], key=lambda row: (-lengths[row], row))
-        shown.append(image)
+        if not isinstance(image, int):  # a row: a question without an image
+            shown.append(image)
     return [*units, _unit(rows, shown, batch_size)] if rows else units
 
 
-def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> Unit:
+def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> ImageGroup:
     batches = tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
-    return Unit(batches, tuple(images))
+    return ImageGroup(batches, tuple(images))

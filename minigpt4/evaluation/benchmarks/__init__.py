@@ -1,0 +1,5 @@
+"""The ten published benchmarks; importing this registers them."""
+
+from minigpt4.evaluation.benchmarks import choice, refcoco, short_answer, vqa
+
+__all__ = ["choice", "refcoco", "short_answer", "vqa"]
