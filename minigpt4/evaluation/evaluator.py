@@ -191,7 +191,8 @@ class Evaluator:
 
     def _ask(self, item: Prepared, model: GenerativeModel, settings: dict[str, Any]) -> BenchmarkResult:
         cfg, benchmark = self.cfg, copy.copy(item.benchmark)
-        benchmark.num_tries = self.num_tries
+        tries_again = type(benchmark).needs_resample is not Benchmark.needs_resample
+        benchmark.num_tries = self.num_tries if tries_again else 0
         device = dist_utils.pick_device(cfg.run_cfg)
         dtype = dist_utils.autocast_dtype(cfg.run_cfg, device)
         started = time.monotonic()
