@@ -10,7 +10,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from minigpt4.models.base_model import BaseModel
-from minigpt4.models.llama import causal_lm
 from minigpt4.runners.strategy import Parallel, wrap
 from tests.runners.test_two_processes_equal_one import batches, gradients, load_model
 from tests.runners.tiny import tiny_config, write_config
@@ -120,7 +119,7 @@ def test_random_weights_are_drawn_part_by_part_and_what_is_trained_is_the_same_o
 
 def test_tied_weights_stay_whole_and_tied(group_of_one):
     model = random_model(tie_word_embeddings=True)
-    llama = causal_lm(model.llama_model)
+    llama = model.language_model.causal_lm
     parallel = wrap(model, strategy="fsdp", device=CPU)
     assert llama.lm_head.weight is llama.model.embed_tokens.weight
     assert not isinstance(llama.lm_head.weight, DTensor)
@@ -131,7 +130,7 @@ def test_tied_weights_stay_whole_and_tied(group_of_one):
 
 def test_8_bit_weights_are_not_sharded(group_of_one):
     model = random_model()
-    layer = causal_lm(model.llama_model).model.layers[0].mlp.up_proj
+    layer = model.language_model.causal_lm.model.layers[0].mlp.up_proj
     layer.weight = nn.Parameter(torch.zeros(64, 32, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match=r"run\.strategy: fsdp does not shard 8-bit or 4-bit weights; use ddp"):
         wrap(model, strategy="fsdp", device=CPU)
