@@ -23,6 +23,7 @@ from minigpt4.models.losses import cross_entropy
 from minigpt4.models.projector import Projector
 from minigpt4.models.prompts import checked_images, shared_prefixes
 from minigpt4.models.scoring import score_choices
+from minigpt4.models.turns import Turns
 from minigpt4.models.vision.vision_tower import VisionTower
 
 
@@ -194,6 +195,10 @@ class MiniGPTv2(BaseModel):
         hidden = self.language_model.hidden(embeds, batch)
         return cross_entropy(self.language_model.head(hidden[targets - 1]), batch.labels[targets])
 
+    def use_cuda_graphs(self) -> None:
+        """Have decode steps run from CUDA graphs."""
+        self.language_model.cuda_graphs = True
+
     def merged(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which LoRA is merged into the weights; see `merged_lora.merged`."""
         return self.language_model.merged()
@@ -226,14 +231,15 @@ class MiniGPTv2(BaseModel):
         image have it read once. `options` are those of `decoding_config`; `seed` makes sampling repeatable and leaves
         torch's generators as they were.
 
-        Raises: ValueError when images and placeholders differ in number.
+        Threads take turns. Raises: ValueError when images and placeholders differ in number, or when the model is in
+        training mode and something would drop out.
         """
-        self._check_answers()
         encoder = self.chat_encoder
         config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
         if not prompts:
             return []
-        with self.merged():  # merging costs less than LoRA's products in the prefill alone
+        with self._answering(), self.merged():  # merging costs less than LoRA's products in the prefill alone
+            self._refuse_dropout()
             asked = [encoder.prompt_ids(prompt) for prompt in prompts]
             embeds = self._embed_prompts(images, prompts, asked, shown)
             prefixes = shared_prefixes(prompts, asked, shown)
@@ -247,13 +253,22 @@ class MiniGPTv2(BaseModel):
     def stream(self, images: ImageTokens | Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
         """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
 
-        LoRA is merged only where the caller or `merge_for_good` did it. `images` as in `generate`.
+        LoRA is merged only where the caller or `merge_for_good` did it. Threads take turns at each token, so other
+        answers may come between; with CUDA graphs these end this one with an error. `images` as in `generate`.
+        Raises: ValueError as `generate`.
         """
-        self._check_answers()
         encoder = self.chat_encoder
         config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
+        with self._answering():
+            self._refuse_dropout()
+            embeds = self.embed_prompts(images, [prompt])
+            tokens = generate_tokens(self.language_model.decoder, embeds, config)
         ids: list[int] = []
-        for token in generate_tokens(self.language_model.decoder, self.embed_prompts(images, [prompt]), config):
+        while True:
+            with self.language_model.turns:
+                token = next(tokens, None)
+            if token is None:
+                return
             ids.append(int(token))
             yield encoder.answer(ids)
 
@@ -271,14 +286,14 @@ class MiniGPTv2(BaseModel):
         A choice's score is the sum of the losses of its tokens, end_sym included, over one less than the tokens of its
         whole sequence. It does not depend on what else is ranked in the same call. `images`, `shown` as in `generate`.
 
-        Raises: ValueError when prompts and choices, or images and placeholders, differ in number.
+        Raises: ValueError as `generate`, or when prompts and choices differ in number.
         """
-        self._check_answers()
         encoder = self.chat_encoder
         if len(prompts) != len(choices):
             raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
         ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
-        with self.merged():
+        with self._answering(), self.merged():
+            self._refuse_dropout()
             asked = [encoder.prompt_ids(prompt) for prompt in prompts]
             embeds = self._embed_prompts(images, prompts, asked, shown)
             prefixes = shared_prefixes(prompts, asked, shown)
@@ -313,9 +328,23 @@ class MiniGPTv2(BaseModel):
             image_tokens = image_tokens[chosen]
         return list(self.embed(packed, image_tokens, positions=positions).split([len(one) for one in asked]))
 
-    def _check_answers(self) -> None:
+    def _answering(self) -> Turns:
+        """Return the lock under which a model answers. Raises: ValueError when it was quantised for training."""
         if self._is_quantised:
             raise ValueError("model.frozen_dtype: float8 is for training; a model answers that was not quantised")
+        return self.language_model.turns
+
+    def _refuse_dropout(self) -> None:
+        """Raise ValueError when the model is in training mode and some part drops out; merged LoRA does not."""
+        idle: set[int] = set()
+        for name, module in self.named_modules() if self.training else ():
+            if getattr(module, "merged", None) is True:
+                idle.update(map(id, module.modules()))
+            rate = getattr(module, "drop_prob", getattr(module, "p", 0))  # a DropPath of timm, or a Dropout
+            if module.training and isinstance(rate, float) and rate > 0 and id(module) not in idle:
+                raise ValueError(
+                    f"the model is in training mode, where {name} drops out; call eval() before it answers"
+                )
 
 
 def _zero(module: torch.nn.Module) -> Tensor:

@@ -31,6 +31,7 @@ from minigpt4.models.kv_cache import send
 from minigpt4.models.lora import LowPrecisionCopies, make_lora_lean
 from minigpt4.models.merged_lora import merge_for_good, merged
 from minigpt4.models.precision import language_autocast
+from minigpt4.models.turns import Turns
 
 _COMPILABLE = ("input_layernorm", "post_attention_layernorm", "mlp")
 _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -45,7 +46,8 @@ class LanguageModel(nn.Module):
     faster parts, or with weights of fewer bits, overrides `check_options`, `reading_options`, `adapt`, `join_weights`
     and `quantise`.
 
-    `model` is the causal language model of transformers, or peft's model around it.
+    `model` is the causal language model of transformers, or peft's model around it. Threads that compute with a KV
+    cache or merge LoRA hold `turns` meanwhile.
 
     Raises: ValueError when the family computes attention or logits in a way that is not supported.
     """
@@ -62,6 +64,9 @@ class LanguageModel(nn.Module):
         self._decoder: Decoder | None = None
         self._copies: LowPrecisionCopies | None = None
         self._is_merged_for_good = False
+        self.turns = Turns()
+        self._merging = contextlib.ExitStack()
+        self._num_merged = 0
         for name in _UNSUPPORTED:
             if getattr(self.config, name, None) not in (None, 1, 1.0):
                 raise ValueError(f"model.llama_model: models with {name} are not supported")
@@ -82,6 +87,8 @@ class LanguageModel(nn.Module):
         """
         cls.check_options(cfg)
         model = cls._random(cfg.llama_config, dtype) if cfg.random_weights else cls._read(cfg, dtype)
+        if not model._supports_attention_backend:  # it would ignore the packed attention and mix the examples
+            raise ValueError(f"model.llama_model: {type(model).__name__} of transformers takes no other attention")
         register_packed_attention()
         model.set_attn_implementation(PACKED)
         cls.adapt(model, cfg)
@@ -211,9 +218,23 @@ class LanguageModel(nn.Module):
     def quantise(self) -> None:
         """Keep the frozen weights of the layers in 8 bits, for training alone; see `check_options`."""
 
-    def merged(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which LoRA is merged into the weights; see `merged_lora.merged`."""
-        return merged(self.model)
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """Hold LoRA merged into the weights until the last of its users, who may be threads, leaves.
+
+        See `merged_lora.merged`.
+        """
+        with self.turns:
+            if not self._num_merged:
+                self._merging.enter_context(merged(self.model))
+            self._num_merged += 1
+        try:
+            yield
+        finally:
+            with self.turns:
+                self._num_merged -= 1
+                if not self._num_merged:
+                    self._merging.close()
 
     def merge_for_good(self) -> None:
         """Merge LoRA into the weights, after which the model answers and is not trained."""
@@ -314,6 +335,9 @@ def _with_lora(causal_lm: Any, cfg: Any) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     with quiet_libraries():
-        model = get_peft_model(causal_lm, config, autocast_adapter_dtype=True)
+        try:
+            model = get_peft_model(causal_lm, config, autocast_adapter_dtype=True)
+        except ValueError as error:
+            raise ValueError(f"model.lora_target_modules: {error}") from error
     make_lora_lean(model)
     return model
