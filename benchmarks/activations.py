@@ -106,9 +106,9 @@ def ours(count: int, *, recompute: bool) -> tuple[int, int]:
 def published(count: int) -> tuple[int, int]:
     """Return the same of the published way; its autocast, which meta lacks, would add float32 copies of inputs."""
     model = build(torch.float16, recompute=False)
-    model.llama_proj.half()
+    model.projector.linear.half()
     padded = PaddedModel(model, PartTimer(META, enabled=False)).half()
-    model.ln_vision.float()
+    model.vision_tower.ln_vision.float()
     made = examples(count)
     saved = SavedBytes(model)
     with saved_tensors_hooks(saved.save, lambda tensor: tensor):

@@ -36,9 +36,8 @@ from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.worker import infer
-from minigpt4.models.answering import answering_mode, decoding_config, embed_prompts
 from minigpt4.models.attention import PACKED
-from minigpt4.models.llama import causal_lm
+from minigpt4.models.decoding import decoding_config
 
 PUBLISHED_BATCH = 10
 IMAGE_SIZE = 448
@@ -75,7 +74,7 @@ def make_set(folder: Path, *, images: int, questions: int, text_tokens: int, rng
 @contextlib.contextmanager
 def eager(model: Any) -> Iterator[None]:
     """Hold both transformers in eager attention."""
-    language, blocks = causal_lm(model.llama_model), model.visual_encoder.blocks
+    language, blocks = model.language_model.causal_lm, model.vision_tower.vit.blocks
     fused = [block.attn.fused_attn for block in blocks]
     language.set_attn_implementation("eager")
     for block in blocks:
@@ -96,13 +95,13 @@ def published_way(model: Any, benchmark: Benchmark, questions: Sequence[Question
     for at in range(0, len(questions), PUBLISHED_BATCH):
         batch = questions[at : at + PUBLISHED_BATCH]
         images = torch.stack([processor(benchmark.open_image(question)) for question in batch])
-        with answering_mode(model), eager(model):
+        with torch.no_grad(), eager(model):
             prompts = [encoder.chat_format.generation_prompt(question.prompt) for question in batch]
-            embeds = embed_prompts(model, images, prompts)
+            embeds = model.embed_prompts(images, prompts)
             padded = pad_sequence(embeds, batch_first=True, padding_side="left")
             starts = padded.shape[1] - torch.tensor([len(one) for one in embeds], device=padded.device)
             mask = torch.arange(padded.shape[1], device=padded.device) >= starts[:, None]
-            language: Any = causal_lm(model.llama_model)
+            language: Any = model.language_model.causal_lm
             ids = language.generate(inputs_embeds=padded, attention_mask=mask.long(), generation_config=config)
         answers += [benchmark.clean(encoder.answer(row)) for row in ids.tolist()]
     return answers
@@ -110,7 +109,7 @@ def published_way(model: Any, benchmark: Benchmark, questions: Sequence[Question
 
 def our_way(model: Any, benchmark: Benchmark, questions: Sequence[Question], processor: Any) -> list[str]:
     """Return the answers, got as the evaluation scripts do, in the order of the questions."""
-    device = model.llama_proj.weight.device
+    device = model.projector.linear.weight.device
     with tempfile.TemporaryDirectory() as folder:
         infer(benchmark, model, processor, save_path=Path(folder), questions=questions, device=device)
         return [row["text"] for row in read_json(Path(folder) / benchmark.result_file)]
@@ -125,7 +124,7 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     materialise(model, device)
     with torch.no_grad():  # a token that is no byte would say nothing
-        causal_lm(model.llama_model).lm_head.weight[model.chat_encoder.tokenizer.vocab_size :] = 0
+        model.language_model.causal_lm.lm_head.weight[model.chat_encoder.tokenizer.vocab_size :] = 0
     return model.to(device).eval()
 
 

@@ -66,7 +66,7 @@ class Answers:
         prompts = [LLAMA_2.generation_prompt(f"{QUESTION}{'please ' * (number % 7)}") for number in range(num)]
         shown = [number % len(pictures) for number in range(num)]
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.device.type == "cuda"), torch.no_grad():
-            seen = self.model.encode_img(pictures)
+            seen = self.model.encode_images(pictures)
             with _graphs(settings, self.model), _merged(self.model):
                 self._seconds(seen, prompts, shown, self.num_tokens)
                 reading = min(self._seconds(seen, prompts, shown, 1) for _ in range(3))
@@ -106,11 +106,12 @@ def _graphs(settings: dict[str, Any], model: Any) -> Iterator[None]:
     if not settings.get("graphs"):
         yield
         return
-    if not hasattr(model, "cuda_graphs"):
+    language_model = model.language_model
+    if not hasattr(language_model, "cuda_graphs"):
         raise NotAvailable("the model has no cuda_graphs")
-    before = model.cuda_graphs
-    model.cuda_graphs, model._decoder = True, None  # the decoder is made with what it finds there
+    before = language_model.cuda_graphs
+    language_model.cuda_graphs = True
     try:
         yield
     finally:
-        model.cuda_graphs, model._decoder = before, None
+        language_model.cuda_graphs = before

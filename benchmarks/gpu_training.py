@@ -27,7 +27,6 @@ from variants import VARIANTS, PartTimer, put_back  # type: ignore[import-not-fo
 from minigpt4.common.config import Config
 from minigpt4.common.schema import ModelConfig, RunConfig
 from minigpt4.conversation.conversation import Batch
-from minigpt4.models.llama import causal_lm
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 
@@ -120,7 +119,7 @@ class Trainings:
             VARIANTS[name](model)
         if "recompute" in args.with_:
             how = {"use_reentrant": False}
-            causal_lm(model.llama_model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+            model.language_model.causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
         splits = {name: {"train": dataset} for name, dataset in self.datasets.items()}
         task = ImageTextPretrainTask()
         runner = MeasuredRunner(cfg=cfg, task=task, model=model, datasets=splits, job_id=str(cfg.run_cfg.job_id))

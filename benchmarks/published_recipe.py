@@ -26,7 +26,6 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.datasets.draws import Fetched
 from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
-from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
 from minigpt4.runners.flops import ModelFlops, utilisation
 
@@ -58,14 +57,14 @@ class PaddedModel(nn.Module):
     def __init__(self, model: Any, timer: Any) -> None:
         super().__init__()
         self.model, self.timer = model, timer
-        causal_lm(model.llama_model).set_attn_implementation("eager")
-        for block in model.visual_encoder.blocks:
+        model.language_model.causal_lm.set_attn_implementation("eager")
+        for block in model.vision_tower.vit.blocks:
             block.attn.fused_attn = False
         make_plain(model)
 
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the mean loss over all targets."""
-        model, device = self.model, self.model.llama_proj.weight.device
+        model, device = self.model, self.model.projector.linear.weight.device
         images = [image for example in examples for image in example.images]
         with self.timer("vit"):
             patches = model.encode_vision(torch.stack(images).to(device)) if images else None
@@ -76,14 +75,14 @@ class PaddedModel(nn.Module):
             embeds = []
             for example, (ids, _) in zip(examples, encoded, strict=True):
                 shown = [next(tokens) for _ in example.images]
-                none = torch.zeros(0, 1, model.llama_proj.out_features, device=device)
+                none = torch.zeros(0, 1, model.projector.linear.out_features, device=device)
                 places = (ids == IMAGE_TOKEN).nonzero().squeeze(1).to(device)
-                embeds.append(model.embed(ids.to(device), torch.stack(shown) if shown else none, places=places))
+                embeds.append(model.embed(ids.to(device), torch.stack(shown) if shown else none, positions=places))
             padded = pad_sequence(embeds, batch_first=True)
             labels = pad_sequence([one for _, one in encoded], batch_first=True, padding_value=IGNORE_INDEX).to(device)
             lengths = torch.tensor([len(one) for one in embeds], device=device)
             mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]
-            llama: Any = causal_lm(model.llama_model)
+            llama: Any = model.language_model.causal_lm
             logits = llama(inputs_embeds=padded, attention_mask=mask.long(), use_cache=False).logits.float()
             return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX)
 
@@ -93,13 +92,13 @@ def widen_vit(model: Any) -> None:
 
     Ours has one dtype in the ViT and runs it without autocast.
     """
-    for name, parameter in model.visual_encoder.named_parameters():
+    for name, parameter in model.vision_tower.vit.named_parameters():
         if parameter.ndim < 2 or name in ("cls_token", "pos_embed"):
             parameter.data = parameter.data.float()
-    for module in model.visual_encoder.modules():
+    for module in model.vision_tower.vit.modules():
         if getattr(module, "k_bias", None) is not None:
             module.k_bias = module.k_bias.float()
-    model._run_vit = model.visual_encoder.forward
+    model.vision_tower.run_vit = model.vision_tower.vit.forward
 
 
 class PublishedTrainer:

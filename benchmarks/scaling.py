@@ -64,10 +64,10 @@ def mean_draw(model: Any, *, num_draws: int) -> Counter[str]:
 def roofline(model: Any, draw: Counter[str], device: str) -> list[dict[str, Any]]:
     """Return a line a part of a mean draw: its work, and its least time by arithmetic and by memory."""
     weights = {
-        "vit": model.visual_encoder,
-        "projection": model.llama_proj,
-        "llm": model.llama_model.get_base_model().model,
-        "head": model.llama_model.get_base_model().lm_head,
+        "vit": model.vision_tower.vit,
+        "projection": model.projector.linear,
+        "llm": model.language_model.causal_lm.model,
+        "head": model.language_model.causal_lm.lm_head,
     }
     work = sum(draw[part] for part in weights)
     lines = []

@@ -21,7 +21,6 @@ from minigpt4.models import kernels, minigpt_v2
 from minigpt4.models.attention import PACKED
 from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
-from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import LeanLinear
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -74,7 +73,7 @@ class TimedTask(ImageTextPretrainTask):
         """Return the model's output for one batch."""
         if not self.timer.enabled:
             return super().train_step(model, batch)
-        encode_vision, project = model.encode_vision, model.llama_proj.forward
+        encode_vision, project = model.encode_vision, model.projector.linear.forward
 
         def timed(part: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
             def wrapped(*args: Any) -> Tensor:
@@ -83,13 +82,13 @@ class TimedTask(ImageTextPretrainTask):
 
             return wrapped
 
-        model.encode_vision, model.llama_proj.forward = timed("vit", encode_vision), timed("projection", project)
+        model.encode_vision, model.projector.linear.forward = timed("vit", encode_vision), timed("projection", project)
         inside = sum(self.timer.seconds[part] for part in ("vit", "projection"))
         began = self.timer.now()
         try:
             return super().train_step(model, batch)
         finally:
-            del model.encode_vision, model.llama_proj.forward
+            del model.encode_vision, model.projector.linear.forward
             self.timer.ended = self.timer.now()
             inside = sum(self.timer.seconds[part] for part in ("vit", "projection")) - inside
             self.timer.add("llm forward", self.timer.ended - began - inside)
@@ -117,7 +116,7 @@ def put_back(model: Any) -> Iterator[None]:
     kinds = {module: module.__class__ for module in model.modules()}
     loss, inference, triton_works = minigpt_v2.cross_entropy, torch.inference_mode, kernels.triton_works
     attend = AttentionInterface()[PACKED]
-    llama: Any = causal_lm(model.llama_model)
+    llama: Any = model.language_model.causal_lm
     hooked: list[Any] = [llama.lm_head, llama.model]
     hooks = [list(module._forward_hooks) for module in hooked]
     try:
@@ -160,8 +159,8 @@ def without_loss(model: Any) -> None:
 
 def without_logits(model: Any) -> None:
     """Take the logits of all positions, of which only those at answers are used."""
-    head = causal_lm(model.llama_model).lm_head
-    language = causal_lm(model.llama_model).model
+    head = model.language_model.causal_lm.lm_head
+    language = model.language_model.causal_lm.model
     seen: list[Tensor] = []
     language.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state[0]))
     head.register_forward_hook(lambda module, args, output: output + 0 * F.linear(seen.pop(), head.weight).sum())

@@ -138,5 +138,6 @@ def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
     if cfg.run_cfg.cuda_graphs and device.type != "cuda":
         raise ValueError(f"run.cuda_graphs: {device.type} has no CUDA graphs; --options run.cuda_graphs=False")
     model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
-    model.cuda_graphs = bool(cfg.run_cfg.cuda_graphs)
+    if cfg.run_cfg.cuda_graphs:
+        model.use_cuda_graphs()
     return model.to(device).eval()

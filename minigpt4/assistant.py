@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
+from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, ImageTokens, Turn
 from minigpt4.processors.pictures import AS_SEEN, decode_image
 
 Picture = Image.Image | str | Path
@@ -37,7 +36,7 @@ class Assistant:
         model.merge_for_good()
         self.pictures = pictures
         self.model, self.processor, self._dtype = model, processor, dtype
-        self.device: torch.device = model.llama_proj.weight.device
+        self.device: torch.device = model.device
 
     def generate(
         self, images: Picture | Sequence[Picture | None], questions: str | Sequence[str], **options: Any
@@ -45,7 +44,7 @@ class Assistant:
         """Return an answer to each question about its picture, or about the one that is given for all.
 
         A picture given more than once is looked at once; None asks without a picture. `options` as of
-        `models.answering.generate`: max_new_tokens, num_beams, do_sample, temperature..
+        `MiniGPTv2.generate`: max_new_tokens, num_beams, do_sample, temperature..
         Raises: ValueError when a picture cannot be read, or pictures and questions differ in number.
         """
         asked = [questions] if isinstance(questions, str) else list(questions)
@@ -68,21 +67,19 @@ class Assistant:
         with self._autocast():
             return self.model.generate(encoded, prompts, shown=shown, **options)
 
-    def encode(self, pictures: Sequence[Any]) -> Tensor:
-        """Return what the language model sees of pictures, (N, tokens, hidden)."""
+    def encode(self, pictures: Sequence[Any]) -> ImageTokens:
+        """Return what the language model sees of pictures."""
         images = torch.stack([self.processor(open_picture(picture, self.pictures)) for picture in pictures])
         with torch.no_grad(), self._autocast():
-            return self.model.encode_img(images.to(self.device))
+            return self.model.encode_images(images.to(self.device))
 
     def chat(self, image: Picture | None = None) -> Chat:
         """Return a conversation, about a picture or about none."""
         return Chat(self, image)
 
-    def stream(self, encoded: Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
+    def stream(self, encoded: ImageTokens | None, prompt: str, **options: Any) -> Iterator[str]:
         """Yield the answer to a prompt as far as it is written."""
-        from minigpt4.models.answering import stream
-
-        steps = stream(self.model, encoded, prompt, **options)
+        steps = self.model.stream(encoded, prompt, **options)
         while True:
             with self._autocast():  # not held between steps, where it would reach into the caller's work
                 text = next(steps, None)

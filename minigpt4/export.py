@@ -41,8 +41,7 @@ from minigpt4.conversation.tokenizer_export import (
     copy_transformers_tokenizer,
     write_transformers_tokenizer,
 )
-from minigpt4.models.answering import answering_mode, embed_prompts
-from minigpt4.models.llama import causal_lm, quiet_libraries
+from minigpt4.models.language.language_model import quiet_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +81,19 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     encoder = model.chat_encoder
     write_tokenizer(encoder.tokenizer, out / "llama", llama_folder=llama_folder)
     embeds = example_embeds(model)
-    logits = logits_of(causal_lm(model.llama_model), embeds)
+    logits = logits_of(model.language_model.causal_lm, embeds)
     projection = {
-        name: value.detach().float().cpu().contiguous() for name, value in model.llama_proj.state_dict().items()
+        name: value.detach().float().cpu().contiguous() for name, value in model.projector.linear.state_dict().items()
     }
     save_file({f"llama_proj.{name}": value for name, value in projection.items()}, out / "projection.safetensors")
     differences: dict[str, float] = {}
-    llama = model.llama_model
+    llama = model.language_model.model
     if isinstance(llama, PeftModel):
         llama.peft_config["default"].base_model_name_or_path = llama_folder
         llama.save_pretrained(str(out / "adapter"))
         # read back onto the base model alone, without the layers that peft put in
         adapted = PeftModel.from_pretrained(llama.unload(), out / "adapter").eval()
-        differences["adapter"] = difference(logits_of(causal_lm(adapted), embeds), logits)
+        differences["adapter"] = difference(logits_of(adapted.get_base_model(), embeds), logits)
         llama = adapted.merge_and_unload()
     # AutoTokenizer leaves EOS out of a batch's shorter answers, but would show our pad piece, which is ordinary text
     pad_id = encoder.tokenizer.pad_id if isinstance(encoder.tokenizer, TransformersTokenizer) else encoder.end_ids[0]
@@ -116,7 +115,7 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
 
 def check_can_export(model: Any) -> None:
     """Raise ValueError when transformers has no way to write the language model or its tokenizer."""
-    language_model, tokenizer = causal_lm(model.llama_model), model.chat_encoder.tokenizer
+    language_model, tokenizer = model.language_model.causal_lm, model.chat_encoder.tokenizer
     rest = "its checkpoint (.pth) holds what was trained: the projection and LoRA"
     if not isinstance(language_model, PreTrainedModel):
         name = type(language_model).__name__
@@ -138,12 +137,11 @@ def write_tokenizer(
 
 def example_embeds(model: Any) -> Tensor:
     """Return the embeddings of a prompt with a picture of noise, (tokens, hidden)."""
-    patches = model.visual_encoder.patch_embed
-    height, width = patches.img_size
-    picture = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    with answering_mode(model):
+    size = model.vision_tower.image_size
+    picture = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
         prompt = model.chat_encoder.chat_format.generation_prompt(QUESTION)
-        return embed_prompts(model, picture, [prompt])[0]
+        return model.embed_prompts(picture, [prompt])[0]
 
 
 def logits_of(llama: Any, embeds: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from transformers import AttentionInterface
 
 from minigpt4.datasets.draws import Draw, Fetched
 from minigpt4.models.attention import PACKED, packed_attention
-from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import examples_of, recorded, tiny_model
 from tests.models.test_llama import random_model
 from tests.runners.tiny import ROOT, environment
@@ -56,11 +55,11 @@ def test_the_published_way_trains_under_autocast_with_a_vit_of_two_dtypes(benchm
     call = recorded("train_calls.json")["instr_chat"]
     examples = examples_of(call["samples"], call["image_size"])
     model = tiny_model(image_size=call["image_size"], **call["config"])
-    for frozen in (model.visual_encoder, causal_lm(model.llama_model)):
+    for frozen in (model.vision_tower.vit, model.language_model.causal_lm):
         for parameter in frozen.parameters():
             parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
     widen_vit(model)
-    assert {parameter.dtype for parameter in model.visual_encoder.parameters()} == {torch.bfloat16, torch.float32}
+    assert {parameter.dtype for parameter in model.vision_tower.vit.parameters()} == {torch.bfloat16, torch.float32}
     padded = PaddedModel(model, PartTimer(torch.device("cpu"), enabled=False))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = padded(examples)

@@ -10,8 +10,6 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer
 from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.export import export, logits_of, main
-from minigpt4.models.answering import answering_mode, embed_prompts
-from minigpt4.models.llama import causal_lm
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.conversation.small_tokenizers import train
 from tests.models.golden_model import ASSETS, picture, tiny_model
@@ -24,9 +22,9 @@ PROMPT = LLAMA_2.generation_prompt("[vqa] What is this?")
 def exported(tmp_path_factory):
     """The folder, how far its logits differ, and what the model says itself."""
     model = tiny_model()
-    with answering_mode(model):
-        embeds = embed_prompts(model, picture(1)[None], [PROMPT])[0]
-    logits = logits_of(causal_lm(model.llama_model), embeds)
+    with torch.no_grad():
+        embeds = model.embed_prompts(picture(1)[None], [PROMPT])[0]
+    logits = logits_of(model.language_model.causal_lm, embeds)
     answer = model.generate(picture(1)[None], [PROMPT])
     out = tmp_path_factory.mktemp("exported") / "new"
     return out, export(model, out, llama_folder=LLAMA, dtype="float32"), embeds, logits, answer
@@ -97,7 +95,7 @@ def test_a_tokenizer_of_another_family_is_exported_as_transformers_reads_it(tmp_
 
 def test_a_language_model_that_transformers_lacks_is_refused_before_anything_is_written(tmp_path):
     model = tiny_model()
-    model.llama_model = torch.nn.Linear(2, 2)
+    model.language_model.model = torch.nn.Linear(2, 2)
     message = r"models of transformers only, and the language model Linear is none; its checkpoint \(\.pth\) holds"
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")

@@ -47,8 +47,8 @@ def test_pictures_and_paths_are_answered_as_the_evaluation_does(assistant):
 
 def test_one_picture_for_all_questions_is_looked_at_once(assistant, monkeypatch):
     seen = []
-    encode_img = assistant.model.encode_img
-    monkeypatch.setattr(assistant.model, "encode_img", lambda images: (seen.append(len(images)), encode_img(images))[1])
+    encode = assistant.model.encode_images
+    monkeypatch.setattr(assistant.model, "encode_images", lambda images: (seen.append(len(images)), encode(images))[1])
     answers = assistant.generate(IMAGES[0], ["a", "b", "c"], max_new_tokens=3)
     again = assistant.generate([IMAGES[0], IMAGES[1], str(IMAGES[0])], ["a", "b", "c"], max_new_tokens=3)
     assert seen == [1, 2]
@@ -102,8 +102,8 @@ def test_model_pictures_decides_what_an_assistant_sees(assistant, tmp_path):
     assert (assistant.pictures, stored.pictures) == ("as_seen", "as_stored")
     photo = phone_photo(tmp_path / "phone.jpg")
     upright = open_picture(photo)
-    assert torch.equal(assistant.encode([photo]), assistant.encode([upright]))
-    assert not torch.equal(stored.encode([photo]), assistant.encode([photo]))
+    assert torch.equal(assistant.encode([photo]).values, assistant.encode([upright]).values)
+    assert not torch.equal(stored.encode([photo]).values, assistant.encode([photo]).values)
 
 
 def test_a_damaged_picture_is_named(assistant, tmp_path):

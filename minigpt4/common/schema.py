@@ -134,7 +134,8 @@ class ModelConfig:
     image_size: int = option(448, at_least=1)
     pictures: str | None = option(choices=PICTURES)  # unset: as_seen for a user's own data alone
 
-    vit_model: str = option("eva_clip_g", choices=("eva_clip_g",))
+    vit_model: str = option("eva_clip_g", registered="vision_tower")
+    vit_options: dict[str, Any] = field(default_factory=dict)  # options of a vision tower that a plugin adds
     vit_ckpt: str | None = EVA_VIT_G_URL  # a file or an address
     vit: VitSize = field(default_factory=VitSize)
     # fp32 keeps the ViT in float32; fp16 and bf16 follow the run
@@ -143,8 +144,9 @@ class ModelConfig:
     drop_path_rate: float = option(0.0, at_least=0, below=1)
     use_grad_checkpoint: bool = False
 
-    llama_model: str = "meta-llama/Llama-2-7b-chat-hf"  # hub id or folder
-    llama_config: dict[str, Any] = field(default_factory=dict)  # sizes for random_weights, over those of Llama-2-7b
+    language_model: str = option("llama", registered="language_model")  # the family of llama_model
+    llama_model: str = "meta-llama/Llama-2-7b-chat-hf"  # hub id or folder, of whatever family
+    llama_config: dict[str, Any] = field(default_factory=dict)  # sizes for random_weights, over those of the family
     lora_r: int = option(64, at_least=0)
     lora_alpha: int = option(16, at_least=1)
     lora_dropout: float = option(0.05, at_least=0, at_most=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 
 MIN_MARK = 4
@@ -131,7 +132,8 @@ class ChatFormat:
 
 def chat_format_of(model_cfg: Any) -> ChatFormat:
     """Return the format of a `model` section: that of its language model, with the section's template and end."""
-    return LLAMA_2.configured(model_cfg)
+    chat_format: ChatFormat = registry.get_language_model_class(model_cfg.language_model).chat_format
+    return chat_format.configured(model_cfg)
 
 
 LLAMA_2 = ChatFormat(

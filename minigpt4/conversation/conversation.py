@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -121,6 +121,20 @@ class Batch:
         """Set fields while a batch is made; afterwards it is frozen."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """What the language model sees of images: `values` (N, tokens, hidden)."""
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, places: Sequence[int] | slice) -> ImageTokens:
+        """Return the tokens of these images, in this order."""
+        return ImageTokens(self.values[places if isinstance(places, slice) else list(places)])
 
 
 class Losses(NamedTuple):

@@ -24,6 +24,8 @@ from minigpt4.evaluation.benchmark import ID_KEYS, Benchmark, Prediction, Questi
 from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
+ADDED_OPTIONS: dict[str, Any] = {"vit_options": {}, "language_model": "llama"}
+"""Options of the model that earlier versions did not have, and the defaults that do as these did."""
 PACKAGES = ("transformers", "peft", "timm", "sentencepiece", "pillow")
 
 
@@ -40,8 +42,12 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     """Return what the answers depend on besides the questions: the model's options, and which checkpoint file it is."""
     file_hash.cache_clear()
     prompts = {"prompt_template": chat_format_of(cfg.model_cfg).template}
+    model: Any = OmegaConf.to_container(OmegaConf.merge(cfg.model_cfg, prompts))
+    for option, default in ADDED_OPTIONS.items():  # at their defaults they leave the names of older runs as they are
+        if model[option] == default:
+            del model[option]
     return {
-        "model": OmegaConf.to_container(OmegaConf.merge(cfg.model_cfg, prompts)),
+        "model": model,
         "ckpt_sha256": file_hash(Path(cfg.model_cfg.ckpt or "")),
         "image_processor": OmegaConf.to_container(image_options(cfg)),
         "amp": [cfg.run_cfg.amp, cfg.run_cfg.amp_dtype, cfg.run_cfg.device],

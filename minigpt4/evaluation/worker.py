@@ -37,7 +37,7 @@ class GenerativeModel(Protocol):
     def merged(self) -> AbstractContextManager[None]:
         """Return a context in which the model answers many questions fast."""
 
-    def encode_img(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Return what the language model sees of images (N, 3, H, W), one entry each."""
 
     def generate(
@@ -165,7 +165,7 @@ class InferenceWorker:
     ) -> Iterator[dict[int, Any]]:
         """Yield the answers of each batch by row; the unit's images are encoded once."""
         with torch.no_grad():
-            images = None if pictures is None else self.model.encode_img(pictures.to(self.device))
+            images = None if pictures is None else self.model.encode_images(pictures.to(self.device))
         place = {image: number for number, image in enumerate(unit.images)}
         for batch in unit.batches:
             if not done.issuperset(batch):

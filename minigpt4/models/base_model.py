@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from minigpt4.common.checkpoint import BACKBONE, published_name
+from minigpt4.conversation.conversation import ImageTokens
 from minigpt4.conversation.encoder import ChatEncoder
 
 _NO_DECAY = ("bias", "ln", "bn")
@@ -50,6 +52,45 @@ class BaseModel(nn.Module):
     def compilable(self, part: str) -> list[nn.Module]:
         """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
         raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
+
+    def use_cuda_graphs(self) -> None:
+        """Have decode steps run from CUDA graphs. Raises: ValueError when the model has none."""
+        raise ValueError(f"run.cuda_graphs: {type(self).__name__} has no CUDA graphs; --options run.cuda_graphs=False")
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Return a context in which the model answers many questions fast."""
+        return nullcontext()
+
+    def merge_for_good(self) -> None:
+        """Make the model answer fast from now on; it may not be trained after."""
+
+    def encode_images(self, images: Tensor) -> ImageTokens:
+        """Return what the language model sees of images (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def generate(self, images: ImageTokens | Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
+        """Return the answer to each prompt."""
+        raise NotImplementedError
+
+    def stream(self, images: ImageTokens | Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as far as it is written."""
+        raise NotImplementedError
+
+    def rank(
+        self,
+        images: ImageTokens | Tensor | None,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        shown: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Return for each prompt the indices of its choices, most likely first."""
+        raise NotImplementedError
 
     def encode_vision(self, images: Tensor) -> Tensor:
         """Return what a frozen vision tower makes of images (N, 3, H, W), as `Batch.vision_features` holds it."""

@@ -1,4 +1,4 @@
-"""Runs a language model of Llama's shape with a KV cache: packed prompts first (prefill), then decode steps."""
+"""Runs a causal language model with a KV cache: packed prompts first (prefill), then decode steps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM
 
 from minigpt4.models.attention import PACKED
 from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
 from minigpt4.models.decode_graphs import DecodeGraphs
 from minigpt4.models.fused_layer import FusedLayer, has_known_layers, lora_is_merged, lora_layers
 from minigpt4.models.kv_cache import KVCache, upload
-from minigpt4.models.llama import language_autocast, without_autocast
+from minigpt4.models.precision import language_autocast, without_autocast
 
 SharedPrefix = tuple[Hashable, int]
 """What a prompt begins with, and for how many tokens: prompts with equal prefixes begin alike."""
@@ -31,13 +30,15 @@ class Decoder:
     `transformers`, to the same numbers up to rounding. With `cuda_graphs` it is captured once for each shape.
     """
 
-    def __init__(self, llama: LlamaForCausalLM, *, cuda_graphs: bool = False) -> None:
-        self._llama: Any = llama
+    def __init__(self, causal_lm: Any, *, cuda_graphs: bool = False) -> None:
+        self.cuda_graphs = cuda_graphs
+        self._causal_lm = causal_lm
         self._layers: list[FusedLayer] | None = None
         self._lora_layers: list[Any] = []
         self._graphs = DecodeGraphs() if cuda_graphs else None
-        everywhere = getattr(llama.config, "sliding_window", None)
-        windows = [getattr(layer.self_attn, "sliding_window", everywhere) for layer in self._llama.model.layers]
+        everywhere = getattr(causal_lm.config, "sliding_window", None)
+        attentions = [getattr(layer, "self_attn", None) for layer in causal_lm.base_model.layers]
+        windows = [getattr(attention, "sliding_window", everywhere) for attention in attentions]
         self._window = min((window for window in windows if window), default=math.inf)
 
     @property
@@ -51,11 +52,11 @@ class Decoder:
         With CUDA graphs this is the cache of the call before where it is large enough, as graphs hold its memory.
         Raises: ValueError when the model attends to fewer tokens than that.
         """
-        config, weight = self._llama.config, self._llama.get_input_embeddings().weight
-        self._check_window(length)
-        self._layers, self._lora_layers = None, lora_layers(self._llama)
-        if has_known_layers(self._llama):
-            self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._llama.model.layers)]
+        config, weight = self._causal_lm.config, self._causal_lm.get_input_embeddings().weight
+        self.check_window(length)
+        self._layers, self._lora_layers = None, lora_layers(self._causal_lm)
+        if has_known_layers(self._causal_lm):
+            self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._causal_lm.model.layers)]
         make = {"num_slots": num_slots, "length": length, "dtype": weight.dtype, "device": weight.device}
         if self._graphs is None:
             return KVCache(config, **make)
@@ -104,7 +105,7 @@ class Decoder:
         Raises: RuntimeError when graphs are asked for but the step cannot be captured; ValueError as `new_cache`.
         """
         num_slots = len(ids)
-        self._check_window(max(cache.seq_lens[:num_slots]) + 1)
+        self.check_window(max(cache.seq_lens[:num_slots]) + 1)
         cache.reserve(max(cache.seq_lens[:num_slots]) + 1)
         bucket = cache.bucket(num_slots)
         step = functools.partial(self._step, cache, bucket)
@@ -123,36 +124,37 @@ class Decoder:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, vocabulary) of hidden states (N, hidden)."""
-        with language_autocast(self._llama, hidden.device):
-            logits: Tensor = self._llama.lm_head(hidden)
+        with language_autocast(self._causal_lm, hidden.device):
+            logits: Tensor = self._causal_lm.get_output_embeddings()(hidden)
         return logits
 
-    def _check_window(self, length: int) -> None:
+    def check_window(self, length: int) -> None:
+        """Raise ValueError when attention slides over fewer tokens than this."""
         if length > self._window:
             raise ValueError(f"prompt and answer have {length} tokens, but attention slides over {self._window:.0f}")
 
     def _step(self, cache: KVCache, bucket: int, ids: Tensor) -> Tensor:
         attention = DecodeAttention(cache, len(ids), bucket)
-        return self._forward(self._llama.get_input_embeddings()(ids), attention)
+        return self._forward(self._causal_lm.get_input_embeddings()(ids), attention)
 
     def _forward(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
         if self._layers is None or not self.is_fused:
             return self._unfused(embeds, attention)
         with without_autocast(embeds.device):
-            cos, sin = self._llama.model.rotary_emb(embeds, attention.position_ids[None])
+            cos, sin = self._causal_lm.model.rotary_emb(embeds, attention.position_ids[None])
             half = sin.shape[-1] // 2
             rotation = (cos[0, :, :half], sin[0, :, :half])
             for layer in self._layers:
                 embeds = layer(embeds, rotation, attention)
-            norm = self._llama.model.norm
+            norm = self._causal_lm.model.norm
             return F.rms_norm(embeds, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
     def _unfused(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the same by the modules of `transformers`."""
-        assert self._llama.config._attn_implementation == PACKED, "another attention would not see the cache"
-        with language_autocast(self._llama, embeds.device):
-            output = self._llama.model(
+        assert self._causal_lm.config._attn_implementation == PACKED, "another attention would not see the cache"
+        with language_autocast(self._causal_lm, embeds.device):
+            output = self._causal_lm.base_model(
                 inputs_embeds=embeds[None],
                 attention_mask=embeds.new_empty(1, 1, 1, 1),  # so that transformers makes none
                 position_ids=attention.position_ids[None],

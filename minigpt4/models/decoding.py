@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -176,3 +177,13 @@ class AnswerEnds:
         if self._event is not None and not self._event.query():
             self._event.synchronize()
         return bool(self._copied.all())
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Hold torch's generators at a seed, and restore them after; without a seed do nothing."""
+    devices = [device] if device.type == "cuda" else []
+    with nullcontext() if seed is None else torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

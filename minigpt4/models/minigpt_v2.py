@@ -1,42 +1,30 @@
-"""MiniGPT-v2: a frozen EVA ViT, four neighbouring patches to one token, a linear layer, Llama with LoRA."""
+"""MiniGPT-v2: a vision tower, four neighbouring patches to one token, a linear layer, a language model with LoRA."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.models.eva import Eva
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt4.common.checkpoint import read_checkpoint
 from minigpt4.common.model_match import check_match, refuse_mismatch
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import PATCHES_PER_TOKEN
-from minigpt4.conversation.chat_format import LLAMA_2
-from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, Losses
+from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, ImageTokens, Losses
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.tokenizer import ByteTokenizer, load_tokenizer
-from minigpt4.models import answering
-from minigpt4.models.attention import PACKED, varlen_works
+from minigpt4.models.attention import varlen_works
 from minigpt4.models.base_model import BaseModel
-from minigpt4.models.decoder import Decoder
-from minigpt4.models.eva_vit import build_visual_encoder, vision_attention
-from minigpt4.models.float8 import quantise_vit
-from minigpt4.models.lean_layers import join_weights, quantise_layers
-from minigpt4.models.llama import build_llama, causal_lm, language_autocast, without_autocast
-from minigpt4.models.lora import LowPrecisionCopies
+from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
+from minigpt4.models.kv_cache import send
+from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.losses import cross_entropy
-from minigpt4.models.merged_lora import merge_for_good, merged
-
-
-class Float32LayerNorm(nn.LayerNorm):
-    """A LayerNorm over float32 values, whatever comes in."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input as float32."""
-        return super().forward(input.float())
+from minigpt4.models.projector import Projector
+from minigpt4.models.prompts import checked_images, shared_prefixes
+from minigpt4.models.scoring import score_choices
+from minigpt4.models.turns import Turns
+from minigpt4.models.vision.vision_tower import VisionTower
 
 
 @registry.register_model("minigpt_v2")
@@ -48,30 +36,22 @@ class MiniGPTv2(BaseModel):
     def __init__(
         self,
         *,
-        llama_model: nn.Module,
-        visual_encoder: Eva,
+        language_model: LanguageModel,
+        vision_tower: VisionTower,
+        projector: Projector,
         chat_encoder: ChatEncoder,
-        freeze_vit: bool = True,
         frozen_dtype: str = "auto",
     ) -> None:
         super().__init__()
-        width = visual_encoder.embed_dim
-        hidden_size = causal_lm(llama_model).config.hidden_size
         # the order decides the order of optimizer state in checkpoints
-        self.llama_model = llama_model
-        self.visual_encoder = visual_encoder
-        self.ln_vision = Float32LayerNorm(width)
-        self.llama_proj = nn.Linear(width * PATCHES_PER_TOKEN, hidden_size)
+        self.language_model = language_model
+        self.vision_tower = vision_tower
+        self.projector = projector
         self.chat_encoder = chat_encoder
-        self.freeze_vit = freeze_vit
+        self.freeze_vit = vision_tower.is_frozen
         self.frozen_dtype = frozen_dtype
         self._is_quantised = False
-        self._copies: LowPrecisionCopies | None = None
-        self._is_merged_for_good = False
-        self.cuda_graphs = False
-        self._decoder: Decoder | None = None
-        self.visual_encoder.requires_grad_(not freeze_vit)
-        self.ln_vision.requires_grad_(not freeze_vit)
+        vision_tower.requires_grad_(not vision_tower.is_frozen)
         self.train()
 
     @classmethod
@@ -83,25 +63,21 @@ class MiniGPTv2(BaseModel):
         Raises: ValueError naming the option when sizes disagree, weights are missing or do not fit, or the checkpoint
         was trained with another model; see `check_match`.
         """
-        num_patches = (cfg.image_size // cfg.vit.patch_size) ** 2
-        if cfg.image_size % cfg.vit.patch_size or num_patches % PATCHES_PER_TOKEN:
-            raise ValueError(
-                f"model.image_size: {cfg.image_size} does not give a multiple of {PATCHES_PER_TOKEN} patches of "
-                f"{cfg.vit.patch_size} pixels a side"
-            )
+        cls._count_image_tokens(cfg)
         state = read_checkpoint(cfg.ckpt, mmap=True) if cfg.ckpt else None
         if state:
             refuse_mismatch(state, cfg, cfg.ckpt)
         chat_encoder = cls.chat_encoder_of(cfg)
-        llama_model = build_llama(cfg, dtype=dtype)
-        num_tokens, vocab_size = chat_encoder.tokenizer.vocab_size, causal_lm(llama_model).config.vocab_size
+        language_model = registry.get_language_model_class(cfg.language_model).from_config(cfg, dtype=dtype)
+        num_tokens, vocab_size = chat_encoder.tokenizer.vocab_size, language_model.config.vocab_size
         if num_tokens > vocab_size:
             raise ValueError(f"model.llama_model: its tokenizer has {num_tokens} tokens, its weights {vocab_size}")
+        vision_tower = registry.get_vision_tower_class(cfg.vit_model).from_config(cfg, dtype=dtype)
         model = cls(
-            llama_model=llama_model,
-            visual_encoder=build_visual_encoder(cfg, dtype),
+            language_model=language_model,
+            vision_tower=vision_tower,
+            projector=Projector(vision_tower.width, language_model.hidden_size),
             chat_encoder=chat_encoder,
-            freeze_vit=cfg.freeze_vit,
             frozen_dtype=cfg.frozen_dtype,
         )
         if state:
@@ -112,60 +88,62 @@ class MiniGPTv2(BaseModel):
     @classmethod
     def chat_encoder_of(cls, model_cfg: Any) -> ChatEncoder:
         """Return the encoder of a `model` section. The tokenizer is read, and no weights are."""
-        tokenizer = ByteTokenizer() if model_cfg.random_weights else load_tokenizer(model_cfg.llama_model)
-        num_image_tokens = (model_cfg.image_size // model_cfg.vit.patch_size) ** 2 // PATCHES_PER_TOKEN
+        language_model = registry.get_language_model_class(model_cfg.language_model)
         return ChatEncoder.from_config(
-            model_cfg, tokenizer=tokenizer, chat_format=LLAMA_2, num_image_tokens=num_image_tokens
+            model_cfg,
+            tokenizer=language_model.load_tokenizer(model_cfg),
+            chat_format=language_model.chat_format,
+            num_image_tokens=cls._count_image_tokens(model_cfg),
         )
 
-    def shardable(self) -> list[nn.Module]:
-        """Return the parts of the language model whose frozen weights may be spread, in the order of their use."""
-        llama = causal_lm(self.llama_model)
-        return [llama.get_input_embeddings(), *llama.model.layers, llama.lm_head]
+    @staticmethod
+    def _count_image_tokens(cfg: Any) -> int:
+        num_patches = registry.get_vision_tower_class(cfg.vit_model).count_patches(cfg)
+        return Projector.count_tokens(num_patches, image_size=cfg.image_size)
 
-    def compilable(self, part: str) -> list[nn.Module]:
-        """Return for "vit" the blocks of a frozen vision encoder, for "llm" the MLPs and norms of the language model.
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.projector.linear.weight.device
+
+    def shardable(self) -> list[torch.nn.Module]:
+        """Return the parts of the language model whose frozen weights may be spread, in the order of their use."""
+        return self.language_model.shardable()
+
+    def compilable(self, part: str) -> list[torch.nn.Module]:
+        """Return for "vit" the blocks of a frozen vision tower, for "llm" the MLPs and norms of the language model.
 
         Raises: ValueError for another part, or for "vit" where it is trained.
         """
         if part == "vit" and self.freeze_vit:
-            return list(self.visual_encoder.blocks)
+            return list(self.vision_tower.blocks)
         if part == "llm":
-            names = ("input_layernorm", "post_attention_layernorm", "mlp")
-            return [getattr(layer, name) for layer in causal_lm(self.llama_model).model.layers for name in names]
+            return self.language_model.compilable()
         raise ValueError(f"run.compile: llm, or vit while model.freeze_vit is true, not {part}")
 
     def join_weights(self) -> None:
         """Lay end to end the frozen weights of the language model that one product can take."""
-        join_weights(self.llama_model)
+        self.language_model.join_weights()
 
     def quantise_frozen(self) -> None:
         """Keep the frozen weights of the layers in 8 bits with `model.frozen_dtype: float8`, for training alone.
 
-        Those of a vision encoder in float32 stay, as do embeddings, head and projection.
+        Those of a vision tower in float32 stay, as do embeddings, head and projection.
         """
-        if self.frozen_dtype != "float8":
-            return
-        quantise_layers(causal_lm(self.llama_model))
-        if self.freeze_vit and self.visual_encoder.patch_embed.proj.weight.dtype != torch.float32:
-            quantise_vit(self.visual_encoder.blocks)
-        self._is_quantised = True
+        if self.frozen_dtype == "float8":
+            self.language_model.quantise()
+            self.vision_tower.quantise()
+            self._is_quantised = True
 
     def graph_problems(self, dtype: torch.dtype, device: torch.device) -> list[str]:
         """Return why a padded batch cannot be computed: its examples would see each other without the varlen kernel."""
         return [] if varlen_works(dtype, device) else ["PyTorch's attention over packed examples fails here"]
 
     def train(self, mode: bool = True) -> MiniGPTv2:
-        """Set the mode of what is trained; a frozen vision encoder is always in eval mode.
-
-        Raises: ValueError when LoRA was merged for good and is to be trained.
-        """
-        if mode and self._is_merged_for_good:
+        """Set the mode of what is trained. Raises: ValueError when LoRA was merged for good and is to be trained."""
+        if mode and self.language_model.is_merged_for_good:
             raise ValueError("LoRA was merged into this model's weights for good: it answers, but does not train")
         super().train(mode)
-        if self.freeze_vit:
-            self.visual_encoder.eval()
-            self.ln_vision.eval()
         return self
 
     def forward(self, batch: Batch) -> Losses:
@@ -175,128 +153,198 @@ class MiniGPTv2(BaseModel):
         """
         if not len(batch.input_ids):
             none = batch.input_ids
-            return Losses(self._zero(""), none.float(), none)
-        features = self.encode_vision(batch.images) if batch.vision_features is None else batch.vision_features
-        image_tokens = self.project(features)
-        embeds = self.embed(batch.input_ids, image_tokens, places=batch.image_positions)
-        losses, places = self.target_losses(embeds, batch)
+            return Losses(_zero(self), none.float(), none)
+        patches = self.encode_vision(batch.images) if batch.vision_features is None else batch.vision_features
+        embeds = self.embed(batch.input_ids, self.project(patches), positions=batch.image_positions)
+        losses = self.target_losses(embeds, batch)
         loss = (losses * batch.weights).sum() / batch.divisor
         if not self.freeze_vit and not len(batch.images):
-            loss = loss + self._zero("visual_encoder.") + self._zero("ln_vision.")
-        return Losses(loss, losses.detach(), places)
-
-    def encode_img(self, images: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of images (N, 3, H, W).
-
-        N may be 0: projecting no rows still gives the projection a gradient, of zero.
-        Raises: ValueError for anything but images; `project` takes what `encode_vision` made of them.
-        """
-        if images.ndim != 4:
-            raise ValueError(f"encode_img takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
-        return self.project(self.encode_vision(images))
-
-    def project(self, patches: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of patches (N, patches, width); neighbours become one token."""
-        num_tokens = patches.shape[1] // PATCHES_PER_TOKEN
-        return self.llama_proj(patches.reshape(len(patches), num_tokens, self.llama_proj.in_features))
+            loss = loss + _zero(self.vision_tower)
+        return Losses(loss, losses.detach(), batch.target_positions)
 
     def encode_vision(self, images: Tensor) -> Tensor:
         """Return the patches (N, patches, width) float32 of images (N, 3, H, W). N may be 0."""
-        if not len(images):  # timm fails on none
-            return images.new_zeros(0, PATCHES_PER_TOKEN, self.visual_encoder.embed_dim, dtype=torch.float32)
-        with torch.inference_mode() if self.freeze_vit else contextlib.nullcontext():
-            seen = self._run_vit(images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_vit):
-            return self.ln_vision(seen)[:, 1:]
+        patches: Tensor = self.vision_tower(images)
+        return patches
 
-    def embed(self, input_ids: Tensor, image_tokens: Tensor, *, places: Tensor | None = None) -> Tensor:
-        """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) in their places.
+    def project(self, patches: Tensor) -> Tensor:
+        """Return the tokens (N, tokens, hidden) of patches (N, patches, width)."""
+        tokens: Tensor = self.projector(patches)
+        return tokens
 
-        Without `places` these are looked for, which waits for the device.
-        """
-        llama = causal_lm(self.llama_model)
-        embeds = llama.get_input_embeddings()(input_ids.clamp(min=0))
-        places = (input_ids == IMAGE_TOKEN).nonzero().squeeze(1) if places is None else places
-        return embeds.index_copy(0, places, image_tokens.flatten(0, 1).to(embeds.dtype))
+    def encode_images(self, images: Tensor) -> ImageTokens:
+        """Return the tokens of images (N, 3, H, W). Raises: ValueError for anything but images."""
+        if images.ndim != 4:
+            raise ValueError(f"encode_images takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
+        return ImageTokens(self.project(self.encode_vision(images)))
 
-    def target_losses(self, embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss of each target token, (num_targets,) float32, and where in the stream each stands.
+    def embed(self, input_ids: Tensor, image_tokens: Tensor, *, positions: Tensor) -> Tensor:
+        """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) at their positions."""
+        embeds = self.language_model.embed(input_ids.clamp(min=0))
+        return embeds.index_copy(0, positions, image_tokens.flatten(0, 1).to(embeds.dtype))
+
+    def target_losses(self, embeds: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each target token, (num_targets,) float32, of input embeddings (T, hidden).
 
         Logits are computed at these places alone. An example begins with an unlearnt BOS, so that none is predicted
         from the end of the example before.
         """
-        llama = causal_lm(self.llama_model)
-        assert llama.config._attn_implementation == PACKED, "another attention would mix the examples"
-        with language_autocast(llama, embeds.device), self._low_precision_copies():
-            hidden = llama.model(
-                inputs_embeds=embeds[None],
-                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
-                attention_mask=embeds.new_empty(1, 1, 1, 1),
-                position_ids=batch.position_ids[None],
-                use_cache=False,
-                sizes=batch.sizes,
-                bounds=batch.bounds,
-            ).last_hidden_state[0]
-            logits = llama.lm_head(hidden[batch.target_positions - 1])
-        return cross_entropy(logits, batch.labels[batch.target_positions]), batch.target_positions
+        targets = batch.target_positions
+        hidden = self.language_model.hidden(embeds, batch)
+        return cross_entropy(self.language_model.head(hidden[targets - 1]), batch.labels[targets])
 
-    @property
-    def decoder(self) -> Decoder:
-        """What runs the language model when it answers."""
-        if self._decoder is None:
-            self._decoder = Decoder(causal_lm(self.llama_model), cuda_graphs=self.cuda_graphs)
-        return self._decoder
+    def use_cuda_graphs(self) -> None:
+        """Have decode steps run from CUDA graphs."""
+        self.language_model.cuda_graphs = True
 
     def merged(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which LoRA is merged into the weights; see `merged_lora.merged`."""
-        return merged(self)
+        return self.language_model.merged()
 
     def merge_for_good(self) -> None:
         """Merge LoRA into the weights, after which the model answers and is not trained."""
-        merge_for_good(self)
-        self._is_merged_for_good = True
+        self.language_model.merge_for_good()
 
     def load_trainable_state(self, state: dict[str, Tensor], source: str = "x.pth") -> None:
         """Copy trained tensors into the model. Raises: ValueError as the base model's, or after `merge_for_good`."""
-        if self._is_merged_for_good:
+        if self.language_model.is_merged_for_good:
             raise ValueError(f"{source}: LoRA was merged into this model's weights for good; load it into a new model")
         super().load_trainable_state(state, source)
 
-    def generate(self, images: Tensor | None, prompts: Sequence[str], **options: Any) -> list[str]:
-        """Return an answer for each prompt; see `answering.generate`."""
-        self._check_answers()
-        return answering.generate(self, images, prompts, **options)
+    @torch.no_grad()
+    def generate(
+        self,
+        images: ImageTokens | Tensor | None,
+        prompts: Sequence[str],
+        *,
+        shown: Sequence[int] | None = None,
+        seed: int | None = None,
+        repetition_penalty: float = 1,
+        **options: Any,
+    ) -> list[str]:
+        """Return the answer to each prompt.
 
+        `images` are pictures (N, 3, H, W) or what `encode_images` made of them; `shown` says which of them each
+        placeholder shows, over all prompts (default: each of them once, in order). Prompts that begin with the same
+        image have it read once. `options` are those of `decoding_config`; `seed` makes sampling repeatable and leaves
+        torch's generators as they were.
+
+        Threads take turns. Raises: ValueError when images and placeholders differ in number, or when the model is in
+        training mode and something would drop out.
+        """
+        encoder = self.chat_encoder
+        config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
+        if not prompts:
+            return []
+        with self._answering(), self.merged():  # merging costs less than LoRA's products in the prefill alone
+            self._refuse_dropout()
+            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
+            embeds = self._embed_prompts(images, prompts, asked, shown)
+            prefixes = shared_prefixes(prompts, asked, shown)
+            with seeded(seed, embeds[0].device):
+                new_ids = self.language_model.generate(
+                    embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty
+                )
+        return [encoder.answer(ids) for ids in new_ids.tolist()]
+
+    @torch.no_grad()
+    def stream(self, images: ImageTokens | Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
+
+        LoRA is merged only where the caller or `merge_for_good` did it. Threads take turns at each token, so other
+        answers may come between; with CUDA graphs these end this one with an error. `images` as in `generate`.
+        Raises: ValueError as `generate`.
+        """
+        encoder = self.chat_encoder
+        config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
+        with self._answering():
+            self._refuse_dropout()
+            embeds = self.embed_prompts(images, [prompt])
+            tokens = generate_tokens(self.language_model.decoder, embeds, config)
+        ids: list[int] = []
+        while True:
+            with self.language_model.turns:
+                token = next(tokens, None)
+            if token is None:
+                return
+            ids.append(int(token))
+            yield encoder.answer(ids)
+
+    @torch.no_grad()
     def rank(
-        self, images: Tensor | None, prompts: Sequence[str], choices: Sequence[Sequence[str]], **options: Any
+        self,
+        images: ImageTokens | Tensor | None,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        shown: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Return the order of each prompt's choices, best first; see `answering.rank`."""
-        self._check_answers()
-        return answering.rank(self, images, prompts, choices, **options)
+        """Return for each prompt the indices of its choices, most likely first, ties in the order given.
 
-    def _check_answers(self) -> None:
+        A choice's score is the sum of the losses of its tokens, end_sym included, over one less than the tokens of its
+        whole sequence. It does not depend on what else is ranked in the same call. `images`, `shown` as in `generate`.
+
+        Raises: ValueError as `generate`, or when prompts and choices differ in number.
+        """
+        encoder = self.chat_encoder
+        if len(prompts) != len(choices):
+            raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
+        ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
+        with self._answering(), self.merged():
+            self._refuse_dropout()
+            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
+            embeds = self._embed_prompts(images, prompts, asked, shown)
+            prefixes = shared_prefixes(prompts, asked, shown)
+            scores = score_choices(self.language_model, embeds, ids, prefixes=prefixes)
+        return [sorted(range(len(row)), key=row.__getitem__) for row in scores]
+
+    def embed_prompts(
+        self, images: ImageTokens | Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`."""
+        return self._embed_prompts(images, prompts, list(map(self.chat_encoder.prompt_ids, prompts)), shown)
+
+    def _embed_prompts(
+        self,
+        images: ImageTokens | Tensor | None,
+        prompts: Sequence[str],
+        asked: Sequence[Tensor],
+        shown: Sequence[int] | None,
+    ) -> list[Tensor]:
+        """Return the embeddings of prompts whose ids (tokens,) are `asked`, which nothing waits for."""
+        shown = checked_images(prompts, 0 if images is None else len(images), shown)
+        if not asked:
+            return []
+        device = self.device
+        if not isinstance(images, ImageTokens):
+            images = self.encode_images((torch.empty(0, 3, 1, 1) if images is None else images).to(device))
+        image_tokens = images.values.to(device)
+        ids = torch.cat(list(asked))
+        positions = (ids == IMAGE_TOKEN).nonzero().squeeze(1)  # looked for on the CPU
+        packed, positions, chosen = (send(x, device) for x in (ids, positions, torch.tensor(shown, dtype=torch.int64)))
+        if list(shown) != list(range(len(image_tokens))):
+            image_tokens = image_tokens[chosen]
+        return list(self.embed(packed, image_tokens, positions=positions).split([len(one) for one in asked]))
+
+    def _answering(self) -> Turns:
+        """Return the lock under which a model answers. Raises: ValueError when it was quantised for training."""
         if self._is_quantised:
             raise ValueError("model.frozen_dtype: float8 is for training; a model answers that was not quantised")
+        return self.language_model.turns
 
-    def _zero(self, prefix: str) -> Tensor:
-        """Return zero as a function of all trained parameters whose name begins with `prefix`."""
-        parts = [(parameter * 0).sum() for name, parameter in self.trainable() if name.startswith(prefix)]
-        return torch.stack(parts).sum()
+    def _refuse_dropout(self) -> None:
+        """Raise ValueError when the model is in training mode and some part drops out; merged LoRA does not."""
+        idle: set[int] = set()
+        for name, module in self.named_modules() if self.training else ():
+            if getattr(module, "merged", None) is True:
+                idle.update(map(id, module.modules()))
+            rate = getattr(module, "drop_prob", getattr(module, "p", 0))  # a DropPath of timm, or a Dropout
+            if module.training and isinstance(rate, float) and rate > 0 and id(module) not in idle:
+                raise ValueError(
+                    f"the model is in training mode, where {name} drops out; call eval() before it answers"
+                )
 
-    def _low_precision_copies(self) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which LoRA is computed from 16-bit copies, where the language model has 16 bits."""
-        dtype = causal_lm(self.llama_model).lm_head.weight.dtype
-        if dtype not in (torch.float16, torch.bfloat16):
-            return contextlib.nullcontext()
-        if self._copies is None or self._copies.device not in (None, self.llama_proj.weight.device):
-            self._copies = LowPrecisionCopies(self.llama_model, dtype)
-        return self._copies
 
-    def _run_vit(self, images: Tensor) -> Tensor:
-        """Run the vision encoder. 16-bit weights run without autocast, which would widen its norms for nothing."""
-        dtype = self.visual_encoder.patch_embed.proj.weight.dtype
-        with vision_attention(images.device):
-            if dtype == torch.float32:
-                return self.visual_encoder(images)
-            with without_autocast(images.device):
-                return self.visual_encoder(images.to(dtype))
+def _zero(module: torch.nn.Module) -> Tensor:
+    """Return zero as a function of all trained parameters of a module."""
+    return torch.stack([(weight * 0).sum() for weight in module.parameters() if weight.requires_grad]).sum()

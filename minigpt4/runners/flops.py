@@ -36,7 +36,7 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
 }
 """Dense 16-bit peak with float32 accumulation of a whole device, FLOP/s, by words of its name."""
-PARTS = (("vit", "visual_encoder.blocks"), ("proj", "llama_proj"), ("lora", "lora_"), ("llm", ".layers."))
+PARTS = (("vit", "vision_tower.vit.blocks"), ("proj", "projector"), ("lora", "lora_"), ("llm", ".layers."))
 
 
 class ModelFlops:
@@ -51,13 +51,13 @@ class ModelFlops:
             for part, key in PARTS
         }
         self._head = _num_weights(next(p for name, p in named.items() if "lm_head" in name))
-        width = model.llama_proj.out_features
+        width = model.projector.linear.out_features
         self._attention = 6 * width * sum(name.endswith("self_attn.o_proj.weight") for name in named)
-        vit = model.visual_encoder
+        vit = model.vision_tower.vit
         num_patches = vit.patch_embed.num_patches
         passes = 3 if any(p.requires_grad for p in vit.parameters()) else 1
         seeing = 2 * self._size["vit"] * num_patches + 4 * len(vit.blocks) * vit.embed_dim * num_patches**2
-        num_image_tokens = num_patches * vit.embed_dim // model.llama_proj.in_features
+        num_image_tokens = num_patches * vit.embed_dim // model.projector.linear.in_features
         self._image = {"vit": passes * seeing, "projection": 6 * self._size["proj"] * num_image_tokens}
 
     def __call__(self, batch: Batch) -> float:
@@ -74,7 +74,7 @@ class ModelFlops:
 
 def model_flops(model: Any) -> ModelFlops | None:
     """Return the counter of a model, or None for one that is not built of a ViT, a projection and a Llama."""
-    parts = ("visual_encoder", "llama_proj", "llama_model")
+    parts = ("vision_tower", "projector", "language_model")
     return ModelFlops(model) if all(hasattr(model, part) for part in parts) else None
 
 

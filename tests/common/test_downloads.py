@@ -12,7 +12,7 @@ import pytest
 from minigpt4.common import downloads, locks
 from minigpt4.common.downloads import UnreachableError, answers, download_once, from_hub, is_hub_id
 from minigpt4.conversation.tokenizer import load_tokenizer
-from minigpt4.models.eva_vit import fetch
+from minigpt4.models.vision.eva import fetch
 from tests.runners.tiny import ASSETS
 
 

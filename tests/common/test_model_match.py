@@ -168,7 +168,9 @@ def test_a_model_loads_what_fits_and_remembers_what_was_allowed(tmp_path):
 
 def test_another_base_model_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
     torch.save(ours(), tmp_path / "x.pth")
-    monkeypatch.setattr("minigpt4.models.minigpt_v2.build_llama", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(
+        "minigpt4.models.language.llama.Llama.from_config", lambda *_, **__: pytest.fail("it was loaded")
+    )
     with pytest.raises(ValueError, match=r"model\.llama_model=there/llama"):
         tiny_model(ckpt=str(tmp_path / "x.pth"), llama_model=other_llama(tmp_path))
 

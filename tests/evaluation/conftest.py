@@ -36,7 +36,7 @@ class RecordedModel:
     def merged(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_img(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == (3, 2, 2) and images.dtype == torch.float32
         return images
 

@@ -29,7 +29,7 @@ class Yes:
     def merged(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_img(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         assert images.shape[1:] == (3, 448, 448)
         return images
 

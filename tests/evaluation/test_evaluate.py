@@ -42,7 +42,7 @@ class Calculator:
     def merged(self):
         return nullcontext()
 
-    def encode_img(self, images):
+    def encode_images(self, images):
         assert images.shape == (1, 3, 448, 448)
         return images
 

@@ -15,9 +15,9 @@ TIMEOUT, DELAY = timedelta(seconds=60), 70.0
 
 
 class SlowParrot(Parrot):
-    def encode_img(self, images):
+    def encode_images(self, images):
         time.sleep(DELAY)
-        return super().encode_img(images)
+        return super().encode_images(images)
 
 
 def one_rank(rank, folder):

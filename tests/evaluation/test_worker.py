@@ -52,7 +52,7 @@ class Parrot:
     def merged(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def encode_img(self, images: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += images[:, 0, 0, 0].tolist()
         return images
 

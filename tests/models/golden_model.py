@@ -12,6 +12,7 @@ from PIL import Image
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.models.scoring import score_choices
 from minigpt4.processors.blip_processors import BlipImageProcessor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "model"
@@ -52,6 +53,13 @@ def tiny_config(**changes):
 def tiny_model(**changes):
     """Return the recorded model, dropout off."""
     return MiniGPTv2.from_config(tiny_config(**changes)).eval()
+
+
+def scores_of(model, embeds, choices):
+    """Return the scores of the choices, as texts, of each prompt's embeddings."""
+    encoder = model.chat_encoder
+    ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
+    return score_choices(model.language_model, embeds, ids)
 
 
 @cache

@@ -6,9 +6,7 @@ from transformers import GenerationConfig
 
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer
-from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, score_choices
-from minigpt4.models.llama import causal_lm
-from tests.models.golden_model import picture, recorded, tiny_model
+from tests.models.golden_model import picture, recorded, scores_of, tiny_model
 
 RECORDED = recorded("generate.json")
 ARRAYS = recorded("generate.npz")
@@ -24,7 +22,7 @@ def model():
 @pytest.fixture
 def model_of_run(model):
     """Return a function that gives the model as a recorded run had it: some change a row of the head."""
-    head = causal_lm(model.llama_model).lm_head.weight
+    head = model.language_model.causal_lm.lm_head.weight
     kept = head.detach().clone()
 
     def prepare(name):
@@ -73,14 +71,14 @@ def test_greedy_tokens_are_the_recorded_ones(name, model_of_run):
     config = GenerationConfig(
         max_new_tokens=run["kwargs"].get("max_new_tokens", 20), bos_token_id=1, eos_token_id=2, pad_token_id=0
     )
-    with answering_mode(model):
-        ours = continue_from(model, embed_prompts(model, *asked(run)), config).tolist()
+    with torch.no_grad():
+        ours = model.language_model.generate(model.embed_prompts(*asked(run)), config).tolist()
     assert ours == [row[1:] for row in run["token_ids"]]  # the recorded rows begin with a BOS that is not new
 
 
 def test_prompts_are_embedded_as_recorded(model):
-    with answering_mode(model):
-        ours = embed_prompts(model, *asked(RUNS["greedy"]))
+    with torch.no_grad():
+        ours = model.embed_prompts(*asked(RUNS["greedy"]))
     for number, embeds in enumerate(ours):
         torch.testing.assert_close(embeds, ARRAYS[f"context_emb_{number}"][0], rtol=0, atol=1e-5)
 
@@ -102,12 +100,12 @@ def test_sampling_is_repeatable_by_its_seed_and_leaves_the_generator_as_it_was(m
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored_and_dropout_is_off_meanwhile(training):
+def test_the_mode_stays_and_merged_lora_drops_nothing_out(training):
     model = tiny_model().train(training)
     assert model.generate(*asked(RUNS["greedy"])) == RUNS["greedy"]["answers"]
     model.rank(picture(0)[None], ["<ImageHere> which one?"], [["a", "b"]])
-    assert model.training is training and not model.visual_encoder.training
-    assert causal_lm(model.llama_model).training is training
+    assert model.training is training and not model.vision_tower.vit.training
+    assert model.language_model.causal_lm.training is training
 
 
 def test_a_question_without_an_image_is_answered_beside_one_with_two(model):
@@ -152,10 +150,10 @@ def test_choices_are_ranked_and_scored_as_recorded_once_the_padded_length_is_tak
     counts = case["num_cand"] or [3, 3]
     ours = model.rank(images, prompts, [row[:n] for row, n in zip(choices, counts, strict=True)])
     assert ours == [ranks[:n] for ranks, n in zip(case["ranks"], counts, strict=True)]
-    with answering_mode(model):
+    with torch.no_grad():
         scores = [
-            score_choices(model, [prompt], [row])[0]
-            for prompt, row in zip(embed_prompts(model, images, prompts), choices, strict=True)
+            scores_of(model, [prompt], [row])[0]
+            for prompt, row in zip(model.embed_prompts(images, prompts), choices, strict=True)
         ]
     encoder = model.chat_encoder
     asked_tokens = [len(encoder.prompt_ids(prompt)) for prompt in prompts]
@@ -203,11 +201,11 @@ def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):
     prompts = ["<s>[INST] <Img><ImageHere></Img> what is this? [/INST]"]
     images = picture(0)[None]
     with torch.no_grad():
-        patches, tokens = model.encode_vision(images), model.encode_img(images)
-    assert patches.ndim == tokens.ndim == 3
-    assert torch.equal(model.project(patches), tokens)
+        patches, tokens = model.encode_vision(images), model.encode_images(images)
+    assert tokens.values.ndim == patches.ndim == 3
+    assert torch.equal(model.project(patches), tokens.values)
     assert model.generate(tokens, prompts, max_new_tokens=3) == model.generate(images, prompts, max_new_tokens=3)
-    with pytest.raises(ValueError, match=r"expected images \(N, 3, H, W\) or their tokens \(N, 4, 64\)"):
+    with pytest.raises(ValueError, match=r"encode_images takes images \(N, 3, H, W\), not a tensor of shape \(1, 16, "):
         model.generate(patches, prompts)
-    with pytest.raises(ValueError, match=r"encode_img takes images \(N, 3, H, W\), not a tensor of shape \(1, 4, 64"):
-        model.encode_img(tokens)
+    with pytest.raises(ValueError, match=r"encode_images takes images \(N, 3, H, W\), not a tensor of shape \(1, 4, "):
+        model.encode_images(tokens.values)

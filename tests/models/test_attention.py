@@ -8,7 +8,6 @@ from torch.utils.checkpoint import checkpoint
 
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.models.attention import packed_attention, varlen_works
-from minigpt4.models.llama import causal_lm
 from tests.models.test_llama import random_model
 
 SIZES = (3, 1, 5)
@@ -110,6 +109,6 @@ def test_a_step_reads_no_number_back_from_the_device():
     loss.backward()
     optimizer.step()
     assert loss.is_meta
-    assert causal_lm(model.llama_model).config._attn_implementation == "packed"
+    assert model.language_model.causal_lm.config._attn_implementation == "packed"
     with pytest.raises((RuntimeError, NotImplementedError)):
         loss.item()

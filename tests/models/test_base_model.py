@@ -23,7 +23,7 @@ def published_keys():
 def test_a_checkpoint_that_we_write_has_the_published_names_and_loads_back(tmp_path):
     model = tiny_model()
     with torch.no_grad():
-        model.llama_proj.bias += 1
+        model.projector.linear.bias += 1
     write_checkpoint(tmp_path / "checkpoint_0.pth", {"model": model.trainable_state(), "epoch": 0})
     written = read_checkpoint(tmp_path / "checkpoint_0.pth")["model"]
     assert list(written) == published_keys()
@@ -36,7 +36,7 @@ def test_the_published_checkpoint_loads_into_the_parameters_it_names(state):
     model = tiny_model()
     ours = model.trainable_state()
     assert all(torch.equal(ours[name], state[name]) for name in published_keys())
-    layer = model.llama_model.base_model.model.model.layers[1].self_attn.v_proj
+    layer = model.language_model.model.base_model.model.model.layers[1].self_attn.v_proj
     assert torch.equal(layer.lora_A["default"].weight, state[LORA_A])
 
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_rank_is_refused_by_name():
 
 def test_a_trained_vision_encoder_keeps_its_base_weights_when_the_checkpoint_was_saved_without_it(state):
     model = tiny_model(freeze_vit=False)
-    assert torch.equal(model.llama_proj.weight, state["llama_proj.weight"])
+    assert torch.equal(model.projector.linear.weight, state["llama_proj.weight"])
     assert len(model.trainable_state()) > len(published_keys())
 
 

@@ -10,10 +10,9 @@ from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
-from minigpt4.models.answering import answering_mode, continue_from, embed_prompts, shared_prefixes, stream
 from minigpt4.models.cached_attention import PrefillAttention
 from minigpt4.models.decoding import AnswerEnds, RepetitionPenalty, decoding_config, generate_tokens
-from minigpt4.models.llama import causal_lm
+from minigpt4.models.prompts import shared_prefixes
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.models.golden_model import picture, tiny_model
 
@@ -35,17 +34,17 @@ def images():
 @pytest.mark.parametrize("seed", [None, 3])
 def test_greedy_and_sampled_tokens_are_those_of_transformers(seed, model, images):
     config = decoding_config(model.chat_encoder.tokenizer, do_sample=seed is not None, temperature=0.7)
-    with answering_mode(model):
-        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+    with torch.no_grad():
+        embeds = model.embed_prompts(images, PROMPTS, SHOWN)
         padded = pad_sequence(embeds, batch_first=True, padding_side="left")
         starts = padded.shape[1] - torch.tensor([len(one) for one in embeds])
         mask = (torch.arange(padded.shape[1]) >= starts[:, None]).long()
         torch.manual_seed(seed or 0)
-        theirs = causal_lm(model.llama_model).generate(
+        theirs = model.language_model.causal_lm.generate(
             inputs_embeds=padded, attention_mask=mask, generation_config=config
         )
         torch.manual_seed(seed or 0)
-        assert torch.equal(continue_from(model, embeds, config), theirs)
+        assert torch.equal(model.language_model.generate(embeds, config), theirs)
 
 
 def test_an_image_shown_by_several_prompts_gives_the_answers_of_asking_alone(model, images):
@@ -53,7 +52,7 @@ def test_an_image_shown_by_several_prompts_gives_the_answers_of_asking_alone(mod
     assert all(alone)
     assert model.generate(images, PROMPTS, shown=SHOWN) == alone
     assert model.generate(images[SHOWN], PROMPTS) == alone
-    assert model.generate(model.encode_img(images), PROMPTS, shown=SHOWN) == alone
+    assert model.generate(model.encode_images(images), PROMPTS, shown=SHOWN) == alone
 
 
 def prefixes_of(model, prompts, shown):
@@ -61,17 +60,19 @@ def prefixes_of(model, prompts, shown):
 
 
 def prefilled(model, embeds, prefixes=None):
-    cache = model.decoder.new_cache(len(embeds), max(map(len, embeds)))
-    return model.decoder.prefill(cache, embeds, prefixes), cache
+    cache = model.language_model.decoder.new_cache(len(embeds), max(map(len, embeds)))
+    return model.language_model.decoder.prefill(cache, embeds, prefixes), cache
 
 
 @pytest.mark.parametrize("is_merged", [True, False])
 def test_a_shared_prefix_changes_what_follows_by_rounding_alone(is_merged, model, images):
-    with answering_mode(model), model.merged() if is_merged else nullcontext():
-        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
+    with torch.no_grad(), model.merged() if is_merged else nullcontext():
+        embeds = model.embed_prompts(images, PROMPTS, SHOWN)
         shared, _ = prefilled(model, embeds, prefixes_of(model, PROMPTS, SHOWN))
         alone = torch.cat([prefilled(model, [one])[0] for one in embeds])
-        torch.testing.assert_close(model.decoder.head(shared), model.decoder.head(alone), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            model.language_model.decoder.head(shared), model.language_model.decoder.head(alone), rtol=0, atol=1e-5
+        )
 
 
 def test_a_shared_prefix_is_computed_once(model, images, monkeypatch):
@@ -103,28 +104,28 @@ def test_equal_prompts_that_end_with_their_image_keep_a_token_each(model, images
 
 def test_generation_stops_once_the_last_answer_has_ended(model, images):
     config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
-    with answering_mode(model):
-        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
-        first = torch.stack(list(generate_tokens(model.decoder, embeds, config)), dim=1)
+    with torch.no_grad():
+        embeds = model.embed_prompts(images, PROMPTS, SHOWN)
+        first = torch.stack(list(generate_tokens(model.language_model.decoder, embeds, config)), dim=1)
         # the token that comes third in the first answer ends answers now
         config.eos_token_id = int(first[0, 2])
-        steps = list(generate_tokens(model.decoder, embeds[:1], config))
+        steps = list(generate_tokens(model.language_model.decoder, embeds[:1], config))
         assert [int(step) for step in steps] == first[0, :3].tolist()
 
 
 @pytest.mark.parametrize("min_length", [1, 7])
 def test_with_several_ends_answers_are_those_of_transformers(min_length, model, images):
     tokenizer = model.chat_encoder.tokenizer
-    with answering_mode(model):
-        embeds = embed_prompts(model, images, PROMPTS, SHOWN)
-        first = continue_from(model, embeds, decoding_config(tokenizer, max_new_tokens=12))
+    with torch.no_grad():
+        embeds = model.embed_prompts(images, PROMPTS, SHOWN)
+        first = model.language_model.generate(embeds, decoding_config(tokenizer, max_new_tokens=12))
         end_ids = [int(first[0, 2]), int(first[1, 4]), tokenizer.eos_id]
         config = decoding_config(tokenizer, end_ids=end_ids, max_new_tokens=12, min_length=min_length)
-        ours = continue_from(model, embeds, config)
+        ours = model.language_model.generate(embeds, config)
         padded = pad_sequence(embeds, batch_first=True, padding_side="left")
         starts = padded.shape[1] - torch.tensor([len(one) for one in embeds])
         mask = (torch.arange(padded.shape[1]) >= starts[:, None]).long()
-        theirs = causal_lm(model.llama_model).generate(
+        theirs = model.language_model.causal_lm.generate(
             inputs_embeds=padded, attention_mask=mask, generation_config=config
         )
     assert torch.equal(ours, theirs) and not torch.equal(ours, first)
@@ -161,24 +162,24 @@ def test_a_family_without_bos_trains_answers_and_ranks(beams, images, tmp_path):
 @pytest.mark.parametrize("shown", [SHOWN, [0, 1, 1, 0, 1]])
 def test_ends_that_are_seen_a_step_late_change_no_answer(shown, model, images, monkeypatch):
     config = decoding_config(model.chat_encoder.tokenizer, max_new_tokens=20)
-    with answering_mode(model):
-        embeds = embed_prompts(model, images, PROMPTS, shown)
-        first = torch.stack(list(generate_tokens(model.decoder, embeds, config)), dim=1)
+    with torch.no_grad():
+        embeds = model.embed_prompts(images, PROMPTS, shown)
+        first = torch.stack(list(generate_tokens(model.language_model.decoder, embeds, config)), dim=1)
         config.eos_token_id = int(first[0, 2])
-        at_once = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+        at_once = [step.tolist() for step in generate_tokens(model.language_model.decoder, embeds[:1], config)]
         monkeypatch.setattr(AnswerEnds, "are_known", False)
-        late = [step.tolist() for step in generate_tokens(model.decoder, embeds[:1], config)]
+        late = [step.tolist() for step in generate_tokens(model.language_model.decoder, embeds[:1], config)]
     assert at_once == late and len(late) == 3
 
 
 def test_a_streamed_answer_grows_to_the_generated_one(model, images):
-    texts = list(stream(model, images[:1], PROMPTS[1], max_new_tokens=6))
+    texts = list(model.stream(images[:1], PROMPTS[1], max_new_tokens=6))
     assert len(texts) == 6
     assert texts[-1] == model.generate(images[:1], PROMPTS[1:2], max_new_tokens=6)[0]
 
 
 def test_streaming_leaves_gradients_on_between_its_steps(model, images):
-    for _ in stream(model, images[:1], PROMPTS[0], max_new_tokens=2):
+    for _ in model.stream(images[:1], PROMPTS[0], max_new_tokens=2):
         assert torch.is_grad_enabled()
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from minigpt4.common.schema import VitSize
-from minigpt4.models.eva_vit import build_vit, fetch, load_vit, resize_pos_embed
 from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.models.vision.eva import build_vit, fetch, load_vit, resize_pos_embed
 from tests.models.golden_model import ASSETS, TINY_VIT, picture, recorded, tiny_config, tiny_model
 
 SIZE = VitSize(**TINY_VIT)
@@ -35,7 +35,7 @@ def test_a_position_embedding_is_resized_as_recorded(case):
 
 @pytest.mark.parametrize("size", [56, 84])
 def test_the_position_embedding_is_the_recorded_one_at_both_image_sizes(vision, size):
-    ours = tiny_model(image_size=size).visual_encoder.pos_embed
+    ours = tiny_model(image_size=size).vision_tower.vit.pos_embed
     torch.testing.assert_close(ours, vision[f"pos_embed_{size}"], rtol=0, atol=1e-6)
 
 
@@ -45,23 +45,23 @@ def test_features_and_image_tokens_are_the_recorded_ones(vision, size, num_image
     images = torch.stack([picture(number, size) for number in range(num_images)])
     torch.testing.assert_close(images, vision[f"images_{size}"], rtol=0, atol=1e-6)
     with torch.no_grad():
-        features = model.visual_encoder(images)
-        tokens = model.encode_img(images)
+        features = model.vision_tower.vit(images)
+        tokens = model.encode_images(images).values
     torch.testing.assert_close(features, vision[f"visual_encoder_{size}"], rtol=0, atol=1e-5)
     torch.testing.assert_close(tokens, vision[f"encode_img_{size}"], rtol=0, atol=1e-5)
 
 
 def test_ln_vision_gives_the_recorded_values(vision):
     model = tiny_model()
-    ours = model.ln_vision(vision["visual_encoder_56"])
+    ours = model.vision_tower.ln_vision(vision["visual_encoder_56"])
     torch.testing.assert_close(ours, vision["ln_vision_56"], rtol=0, atol=1e-5)
-    assert model.ln_vision(vision["visual_encoder_56"].bfloat16()).dtype == torch.float32
+    assert model.vision_tower.ln_vision(vision["visual_encoder_56"].bfloat16()).dtype == torch.float32
 
 
 def test_the_weights_are_frozen_in_eval_mode_and_in_the_asked_dtype():
     model = tiny_model(vit_precision="fp16").train()
-    assert not model.visual_encoder.training and not model.ln_vision.training
-    assert not any(parameter.requires_grad for parameter in model.visual_encoder.parameters())
+    assert not model.vision_tower.vit.training and not model.vision_tower.ln_vision.training
+    assert not any(parameter.requires_grad for parameter in model.vision_tower.vit.parameters())
     half = load(FILE, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert {buffer.dtype for buffer in half.buffers()} == {torch.bfloat16}
@@ -69,8 +69,8 @@ def test_the_weights_are_frozen_in_eval_mode_and_in_the_asked_dtype():
 
 def test_vit_precision_fp32_keeps_the_encoder_in_float32_in_a_16_bit_run(vision):
     model = MiniGPTv2.from_config(tiny_config(vit_precision="fp32"), dtype=torch.bfloat16)
-    assert model.visual_encoder.pos_embed.dtype == torch.float32
-    tokens = model.encode_img(vision["images_56"])
+    assert model.vision_tower.vit.pos_embed.dtype == torch.float32
+    tokens = model.encode_images(vision["images_56"]).values
     torch.testing.assert_close(tokens, vision["encode_img_56"], rtol=0, atol=1e-5)
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from minigpt4.common.schema import RunConfig
 from minigpt4.models.float8 import Float8Linear, Float8Weight, fits, quantise_linears
 from minigpt4.models.kernels import FLOAT8, LARGEST_FLOAT8, quantise_rows, triton_quantises
-from minigpt4.models.llama import causal_lm
 from minigpt4.runners.frozen_dtype import check_frozen_dtype
 from minigpt4.runners.strategy import wrap
 from tests.models.golden_model import TINY_VIT, tiny_config, tiny_model
@@ -57,7 +56,7 @@ def likeness(found, wanted):
 
 
 def weights_of_layers(model):
-    named = causal_lm(model.llama_model).model.layers.named_parameters()
+    named = model.language_model.causal_lm.model.layers.named_parameters()
     return {name: weight for name, weight in named if weight.ndim == 2 and not weight.requires_grad}
 
 
@@ -161,7 +160,7 @@ def test_gradients_are_those_of_the_rounded_forward():
     whole = float8_model()
     batch = batch_of(whole, "is it red", "what is to the left of the man")
     output, found = gradients(quantised(whole), batch)
-    for module in causal_lm(whole.llama_model).model.layers.modules():
+    for module in whole.language_model.causal_lm.model.layers.modules():
         if type(module) is nn.Linear and not module.weight.requires_grad:
             module.__class__ = Rounded
     rounded_output, wanted = gradients(whole, batch)
@@ -201,7 +200,7 @@ def test_every_matrix_of_the_layers_has_8_bits_and_nothing_else():
 
 
 def test_joint_weights_share_the_memory_of_the_8_bit_product():
-    layer = causal_lm(quantised(float8_model()).llama_model).model.layers[0]
+    layer = quantised(float8_model()).language_model.causal_lm.model.layers[0]
     for module, names in ((layer.self_attn, NAMES[:3]), (layer.mlp, NAMES[4:6])):
         addresses = {x.untyped_storage().data_ptr() for n, x in module.named_parameters() if n.split(".")[0] in names
                      and x.dtype == FLOAT8}  # fmt: skip
@@ -230,7 +229,7 @@ def vit_model(**changes):
     model = type(tiny_model()).from_config(
         tiny_config(frozen_dtype="float8", **{**config, **changes}), dtype=torch.bfloat16
     )
-    for block in model.visual_encoder.blocks:
+    for block in model.vision_tower.vit.blocks:
         nn.init.normal_(block.attn.q_bias)
         nn.init.normal_(block.attn.v_bias)
     return model
@@ -239,7 +238,7 @@ def vit_model(**changes):
 def test_a_frozen_vision_encoder_sees_nearly_the_same_in_8_bits():
     whole = vit_model()
     small = quantised(whole)
-    for block in small.visual_encoder.blocks:
+    for block in small.vision_tower.blocks:
         layers = [block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2]
         assert all(type(layer) is Float8Linear and layer.float8.for_gradient is None for layer in layers)
     images = drawn(2, 3, 56, 56)
@@ -250,7 +249,7 @@ def test_a_frozen_vision_encoder_sees_nearly_the_same_in_8_bits():
 @pytest.mark.parametrize("changes", [{"freeze_vit": False}, {"vit_precision": "fp32"}])
 def test_a_vision_encoder_that_is_trained_or_of_32_bits_stays(changes):
     model = quantised(vit_model(**changes))
-    assert {parameter.dtype for parameter in model.visual_encoder.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.vision_tower.vit.parameters()} == {torch.float32}
     assert {weight.dtype for weight in weights_of_layers(model).values()} == {FLOAT8}
 
 

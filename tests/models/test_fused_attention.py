@@ -12,14 +12,13 @@ from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.joint_weights import join, joined
 from minigpt4.models.kernels import gated_silu, gated_silu_backward, rotate_by_operators
 from minigpt4.models.lean_layers import FrugalMLP, join_weights, make_lean
-from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import tiny_model
 from tests.runners.test_graphs import batch_of, gradients
 
 
 def pair_of_models(dtype=torch.float32):
     apart = tiny_model()
-    apart.llama_model.to(dtype)
+    apart.language_model.model.to(dtype)
     for name, parameter in apart.trainable():
         parameter.data = parameter.data.float()
         if "lora_B" in name:
@@ -47,7 +46,7 @@ def test_joint_weights_change_neither_loss_nor_gradients(training, dtype, tolera
 def test_one_product_serves_queries_keys_and_values():
     _, model = pair_of_models()
     calls = []
-    for layer in causal_lm(model.llama_model).model.layers:
+    for layer in model.language_model.causal_lm.model.layers:
         for name in ("q_proj", "k_proj", "v_proj"):
             getattr(layer.self_attn, name).register_forward_hook(lambda *_: calls.append(1))
     model.train()
@@ -57,7 +56,7 @@ def test_one_product_serves_queries_keys_and_values():
 
 def test_joint_weights_are_views_of_the_weights_and_no_second_copy():
     _, model = pair_of_models()
-    attention = causal_lm(model.llama_model).model.layers[0].self_attn
+    attention = model.language_model.causal_lm.model.layers[0].self_attn
     linears = [attention.q_proj.base_layer, attention.k_proj, attention.v_proj.base_layer]
     weight, bias = joined(linears)
     assert bias is None and len(weight) == sum(len(linear.weight) for linear in linears)

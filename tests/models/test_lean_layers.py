@@ -9,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm, make_lean
-from minigpt4.models.llama import causal_lm
 from tests.models.golden_model import tiny_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
@@ -68,7 +67,7 @@ def test_another_activation_keeps_its_mlp():
 
 
 def test_the_model_computes_with_them():
-    language = causal_lm(tiny_model().llama_model)
+    language = tiny_model().language_model.causal_lm
     kinds = {type(module) for module in language.modules()}
     assert {FusedRMSNorm, FrugalMLP} <= kinds
     assert not kinds & {LlamaRMSNorm, LlamaMLP}

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.models.llama import _quantised, causal_lm
+from minigpt4.models.language.llama import _quantised
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import ASSETS, TINY_VIT, tiny_config, tiny_model
 
@@ -36,7 +36,7 @@ def test_random_weights_read_no_file_and_train():
     loss = model(model.chat_encoder.collate([example, example])).loss
     loss.backward()
     assert 4 < loss.item() < 8  # ln 300 = 5.7
-    assert model.llama_proj.weight.grad.abs().max() > 0
+    assert model.projector.linear.weight.grad.abs().max() > 0
     assert len(model.generate(torch.zeros(1, 3, 56, 56), ["<s>[INST] <ImageHere> Q [/INST]"], max_new_tokens=3)) == 1
 
 
@@ -46,9 +46,9 @@ def test_random_weights_are_made_in_the_asked_dtype_and_the_default_dtype_stays(
         {"image_size": 56, "vit": TINY_VIT, "llama_config": TINY_LLAMA, "lora_r": 4, "random_weights": True},
     )
     model = MiniGPTv2.from_config(config, dtype=torch.bfloat16)
-    assert model.visual_encoder.pos_embed.dtype == causal_lm(model.llama_model).lm_head.weight.dtype == torch.bfloat16
+    assert model.vision_tower.vit.pos_embed.dtype == model.language_model.dtype == torch.bfloat16
     assert {parameter.dtype for _, parameter in model.trainable()} == {torch.float32}
-    assert causal_lm(model.llama_model).model.rotary_emb.inv_freq.dtype == torch.float32
+    assert model.language_model.causal_lm.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -69,7 +69,7 @@ def test_the_model_is_registered_under_its_arch():
 
 
 def test_the_folders_own_way_to_generate_is_left_out():
-    config = causal_lm(tiny_model().llama_model).generation_config
+    config = tiny_model().language_model.causal_lm.generation_config
     assert not config.do_sample and config.temperature is None and config.max_length is None
 
 
@@ -140,7 +140,7 @@ def test_8_bit_weights_go_to_the_gpu_of_the_process_unless_it_is_alone(monkeypat
 def test_4_bit_weights_train_their_lora():
     pytest.importorskip("bitsandbytes")
     model = MiniGPTv2.from_config(tiny_config(load_in_4bit=True), dtype=torch.bfloat16).cuda()
-    q_proj = causal_lm(model.llama_model).model.layers[0].self_attn.q_proj
+    q_proj = model.language_model.causal_lm.model.layers[0].self_attn.q_proj
     assert q_proj.base_layer.weight.dtype == torch.uint8
     assert {parameter.dtype for _, parameter in model.trainable()} == {torch.float32}
     whole = tiny_model().cuda()
@@ -160,7 +160,7 @@ def test_an_image_size_that_does_not_divide_into_groups_of_patches_is_refused(si
 
 
 def test_another_vision_encoder_is_refused():
-    with pytest.raises(ValueError, match=r"model\.vit_model: only eva_clip_g is known, not clip"):
+    with pytest.raises(ValueError, match=r"no vision_tower is registered as 'clip' \(there are .*eva_clip_g"):
         tiny_model(vit_model="clip")
 
 

@@ -6,21 +6,20 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 
-from minigpt4.models.llama import causal_lm
 from minigpt4.models.lora import ADAPTER, LeanLinear, LowPrecisionCopies, adapter_of
 from tests.models.golden_model import tiny_model
 from tests.runners.test_graphs import batch_of
 
 
 def lean_and_peft():
-    lean = causal_lm(tiny_model().llama_model).model.layers[0].self_attn.q_proj
+    lean = tiny_model().language_model.causal_lm.model.layers[0].self_attn.q_proj
     peft = copy.deepcopy(lean)
     peft.__class__ = Linear
     return lean.train(), peft.train()
 
 
 def test_the_model_computes_its_lora_so():
-    layers = causal_lm(tiny_model().llama_model).model.layers
+    layers = tiny_model().language_model.causal_lm.model.layers
     assert {type(p) for layer in layers for p in (layer.self_attn.q_proj, layer.self_attn.v_proj)} == {LeanLinear}
 
 
@@ -68,8 +67,8 @@ def test_a_disabled_or_merged_adapter_is_left_to_peft(how):
 
 def test_copies_in_16_bits_follow_an_update_by_a_fused_optimizer():
     model = tiny_model()
-    copies = LowPrecisionCopies(model.llama_model, torch.bfloat16)
-    layer = causal_lm(model.llama_model).model.layers[0].self_attn.q_proj
+    copies = LowPrecisionCopies(model.language_model.model, torch.bfloat16)
+    layer = model.language_model.causal_lm.model.layers[0].self_attn.q_proj
     weight = layer.lora_B[ADAPTER].weight
     with copies:
         first = adapter_of(layer, torch.bfloat16).second_16
@@ -87,7 +86,7 @@ def test_copies_in_16_bits_follow_an_update_by_a_fused_optimizer():
 
 def test_a_model_of_16_bits_computes_with_the_weights_of_the_last_update():
     model = tiny_model()
-    model.llama_model.to(torch.bfloat16)
+    model.language_model.model.to(torch.bfloat16)
     for _, parameter in model.trainable():
         parameter.data = parameter.data.float()
     batch = batch_of(model, "is it red", "what is to the left of the man")

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from minigpt4.models.answering import answering_mode, stream
 from minigpt4.models.fused_layer import lora_is_merged, lora_layers
-from minigpt4.models.llama import causal_lm
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from tests.models.golden_model import picture, tiny_config, tiny_model
 
@@ -14,8 +12,10 @@ PROMPTS = ["<s>[INST] <Img><ImageHere></Img> [vqa] what is this? [/INST]"]
 
 def logits(model):
     ids = torch.arange(3, 30)[None]
-    with answering_mode(model):
-        return causal_lm(model.llama_model)(input_ids=ids, attention_mask=torch.ones(1, 1, 27, 27).tril().bool()).logits
+    with torch.no_grad():
+        return model.language_model.causal_lm(
+            input_ids=ids, attention_mask=torch.ones(1, 1, 27, 27).tril().bool()
+        ).logits
 
 
 def copies(model):
@@ -23,7 +23,7 @@ def copies(model):
 
 
 def is_merged(model):
-    layers = lora_layers(causal_lm(model.llama_model))
+    layers = lora_layers(model.language_model.causal_lm)
     assert layers
     return lora_is_merged(layers)
 
@@ -88,13 +88,13 @@ def test_a_model_that_answers_between_two_updates_trains_as_if_it_had_not():
 def test_answering_and_ranking_merge_for_a_call_of_their_own(monkeypatch):
     model = tiny_model()
     seen = []
-    prefill = type(model.decoder).prefill
+    prefill = type(model.language_model.decoder).prefill
 
     def watched(self, *given, **options):
         seen.append(is_merged(model))
         return prefill(self, *given, **options)
 
-    monkeypatch.setattr(type(model.decoder), "prefill", watched)
+    monkeypatch.setattr(type(model.language_model.decoder), "prefill", watched)
     model.generate(picture(0)[None], PROMPTS, max_new_tokens=2)
     model.rank(picture(0)[None], PROMPTS, [["a", "b"]])
     assert seen == [True, True]
@@ -107,10 +107,10 @@ def test_an_answer_that_streams_is_not_changed_by_calls_that_merge_between_its_t
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.mul_(30)
-    wanted = list(stream(model, picture(0)[None], PROMPTS[0], max_new_tokens=8))
+    wanted = list(model.stream(picture(0)[None], PROMPTS[0], max_new_tokens=8))
     found = []
-    for text in stream(model, picture(0)[None], PROMPTS[0], max_new_tokens=8):
+    for text in model.stream(picture(0)[None], PROMPTS[0], max_new_tokens=8):
         found.append(text)
         model.generate(picture(1)[None], PROMPTS, max_new_tokens=2)
     assert found == wanted
-    assert not model.decoder.is_fused
+    assert not model.language_model.decoder.is_fused

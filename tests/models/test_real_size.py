@@ -36,7 +36,7 @@ def test_33_55_million_lora_and_23_07_million_projection_weights_are_trained(mod
 
 
 def test_the_vision_encoder_has_the_recorded_keys_and_shapes(model):
-    ours = {name: tuple(value.shape) for name, value in model.visual_encoder.state_dict().items()}
+    ours = {name: tuple(value.shape) for name, value in model.vision_tower.vit.state_dict().items()}
     assert ours == recorded_shapes("real_eva_keys.json")
 
 
@@ -44,7 +44,7 @@ def test_the_language_model_has_the_recorded_keys_and_shapes(model):
     """Those of the recorded list, by today's names: peft has since put a base_layer beside its adapters."""
     ours = {
         f"llama_model.{name}".replace(".base_layer", "").replace(".default", ""): tuple(value.shape)
-        for name, value in model.llama_model.state_dict().items()
+        for name, value in model.language_model.model.state_dict().items()
     }
     wanted = recorded_shapes("real_llama_full_keys.json")
     assert {name for name in wanted if not name.startswith("llama_model.")} == {
@@ -60,6 +60,8 @@ def test_an_image_costs_256_tokens(model):
 
 
 def test_frozen_weights_come_to_0_99_and_6_74_billion(model):
-    num_vit = sum(parameter.numel() for parameter in model.visual_encoder.parameters())
-    num_llm = sum(parameter.numel() for parameter in model.llama_model.parameters() if not parameter.requires_grad)
+    num_vit = sum(parameter.numel() for parameter in model.vision_tower.vit.parameters())
+    num_llm = sum(
+        parameter.numel() for parameter in model.language_model.model.parameters() if not parameter.requires_grad
+    )
     assert (round(num_vit / 1e9, 2), round(num_llm / 1e9, 2)) == (0.99, 6.74)

@@ -101,4 +101,4 @@ def test_a_text_step_gives_the_projection_a_zero_gradient_so_that_momentum_and_d
     assert loss.item() == pytest.approx(recording["losses_before_each_step"][0], abs=1e-4)
     loss.backward()
     optimizer.step()
-    torch.testing.assert_close(model.llama_proj.weight.detach(), before[0] * (1 - 0.1 * 0.05), rtol=0, atol=1e-7)
+    torch.testing.assert_close(model.projector.linear.weight.detach(), before[0] * (1 - 0.1 * 0.05), rtol=0, atol=1e-7)

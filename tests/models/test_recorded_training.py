@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.models.answering import embed_prompts, score_choices
 from minigpt4.models.minigpt_v2 import MiniGPTv2
-from tests.models.golden_model import AS_RECORDED, examples_of, picture, recorded, tiny_config, tiny_model
+from tests.models.golden_model import AS_RECORDED, examples_of, picture, recorded, scores_of, tiny_config, tiny_model
 
 CALLS = recorded("train_calls.json")
 
@@ -22,7 +21,9 @@ def loss_of(model, examples):
 def row_losses(model, examples):
     """Return the summed loss of each example of one packed batch."""
     batch = model.chat_encoder.collate(examples)
-    losses, targets = model.target_losses(model.embed(batch.input_ids, model.encode_img(batch.images)), batch)
+    image_tokens = model.encode_images(batch.images).values
+    losses = model.target_losses(model.embed(batch.input_ids, image_tokens, positions=batch.image_positions), batch)
+    targets = batch.target_positions
     ends = batch.lengths.cumsum(0)
     rows = torch.searchsorted(ends, targets, right=True)
     return torch.zeros(len(ends)).index_add(0, rows, losses)
@@ -80,7 +81,7 @@ def test_the_pad_piece_is_attended_to():
     model, arrays = model_of(call), recorded(call["file"])
     with torch.no_grad():
         ours = loss_of(model, examples_of(call["samples"])).item()
-        wanted = model.llama_model(inputs_embeds=arrays["inputs_embeds"], labels=arrays["targets"]).loss.item()
+        wanted = model.language_model.model(inputs_embeds=arrays["inputs_embeds"], labels=arrays["targets"]).loss.item()
     assert call["attention_sum"] == [call["shape"][1] - 3]
     assert ours == pytest.approx(wanted, abs=1e-5)
     assert abs(ours - call["loss"]) > 1e-2
@@ -93,7 +94,7 @@ def test_the_bos_of_an_empty_prompt_is_attended():
     batch = model.chat_encoder.collate(examples_of(call["samples"])[:1])
     assert batch.input_ids.tolist() == [1, 273, 2]
     with torch.no_grad():
-        wanted = model.llama_model(input_ids=batch.input_ids[None], labels=batch.labels[None]).loss
+        wanted = model.language_model.model(input_ids=batch.input_ids[None], labels=batch.labels[None]).loss
         assert model(batch).loss.item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
@@ -139,7 +140,7 @@ def test_recomputation_in_the_language_model_changes_no_gradient():
         torch.manual_seed(0)
         loss_of(model, examples_of(CALLS["conv"]["samples"])).backward()
         gradients.append({name: parameter.grad for name, parameter in model.trainable()})
-    assert model.llama_model.is_gradient_checkpointing
+    assert model.language_model.model.is_gradient_checkpointing
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)
 
 
@@ -184,9 +185,9 @@ def test_a_mixed_batch_gives_text_and_image_examples_their_own_losses():
 def test_a_trained_vision_encoder_gets_gradients():
     model = tiny_model(freeze_vit=False)
     loss_of(model.train(), examples_of(CALLS["instr_chat"]["samples"])).backward()
-    assert model.visual_encoder.training
-    assert all(parameter.grad is not None for parameter in model.visual_encoder.parameters())
-    assert model.ln_vision.weight.grad.abs().max() > 0
+    assert model.vision_tower.vit.training
+    assert all(parameter.grad is not None for parameter in model.vision_tower.vit.parameters())
+    assert model.vision_tower.ln_vision.weight.grad.abs().max() > 0
 
 
 def test_a_trained_vision_encoder_gets_zero_gradients_from_a_text_batch():
@@ -194,14 +195,14 @@ def test_a_trained_vision_encoder_gets_zero_gradients_from_a_text_batch():
     loss = loss_of(model, examples_of(CALLS["text_chat"]["samples"]))
     loss.backward()
     assert loss.item() == pytest.approx(CALLS["text_chat"]["loss"], abs=1e-4)
-    assert all(parameter.grad.abs().max() == 0 for parameter in model.visual_encoder.parameters())
+    assert all(parameter.grad.abs().max() == 0 for parameter in model.vision_tower.vit.parameters())
 
 
 def test_a_model_without_lora_trains_its_projection_alone():
     model = tiny_model(lora_r=0, ckpt=None)
     assert [name for name, _ in model.trainable()] == ["llama_proj.weight", "llama_proj.bias"]
     loss_of(model, examples_of(CALLS["instr_chat"]["samples"])).backward()
-    assert model.llama_proj.weight.grad.abs().max() > 0
+    assert model.projector.linear.weight.grad.abs().max() > 0
 
 
 def test_a_choice_is_scored_as_the_loss_of_its_sequence():
@@ -211,6 +212,6 @@ def test_a_choice_is_scored_as_the_loss_of_its_sequence():
     example = Example(turns=(Turn(prompt, "a sleepy sheep"),), images=(picture(1),))
     with torch.no_grad():
         summed = row_losses(model, [example])
-        [score] = score_choices(model, embed_prompts(model, picture(1)[None], [prompt]), [["a sleepy sheep"]])
+        [score] = scores_of(model, model.embed_prompts(picture(1)[None], [prompt]), [["a sleepy sheep"]])
     length = len(model.chat_encoder.encode(example.turns)[0])
     assert score[0] == pytest.approx(summed.item() / (length - 1), abs=1e-6)

@@ -106,7 +106,7 @@ def main() -> None:
     stand_ins.install()
     asked = real_width()
     with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
-        pictures = asked.encode_img(torch.zeros(3, 3, 448, 448, device=DEVICE))
+        pictures = asked.encode_images(torch.zeros(3, 3, 448, 448, device=DEVICE))
     sampling = {"do_sample": True, "temperature": 0.7, "seed": 3, "repetition_penalty": 1.1}
     run_cases(
         {

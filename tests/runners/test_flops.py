@@ -50,7 +50,7 @@ def test_text_costs_what_the_formula_says():
 
 def test_an_image_costs_what_the_formula_says():
     count = ModelFlops(tiny_model())
-    weights = sum(p.numel() for p in tiny_model().visual_encoder.blocks.parameters())
+    weights = sum(p.numel() for p in tiny_model().vision_tower.vit.blocks.parameters())
     seeing = 2 * weights * 16 + 4 * 2 * 32 * 16**2  # 16 patches, 2 layers of width 32
     projecting = 6 * (4 * 32 * 64 + 64) * 4  # 4 tokens of 4 patches each
     images, none = (count(batch_of(10, num_images=number, num_targets=0)) for number in (3, 0))

@@ -11,7 +11,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from minigpt4.models.base_model import BaseModel
-from minigpt4.models.llama import causal_lm
 from minigpt4.runners.strategy import Parallel, wrap
 from tests.runners.test_two_processes_equal_one import batches, gradients, load_model
 from tests.runners.tiny import tiny_config, write_config
@@ -50,7 +49,7 @@ def test_each_rank_holds_half_of_the_frozen_language_model_and_all_else(ranks):
         shares = rank["held"]["shares"]
         assert len(shares) == 2 + 2 * 9  # embedding, head, and of each layer four of attention, three of MLP, two norms
         assert set(shares.values()) == {0.5}
-        assert not any("lora" in name or not name.startswith("llama_model.") for name in shares)
+        assert not any("lora" in name or not name.startswith("language_model.") for name in shares)
         assert rank["held"]["same names"]
 
 
@@ -129,7 +128,7 @@ def test_random_weights_are_drawn_part_by_part_and_what_is_trained_is_the_same_o
 
 def test_tied_weights_stay_whole_and_tied(group_of_one):
     model = random_model(tie_word_embeddings=True)
-    llama = causal_lm(model.llama_model)
+    llama = model.language_model.causal_lm
     parallel = wrap(model, strategy="fsdp", device=CPU)
     assert llama.lm_head.weight is llama.model.embed_tokens.weight
     assert not isinstance(llama.lm_head.weight, DTensor)
@@ -140,7 +139,7 @@ def test_tied_weights_stay_whole_and_tied(group_of_one):
 
 def test_8_bit_weights_are_not_sharded(group_of_one):
     model = random_model()
-    layer = causal_lm(model.llama_model).model.layers[0].mlp.up_proj
+    layer = model.language_model.causal_lm.model.layers[0].mlp.up_proj
     layer.weight = nn.Parameter(torch.zeros(64, 32, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match=r"run\.strategy: fsdp does not shard 8-bit or 4-bit weights; use ddp"):
         wrap(model, strategy="fsdp", device=CPU)

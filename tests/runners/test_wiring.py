@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path):
     config = tiny_config(max_epoch=1, iters_per_epoch=3, save_every_steps=1, log_freq=50)
     runner = runner_of(tmp_path, config)
     with torch.no_grad():
-        runner.model.llama_proj.weight.fill_(math.nan)
+        runner.model.projector.linear.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
         runner.train()
     assert not list((tmp_path / "out/job").glob("checkpoint*"))
@@ -92,9 +92,9 @@ def test_a_trained_vision_encoder_gets_its_gradient_also_with_look_ahead(tmp_pat
     config["model"]["freeze_vit"] = False
     config["datasets"] = {"textcaps_caption": {"batch_size": 2}}
     runner = runner_of(tmp_path, config)
-    before = {name: weight.detach().clone() for name, weight in runner.model.visual_encoder.named_parameters()}
+    before = {name: weight.detach().clone() for name, weight in runner.model.vision_tower.vit.named_parameters()}
     assert not runner.train().stopped
     changed = [
-        name for name, weight in runner.model.visual_encoder.named_parameters() if not weight.equal(before[name])
+        name for name, weight in runner.model.vision_tower.vit.named_parameters() if not weight.equal(before[name])
     ]
     assert "patch_embed.proj.weight" in changed

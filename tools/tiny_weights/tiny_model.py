@@ -17,8 +17,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from minigpt4.common.checkpoint import write_checkpoint
 from minigpt4.common.schema import PATCHES_PER_TOKEN, ModelConfig, VitSize
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN
-from minigpt4.models.eva_vit import build_vit
 from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.models.vision.eva import build_vit
 from minigpt4.sample_world.scenes import SIDE
 
 VIT = VitSize(embed_dim=128, depth=4, num_heads=4)
@@ -103,7 +103,7 @@ def _stage2_state(model: TinyModel, out: Path) -> dict[str, Tensor]:
     files: dict[str, Any] = {"llama_model": str(out / "llama_tiny"), "vit_ckpt": str(out / "eva_vit_tiny.pth")}
     cfg = OmegaConf.structured(ModelConfig(image_size=SIDE, vit=VIT, **LORA, **files))
     whole = MiniGPTv2.from_config(cfg)
-    whole.llama_proj.load_state_dict(model.proj.state_dict())
+    whole.projector.linear.load_state_dict(model.proj.state_dict())
     return whole.trainable_state()
 
 

@@ -1,10 +1,10 @@
-"""The EVA vision transformer: built at any size through timm, loaded from its published file."""
+"""The EVA vision tower: built at any size through timm, loaded from its published file."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import download_once, downloaded_to
+from minigpt4.common.registry import registry
 from minigpt4.models.base_model import first_of
+from minigpt4.models.float8 import quantise_vit
+from minigpt4.models.precision import without_autocast
+from minigpt4.models.vision.vision_tower import VisionTower
 
 VISION_BACKENDS = (
     SDPBackend.CUDNN_ATTENTION,
@@ -38,24 +42,80 @@ class VitSize(Protocol):
     mlp_ratio: float
 
 
-def build_visual_encoder(cfg: Any, dtype: torch.dtype) -> Eva:
-    """Return the ViT of a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
+class Float32LayerNorm(nn.LayerNorm):
+    """A LayerNorm over float32 values, whatever comes in."""
 
-    Raises: ValueError naming the option when its weights are missing or do not fit.
-    """
-    if cfg.vit_model != "eva_clip_g":
-        raise ValueError(f"model.vit_model: only eva_clip_g is known, not {cfg.vit_model}")
-    if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
-        dtype = torch.float32
-    sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
-    if cfg.random_weights:
-        vit = build_vit(cfg.vit, **sizes).to(dtype)
-    elif cfg.vit_ckpt:
-        vit = load_vit(cfg.vit, cfg.vit_ckpt, dtype=dtype, **sizes)
-    else:
-        raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
-    vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
-    return vit
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input as float32."""
+        return super().forward(input.float())
+
+
+@registry.register_vision_tower("eva_clip_g")
+class EvaTower(VisionTower):
+    """EVA without its class token, and a float32 layer norm over its patches."""
+
+    def __init__(self, vit: Eva, *, is_frozen: bool = True) -> None:
+        patches: Any = vit.patch_embed
+        super().__init__(
+            image_size=patches.img_size[0], num_patches=patches.num_patches, width=vit.embed_dim, is_frozen=is_frozen
+        )
+        self.vit = vit
+        self.ln_vision = Float32LayerNorm(vit.embed_dim)
+
+    @classmethod
+    def count_patches(cls, cfg: Any) -> int:
+        """Return the number of patches of an image. Raises: ValueError when the image is no whole number of them."""
+        if cfg.image_size % cfg.vit.patch_size:
+            raise ValueError(
+                f"model.image_size: {cfg.image_size} is not a multiple of the {cfg.vit.patch_size} pixels of a patch"
+            )
+        return int(cfg.image_size // cfg.vit.patch_size) ** 2
+
+    @classmethod
+    def from_config(cls, cfg: Any, *, dtype: torch.dtype) -> EvaTower:
+        """Build from a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
+
+        Raises: ValueError naming the option when its weights are missing or do not fit.
+        """
+        if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
+            dtype = torch.float32
+        sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
+        if cfg.random_weights:
+            vit = build_vit(cfg.vit, **sizes).to(dtype)
+        elif cfg.vit_ckpt:
+            vit = load_vit(cfg.vit, cfg.vit_ckpt, dtype=dtype, **sizes)
+        else:
+            raise ValueError("model.vit_ckpt: give the file or the address of the vision encoder's weights")
+        vit.set_grad_checkpointing(bool(cfg.use_grad_checkpoint) and not cfg.freeze_vit)
+        return cls(vit, is_frozen=cfg.freeze_vit)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """The layers of the transformer."""
+        return self.vit.blocks
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the patches (N, patches, width) float32 of images (N, 3, H, W)."""
+        with torch.inference_mode() if self.is_frozen else contextlib.nullcontext():
+            seen = self.run_vit(images)
+        return self.ln_vision(seen)[:, 1:]
+
+    def run_vit(self, images: Tensor) -> Tensor:
+        """Return the states (N, 1 + patches, width) of images (N, 3, H, W).
+
+        16-bit weights run without autocast, which would widen its norms for nothing.
+        """
+        dtype = self.vit.patch_embed.proj.weight.dtype
+        with vision_attention(images.device):
+            if dtype == torch.float32:
+                return self.vit(images)
+            with without_autocast(images.device):
+                return self.vit(images.to(dtype))
+
+    def quantise(self) -> None:
+        """Keep the frozen weights of the layers in 8 bits; those in float32 stay."""
+        if self.is_frozen and self.vit.patch_embed.proj.weight.dtype != torch.float32:
+            quantise_vit(self.vit.blocks)
 
 
 def vision_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
