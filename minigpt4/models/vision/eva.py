@@ -92,7 +92,7 @@ class EvaTower(VisionTower):
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The layers of the transformer."""
-        return self.vit.blocks
+        return list(self.vit.blocks)
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the patches (N, patches, width) float32 of images (N, 3, H, W)."""
