@@ -69,7 +69,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a training leaves other random numbers behind",
-        file="api.py",
+        file="common/process_state.py",
         line="with torch.random.fork_rng(gpus):",
         fault="with contextlib.nullcontext():",
         test="tests/test_api.py::test_a_training_leaves_the_process_as_it_was",
