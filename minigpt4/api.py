@@ -110,7 +110,7 @@ def evaluate(
     Raises: ValueError that lists what is missing or misspelt, before a model is loaded.
     """
     chosen: list[Benchmark] = [] if benchmarks else choose(cfg)
-    for one in benchmarks:
+    for one in dict.fromkeys(benchmarks):
         chosen += choose(cfg, [one]) if isinstance(one, str) else [one]
 
     def load() -> Any:

@@ -117,6 +117,8 @@ def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | Non
     asked, else result files.
     """
     prepared, problems = [], []
+    names = [benchmark.name for benchmark in benchmarks]
+    problems += [f"{name}: two benchmarks have this name" for name in dict.fromkeys(names) if names.count(name) > 1]
     for given in benchmarks:
         benchmark, num_all = given, None
         try:

@@ -1,4 +1,4 @@
-"""Evaluator a model all questions of a benchmark, sharded over the ranks, and writing the result file."""
+"""Asks a model all questions of a benchmark, sharded over the ranks, and writes the result file."""
 
 from __future__ import annotations
 

@@ -149,3 +149,17 @@ def test_a_row_that_is_no_mistake_is_named(tmp_path):
     path.write_text(json.dumps(good.to_json()) + "\n" + json.dumps({**good.to_json(), "right": "no"}) + "\n")
     with pytest.raises(ValueError, match=r"wrong.jsonl: row 2: 'right' should be a number"):
         load_mistakes(path)
+
+
+def test_two_benchmarks_of_one_name_are_refused_before_the_model_is_asked(cfg, sums):
+    other, calculator = Sums(name="sums"), Calculator()
+    other.picture = sums.picture
+    with pytest.raises(ValueError, match="sums: two benchmarks have this name"):
+        evaluate(cfg, calculator, [sums, other])
+    assert calculator.asked == []
+
+
+def test_a_benchmark_that_is_named_twice_is_asked_once(cfg, sums):
+    calculator = Calculator()
+    assert list(evaluate(cfg, calculator, [sums, sums]).benchmarks) == ["sums"]
+    assert len(calculator.asked) == 4
