@@ -184,6 +184,8 @@ class Evaluator:
             if on_score is not None and self.only != INFER:
                 on_score(result)
         if is_main:
+            for name, one in results.benchmarks.items() if self.only != INFER else ():
+                write_mistakes(self.save_path, name, [mistake.to_json() for mistake in one.mistakes])
             write_results(self.save_path, {**known, **{name: one.facts for name, one in results.benchmarks.items()}})
             for item in prepared if model is not None else ():  # kept until here, so that a run that died has them
                 remove_shards(self.save_path, item.benchmark.name)
@@ -231,7 +233,6 @@ class Evaluator:
                 score["num_questions_in_all"] = item.num_all
             by_type = score.get("accuracy_by_type", {})
             result.mistakes.extend(mistakes(benchmark, predictions, by_type, save_path=self.save_path))
-            write_mistakes(self.save_path, benchmark.name, [mistake.to_json() for mistake in result.mistakes])
         made_with = dict(result.facts)
         result.facts.clear()
         result.facts.update({**score, **made_with, **score})

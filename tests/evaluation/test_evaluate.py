@@ -163,3 +163,19 @@ def test_a_benchmark_that_is_named_twice_is_asked_once(cfg, sums):
     calculator = Calculator()
     assert list(evaluate(cfg, calculator, [sums, sums]).benchmarks) == ["sums"]
     assert len(calculator.asked) == 4
+
+
+def test_an_evaluation_that_breaks_has_saved_neither_results_nor_mistakes(cfg, sums, tmp_path):
+    class Broken(Sums):
+        def score_one(self, question, answer):
+            raise ZeroDivisionError
+
+    broken = Broken(name="broken")
+    broken.picture = sums.picture
+    with pytest.raises(ZeroDivisionError):
+        evaluate(cfg, Calculator(), [sums, broken])
+    assert not (tmp_path / "results/results.json").exists() and not (tmp_path / "results/wrong.jsonl").exists()
+    calculator = Calculator()
+    evaluate(cfg, calculator, [sums])
+    assert calculator.asked == []  # its shards were kept
+    assert len(load_mistakes(tmp_path / "results/wrong.jsonl")) == 1
