@@ -57,7 +57,7 @@ class Session:
         self._chat = assistant.chat(args.image)
 
     def take(self, line: str) -> bool:
-        """Answer a line or follow its command; return whether the session goes on."""
+        """Answer a line or follow its command; return whether the session continues."""
         word, _, rest = line.strip().partition(" ")
         if word in ("/quit", "/exit"):
             return False
@@ -70,7 +70,7 @@ class Session:
                 print(HELP)
             elif word:
                 self._answer(self._chat, line.strip())
-        except ValueError as error:  # what the user gave; the conversation goes on
+        except ValueError as error:  # the user's mistake; the conversation continues
             print(f"! {error}")
         return True
 

@@ -76,7 +76,7 @@ class RunConfig:
     accum_grad_iters: int = option(1, at_least=1)
     max_tokens_per_forward: int | None = option(at_least=1)  # several micro-batches a forward, up to this many tokens
     compile: list[str] = option(default_factory=list, choices=("vit", "llm"))  # for torch.compile; slow to start
-    look_ahead: bool = False  # the ViT sees the next images on a CUDA stream of its own while this step's gradient runs
+    look_ahead: bool = False  # encode the next images on a second CUDA stream while this step's gradient runs
     cuda_graphs: bool | None = None  # replay training steps from CUDA graphs; unset: on a GPU of 60 GiB where possible
     max_grad_norm: float | None = option(above=0)  # clip the whole gradient of an update to this norm; unset: never
     profile: int = option(0, at_least=0)  # write a trace of this many updates to profile.json, after three others

@@ -20,7 +20,7 @@ def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGr
     """Return all rows in units of whole images, from the longest prompts to the shortest.
 
     A unit is one batch, but for an image with more questions than a batch holds. Units follow from the questions and
-    the batch size alone, so that any number of ranks, and a run that goes on after a stop, ask the same batches.
+    the batch size alone, so that any number of ranks, and a run that is continued, ask the same batches.
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, question in enumerate(questions):

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ class Evaluator:
             if not is_main or result is None:
                 continue
             if self.only != INFER:
-                self._score(item, result)
+                result = self._score(item, result)
             results.benchmarks[result.name] = result
             if on_score is not None and self.only != INFER:
                 on_score(result)
@@ -225,14 +225,13 @@ class Evaluator:
         facts = known_provenance(path, known.get(item.benchmark.name, {}))
         return BenchmarkResult(name=item.benchmark.name, predictions=predictions, facts=facts)
 
-    def _score(self, item: Prepared, result: BenchmarkResult) -> None:
+    def _score(self, item: Prepared, result: BenchmarkResult) -> BenchmarkResult:
         benchmark, predictions = item.benchmark, result.predictions
         with pulse.during(f"scoring {benchmark.name}"):
             score = benchmark.score(predictions) | published_of(benchmark.name)
             if item.num_all is not None:
                 score["num_questions_in_all"] = item.num_all
             by_type = score.get("accuracy_by_type", {})
-            result.mistakes.extend(mistakes(benchmark, predictions, by_type, save_path=self.save_path))
-        made_with = dict(result.facts)
-        result.facts.clear()
-        result.facts.update({**score, **made_with, **score})
+            wrong = mistakes(benchmark, predictions, by_type, save_path=self.save_path)
+        # the score comes first in results.json, and replaces that of an earlier evaluation
+        return replace(result, mistakes=wrong, facts={**score, **result.facts, **score})

@@ -1,4 +1,4 @@
-"""Part files: the answers that each rank has got so far, so that ranks need not talk and a run that died goes on."""
+"""Shards: each rank's answers so far. Ranks need not exchange them, and a run that died continues from them."""
 
 from __future__ import annotations
 

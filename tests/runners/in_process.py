@@ -1,5 +1,6 @@
 """A training run in this process: what a run of train.py builds, for tests that ask the runner or its parts."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -55,3 +56,15 @@ def update_of(*items, num_steps=None, num_accumulated=1, first=0, **options):
         is_packed=num_steps is not None,
     )
     return Update(window, DevicePrefetcher(iter(items), torch.device("cpu"), **options))
+
+
+class NotFiniteOnce(ImageTextPretrainTask):
+    """Its second loss is infinite."""
+
+    def __init__(self):
+        self.num_steps = 0
+
+    def train_step(self, model, batch):
+        losses = super().train_step(model, batch)
+        self.num_steps += 1
+        return losses._replace(loss=losses.loss * (math.inf if self.num_steps == 2 else 1))

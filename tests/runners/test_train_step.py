@@ -1,6 +1,5 @@
 """TrainStep, called directly with a model of a few numbers."""
 
-import math
 from contextlib import nullcontext
 
 import pytest
@@ -9,8 +8,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from minigpt4.runners.strategy import Parallel
-from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.runners.in_process import train_step_of, update_of
+from tests.runners.in_process import NotFiniteOnce, train_step_of, update_of
 from tests.runners.small_model import SmallModel, gradients, packed_text
 
 ONE, TWO, THREE = [1, 2, 3], [2, 5], [4, 1, 7, 2]
@@ -107,18 +105,6 @@ def test_the_gradient_is_averaged_over_the_ranks_once_an_update():
     items = [[packed_text((0, text))] for text in (ONE, TWO, THREE)]
     train_step_of(model, parallel=parallel)(update_of(*items, num_accumulated=3))
     assert (parallel.num_kept, parallel.num_reduced) == (2, 1)
-
-
-class NotFiniteOnce(ImageTextPretrainTask):
-    """Its second loss is infinite."""
-
-    def __init__(self):
-        self.num_steps = 0
-
-    def train_step(self, model, batch):
-        losses = super().train_step(model, batch)
-        self.num_steps += 1
-        return losses._replace(loss=losses.loss * (math.inf if self.num_steps == 2 else 1))
 
 
 def test_updates_go_on_after_one_is_left_out(tmp_path):

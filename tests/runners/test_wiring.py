@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.runners.in_process import runner_of
+from tests.runners.in_process import NotFiniteOnce, runner_of
 from tests.runners.tiny import DATA, log_lines, tiny_config
 
 
@@ -65,18 +64,6 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
         runner.train()
     assert not list((tmp_path / "out/job").glob("checkpoint*"))
-
-
-class NotFiniteOnce(ImageTextPretrainTask):
-    """Its second loss is infinite."""
-
-    def __init__(self):
-        self.num_steps = 0
-
-    def train_step(self, model, batch):
-        losses = super().train_step(model, batch)
-        self.num_steps += 1
-        return losses._replace(loss=losses.loss * (math.inf if self.num_steps == 2 else 1))
 
 
 def test_updates_go_on_after_one_is_left_out(tmp_path):
