@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from minigpt4.common.registry import did_you_mean, registry
 
@@ -25,26 +25,21 @@ MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""
 
 
-def option(
-    default: Any = None,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    choices: Sequence[str] | None = None,
-    length: int | None = None,
-    registered: str | None = None,
-    kind: str | None = None,
-) -> Any:
-    """Return a dataclass field with what its values must fulfil; of a list of `length`, every element must.
+class Rules(TypedDict, total=False):
+    """What values must fulfil; of a list, every element must."""
 
-    `registered` is a kind of the registry: the value is one of its names. `kind` is "device" for a device of torch, and
-    "paths" for an option that takes one path or several.
-    """
-    given = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "choices": choices}
-    given |= {"length": length, "registered": registered, "kind": kind}
-    rules = {name: rule for name, rule in given.items() if rule is not None}
+    at_least: float
+    above: float
+    at_most: float
+    below: float
+    length: int  # of a list
+    choices: tuple[str, ...]
+    registered: str  # a kind of the registry, whose names are the choices
+    kind: Literal["device", "paths"]  # a device of torch; one path or a list of paths
+
+
+def option(default: Any = None, **rules: Unpack[Rules]) -> Any:
+    """Return a dataclass field with a default and rules for its values."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=rules)
     return field(default=default, metadata=rules)
@@ -66,19 +61,13 @@ class Option:
         return next((hint for hint in hints if isinstance(hint, type) and is_dataclass(hint)), None)
 
     @property
-    def takes_text(self) -> bool:
-        """Whether a word is the value as it was written, as `job_id: 0010`."""
-        return self.hint in (str, str | None) or self.takes_paths
-
-    @property
-    def takes_texts(self) -> bool:
-        """Whether the words of a list are values as they were written."""
-        return self.hint == list[str] or self.takes_paths
-
-    @property
     def takes_paths(self) -> bool:
         """Whether the value is one path or a list of paths."""
         return self.rules.get("kind") == "paths"
+
+    def takes_text(self, *, in_list: bool = False) -> bool:
+        """Return whether a word, alone or in a list, is the value as it was written: `job_id: 0010`."""
+        return self.takes_paths or self.hint in ((list[str],) if in_list else (str, str | None))
 
     @property
     def type_name(self) -> str:
@@ -95,12 +84,10 @@ class Option:
             return " is not set"
         if any("${" in text for text in texts):
             return f": got {shown(value)}; ${{ is not allowed in a text here"
-        is_number = type(value) in (int, float)
-        if (is_number and self.hint in (bool, bool | None) and value not in (0, 1)) or (
-            self.takes_paths and not all(one is None or isinstance(one, str) for one in as_list(value))
-        ):
-            return f": expected {self.type_name}, got {shown(value)}"
-        return None
+        is_wrong = self.hint in (bool, bool | None) and type(value) is int and value not in (0, 1)
+        if self.takes_paths:
+            is_wrong = not all(isinstance(one, str | None) for one in (value if isinstance(value, list) else [value]))
+        return f": expected {self.type_name}, got {shown(value)}" if is_wrong else None
 
     def problems(self, value: Any) -> Iterator[str]:
         """Yield what is wrong with a value of the right type, and with each element of a list."""
@@ -155,11 +142,6 @@ def _name_of(hint: Any) -> str:
 
 def _default_of(one: Any) -> Any:
     return one.default if one.default_factory is MISSING else one.default_factory()
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return a list as it is, and anything else as the one element of a list."""
-    return value if isinstance(value, list) else [value]
 
 
 def shown(value: Any) -> str:

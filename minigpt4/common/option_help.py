@@ -75,12 +75,11 @@ def helps_of(section: type) -> dict[str, str]:
     """Return the text below each option of a section, in one line."""
     [declaration] = ast.parse(inspect.getsource(section)).body
     assert isinstance(declaration, ast.ClassDef)
-    helps = {}
-    for option, below in pairwise(declaration.body):
-        if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            assert isinstance(option.target, ast.Name)
-            helps[option.target.id] = " ".join(str(below.value.value).split())
-    return helps
+    return {
+        ast.unparse(option.target): " ".join(str(ast.literal_eval(below.value)).split())
+        for option, below in pairwise(declaration.body)
+        if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
 
 
 def joined(paths: Sequence[str]) -> str:

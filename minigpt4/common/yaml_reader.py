@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from minigpt4.common.paths import IS_POINTER, POINTER
 from minigpt4.common.schema import option_at
+from minigpt4.common.text_files import read_text
 
 MAX_VALUES = 100_000
 """A file with aliases may describe more values than memory holds; a config has a few hundred."""
@@ -25,14 +25,7 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 
 def read_yaml_file(path: Path) -> dict[str, Any]:
     """Return the sections of a file. Raises: ValueError in one line that names the file, and the place where it can."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # a name with a NUL character
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
-    if content.startswith(POINTER):
-        raise ValueError(f"{path} {IS_POINTER}")
+    content = read_text(path)
     try:
         tree = parse_yaml(content)
     except ValueError as error:
@@ -43,7 +36,7 @@ def read_yaml_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-def parse_yaml(content: bytes | str, path: Sequence[str] = ()) -> Any:
+def parse_yaml(content: str, path: Sequence[str] = ()) -> Any:
     """Return the one document of a text, the value of the option at `path` or, without one, a whole file.
 
     Raises: ValueError in one line that says what is wrong and where.
@@ -90,7 +83,7 @@ def _read(path: Sequence[str], raw: str) -> Any:
     Raises: ValueError when it should be YAML and is none.
     """
     option = option_at(path)
-    if option is None or not option.takes_text:
+    if option is None or not option.takes_text():
         return parse_yaml(raw, path)
     if raw.strip() in _NULLS or raw.startswith("#") or (raw.strip() == "None" and option.hint is not str):
         return None
@@ -142,10 +135,11 @@ class _Converter:
             raise _error(f"there are more than {MAX_VALUES:,} values", node)
         option = option_at(path) if is_text is None else None
         if isinstance(node, yaml.ScalarNode):
-            return _scalar(node, is_text or (option is not None and option.takes_text))
+            return _scalar(node, is_text or (option is not None and option.takes_text()))
         if isinstance(node, yaml.SequenceNode):
             _expect_tag(node, "seq")
-            return [self.convert(one, path, option is not None and option.takes_texts) for one in node.value]
+            texts = option is not None and option.takes_text(in_list=True)
+            return [self.convert(one, path, texts) for one in node.value]
         _expect_tag(node, "map")
         return self._mapping(node, path if is_text is None else ("",))
 
