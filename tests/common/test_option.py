@@ -1,4 +1,4 @@
-"""Values out of range are found with the config, all of them, before anything is loaded."""
+"""Loading a config finds all values out of range, before anything else is loaded."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ def path(tmp_path):
         ),
     ],
 )
-def test_a_value_out_of_range_is_named_in_one_line(path, option, message):
+def test_a_value_out_of_range_is_an_error_of_one_line(path, option, message):
     with pytest.raises(ValueError) as error:
         Config.load(path, [option])
     first, *more = str(error.value).split("\n")
