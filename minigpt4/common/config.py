@@ -195,7 +195,21 @@ def _wrong_values(node: DictConfig, section: type, path: str) -> Iterator[str]:
 
 def _wrong_together(cfg: Config) -> Iterator[str]:
     """Yield values that do not fit together, though each is in its range."""
-    model, vit = cfg.model_cfg, cfg.model_cfg.vit
+    model = cfg.model_cfg
+    yield from _wrong_parts(model)
+    if model.prompt_template is not None:
+        yield from _wrong_template(model.prompt_template)
+    if model.lora_r > 0 and not model.lora_target_modules:
+        yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
+    if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
+        yield "datasets: at least one sample_ratio should be above 0"
+    if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
+        yield f"run.train_splits: expected [train], the only split for training, got {splits}"
+
+
+def _wrong_parts(model: Any) -> Iterator[str]:
+    """Yield options that EVA and Llama refuse; parts of plugins check theirs when they are built."""
+    vit = model.vit
     if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
         num_patches, rest = divmod(model.image_size, vit.patch_size)
         if rest or num_patches % 2:
@@ -203,18 +217,10 @@ def _wrong_together(cfg: Config) -> Iterator[str]:
             yield f"model.image_size: expected {multiple}, got {model.image_size}"
         if vit.embed_dim % vit.num_heads:
             yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
-    if model.prompt_template is not None:
-        yield from _wrong_template(model.prompt_template)
-    if model.lora_r > 0 and not model.lora_target_modules:
-        yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
     for name in model.lora_target_modules if model.language_model == "llama" else ():
         if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
             near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
             yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
-    if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
-        yield "datasets: at least one sample_ratio should be above 0"
-    if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
-        yield f"run.train_splits: expected [train], the only split for training, got {splits}"
 
 
 def _wrong_template(template: str) -> Iterator[str]:
