@@ -44,13 +44,15 @@ class Config:
         self._problems += merge_options(tree, getattr(args, "options", None) or ())
         user = _resolved(tree, self._path)
         self._problems += [_no_such(name, SECTIONS) for name in user if name not in SECTIONS]
-        self.run_cfg = self._merge("run", user.get("run"))
+        # typed by the schema, though OmegaConf holds the values: a misspelt `run_cfg.x` in our code is an error of mypy
+        self.run_cfg = typing.cast(schema.RunConfig, self._merge("run", user.get("run")))
         try:
             load_plugins(self.run_cfg.plugins, folder=Path(self._path).parent)
         except ValueError as error:
             self._problems += str(error).splitlines()
         defaults = self._model_defaults(user.get("model"))
-        self.model_cfg = self._merge("model", defaults.get("model"), user.get("model"))
+        model_cfg = self._merge("model", defaults.get("model"), user.get("model"))
+        self.model_cfg = typing.cast(schema.ModelConfig, model_cfg)
         self.preprocess_cfg = self._merge("preprocess", defaults.get("preprocess"), user.get("preprocess"))
         for processor in self.preprocess_cfg.vis_processor.values():
             if processor is not None and processor.image_size is None:
@@ -207,7 +209,7 @@ def _wrong_together(cfg: Config) -> Iterator[str]:
         yield f"run.train_splits: expected [train], the only split for training, got {splits}"
 
 
-def _wrong_parts(model: Any) -> Iterator[str]:
+def _wrong_parts(model: schema.ModelConfig) -> Iterator[str]:
     """Yield options that EVA and Llama refuse; parts of plugins check theirs when they are built."""
     vit = model.vit
     if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
