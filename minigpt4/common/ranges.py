@@ -45,7 +45,7 @@ def wrong_values(node: DictConfig, cls: type, path: str) -> Iterator[str]:
 def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
     """Yield what is wrong with values that are right each by itself."""
     vit = model.vit
-    if min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
+    if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
         num_patches, rest = divmod(model.image_size, vit.patch_size)
         if rest or num_patches % 2:
             multiple = 2 * vit.patch_size
@@ -57,7 +57,7 @@ def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
         yield from _wrong_template(model.prompt_template)
     if model.lora_r > 0 and not model.lora_target_modules:
         yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
-    for name in model.lora_target_modules:
+    for name in model.lora_target_modules if model.language_model == "llama" else ():
         if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
             near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
             yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
