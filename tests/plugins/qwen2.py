@@ -11,6 +11,16 @@ CHATML = ChatFormat(
     between="\n",
     stops=("<|im_end|>",),
 )
+SIZES = {  # those of Qwen2-0.5B
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
 
 
 @registry.register_language_model("qwen2")
@@ -19,13 +29,4 @@ class Qwen2(LanguageModel):
 
     chat_format = CHATML
     model_type = "qwen2"
-    random_sizes = {  # those of Qwen2-0.5B
-        "vocab_size": 151936,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
-    }
+    random_sizes = SIZES
