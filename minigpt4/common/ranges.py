@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt4.common.registry import did_you_mean, registry
-from minigpt4.common.schema import LLAMA_LINEAR_LAYERS, hints_of, inner_of
+from minigpt4.common.schema import ModelConfig, hints_of, inner_of
 
 LARGEST = 2**63 - 1
 BOUNDS = {
@@ -44,25 +44,29 @@ def wrong_values(node: DictConfig, cls: type, path: str) -> Iterator[str]:
 
 def wrong_together(model: DictConfig, datasets: DictConfig) -> Iterator[str]:
     """Yield what is wrong with values that are right each by itself."""
-    vit = model.vit
-    if min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
-        num_patches, rest = divmod(model.image_size, vit.patch_size)
-        if rest or num_patches % 2:
-            multiple = 2 * vit.patch_size
-            what = f"a multiple of {multiple}, two patches of model.vit"
-            yield f"model.image_size: expected {what}, got {model.image_size}"
-        if vit.embed_dim % vit.num_heads:
-            yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
+    yield from _wrong_parts(model)
     if model.prompt_template is not None:
         yield from _wrong_template(model.prompt_template)
     if model.lora_r > 0 and not model.lora_target_modules:
         yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
-    for name in model.lora_target_modules:
-        if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
-            near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
-            yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
     if len(datasets) and all(body.sample_ratio == 0 for body in datasets.values()):
         yield "datasets: at least one sample_ratio should be above 0"
+
+
+def _wrong_parts(model: DictConfig) -> Iterator[str]:
+    """Yield what the classes of a model's parts say of their options, unless these are the defaults."""
+    parts = {
+        "vision_tower": ("vit_model", "image_size", "vit", "vit_options"),
+        "language_model": ("language_model", "lora_target_modules"),
+    }
+    defaults = OmegaConf.structured(ModelConfig)
+    for kind, (name, *options) in parts.items():
+        if any(model[key] != defaults[key] for key in (name, *options)):
+            try:
+                part = getattr(registry, f"get_{kind}_class")(model[name])
+            except ValueError:  # `wrong_values` has named it
+                continue
+            yield from part.wrong_options(model)
 
 
 def _wrong_template(template: str) -> Iterator[str]:

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from typing import Any
 
-LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PATCHES_PER_TOKEN = 4
-"""Neighbouring patches of a picture that make one token."""
 PICTURES = ("as_seen", "as_stored")
 """Upright by EXIF and transparent parts white, or the stored pixels without alpha."""
 EVA_VIT_G_URL = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"

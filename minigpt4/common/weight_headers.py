@@ -1,17 +1,41 @@
-"""Names and shapes of the tensors of a weight file, from its header alone: no tensor is read."""
+"""Names and shapes of tensors: read from a weight file's header, and compared with those of a model."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigpt4.common.paths import one_line, wrong_path
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
+MAX_NAMED = 4
+"""The number of tensors that a message names."""
 PICKLE = b"\x80"
 """A pickle begins so, as torch before 1.6 wrote its files."""
+
+
+def misfit(given: Shapes, wanted: Shapes, *, ignores_more: bool = False) -> str | None:
+    """Return which tensors are missing, unexpected or of another shape than `wanted`, in words; None when all fit.
+
+    `ignores_more` allows names that are not wanted.
+    """
+    missing = [name for name in wanted if name not in given]
+    unexpected = [] if ignores_more else [name for name in given if name not in wanted]
+    shapes = [f"{name} {given[name]}, not {shape}" for name, shape in wanted.items() if given.get(name, shape) != shape]
+    if not (missing or unexpected or shapes):
+        return None
+    more = "" if ignores_more else f"unexpected {first_of(unexpected)}, "
+    return f"missing {first_of(missing)}, {more}shapes {first_of(shapes)}"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return a list for a message: the first few names, and how many there are in all."""
+    if len(names) <= MAX_NAMED:
+        return str(list(names))
+    return f"{str(list(names[:MAX_NAMED]))[:-1]}, .. {len(names)} in all]"
 
 
 def read_shapes(path: str) -> Shapes | None:

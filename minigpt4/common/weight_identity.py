@@ -1,19 +1,16 @@
-"""What a base model's weight files are: names, shapes and a few values of each tensor, read without the model.
+"""The fingerprint of a base model's weight files: names, shapes and a few values of each tensor.
 
-An identity says whether two sets of files hold the same weights. It does not depend on the format (.bin or
-.safetensors), on the shards, or on the floating type that the weights are stored in.
+Two sets of files with the same weights have the same fingerprint. It does not depend on the format (.bin or
+.safetensors), on the shards, or on the floating type of the stored weights.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,9 @@ import torch
 from torch import Tensor
 
 from minigpt4.common.checkpoint import read_tensors
-from minigpt4.common.downloads import downloaded_to, is_hub_id
-from minigpt4.common.llama_folder import SIZES, WEIGHTS, linear_shapes
+from minigpt4.common.downloads import downloaded_to
+from minigpt4.common.registry import registry
+from minigpt4.common.weight_folder import config_of, local_folder, read_json, weight_paths
 
 VERSION = 1
 NUM_VALUES = 4
@@ -33,8 +31,6 @@ RELATIVE, ABSOLUTE = 2**-7, 2**-23
 """One step of bfloat16, and two of the smallest steps of float16: what storing in another type may change."""
 MAX_STEPPED = 1 / 8
 """The part of all values that may differ by such a step. Rounding twice moves one value in sixteen."""
-_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin", "adapter_model.safetensors")
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def identity_of(model_cfg: Any) -> dict[str, Any]:
@@ -46,9 +42,9 @@ def identity_of(model_cfg: Any) -> dict[str, Any]:
         return {"version": VERSION, "llama": RANDOM, "tokenizer": RANDOM, "vit": RANDOM}
     return {
         "version": VERSION,
-        "llama": _identified(lambda: _llama(_folder(model_cfg))),
+        "llama": _identified(lambda: _language_model(_folder(model_cfg))),
         "tokenizer": _identified(lambda: _tokenizer(_folder(model_cfg))),
-        "vit": _identified(lambda: _vit(model_cfg.vit_ckpt, depth=model_cfg.vit.depth)),
+        "vit": _identified(lambda: _vision_tower(model_cfg)),
     }
 
 
@@ -127,23 +123,6 @@ def identity_of_files(paths: list[Path], *, counts: Callable[[str], bool] = lamb
     return {"structure": structure.hexdigest(), "num_tensors": len(names), "values": packed}
 
 
-def weight_paths(folder: Path) -> list[Path]:
-    """Return the weight files of a Llama folder in the order in which transformers looks for them.
-
-    Raises: ValueError when there are none, or when an index cannot be read or names a file that is absent.
-    """
-    for whole, index in zip(WEIGHTS[::2], WEIGHTS[1::2], strict=True):
-        if (folder / whole).is_file():
-            return [folder / whole]
-        if (folder / index).is_file():
-            return _indexed(folder / index)
-    for suffix in (".safetensors", ".bin"):
-        paths = sorted(path for path in folder.glob(f"*{suffix}") if path.name not in _NO_WEIGHTS)
-        if paths:
-            return paths
-    raise ValueError(f"{folder}: holds no weights (*.safetensors or *.bin)")
-
-
 def _identified(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return read()
@@ -152,23 +131,22 @@ def _identified(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _folder(model_cfg: Any) -> Path:
-    folder = local_llama(str(model_cfg.llama_model))
+    folder = local_folder(str(model_cfg.llama_model))
     if folder is None:
         raise ValueError(f"model.llama_model: {model_cfg.llama_model} is not on this machine yet")
     return folder
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    """Return the identity of a tokenizer: its pieces in the order of their ids, whichever file holds them."""
+    """Return the fingerprint of a tokenizer: its pieces in the order of their ids, from either of its files."""
     if (folder / "tokenizer.model").is_file():
         import sentencepiece
 
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         pieces = [model.id_to_piece(number) for number in range(model.vocab_size())]
     else:
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         try:
-            vocabulary: dict[str, int] = dict(content["model"]["vocab"])
+            vocabulary: dict[str, int] = dict(read_json(folder / "tokenizer.json")["model"]["vocab"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'tokenizer.json'}: has no vocabulary of pieces") from error
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -176,8 +154,8 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
     return {"num_pieces": len(pieces), "pieces": digest.hexdigest()}
 
 
-def _llama(folder: Path) -> dict[str, Any]:
-    tied = bool(_config_of(folder).get("tie_word_embeddings"))
+def _language_model(folder: Path) -> dict[str, Any]:
+    tied = bool(config_of(folder).get("tie_word_embeddings"))
 
     def counts(name: str) -> bool:  # a tied head is another name for the embeddings, which .safetensors leaves out
         return not name.endswith("rotary_emb.inv_freq") and not (tied and name == "lm_head.weight")
@@ -185,81 +163,15 @@ def _llama(folder: Path) -> dict[str, Any]:
     return identity_of_files(weight_paths(folder), counts=counts)
 
 
-def _vit(source: str | None, *, depth: int) -> dict[str, Any]:
-    path = local_vit(source) if source else None
-    if path is None:
+def _vision_tower(model_cfg: Any) -> dict[str, Any]:
+    shapes = registry.get_vision_tower_class(model_cfg.vit_model).weight_shapes(model_cfg, {})
+    if shapes is None:
+        raise ValueError(f"the vision tower {model_cfg.vit_model} does not say which tensors it reads")
+    source = model_cfg.vit_ckpt
+    path = Path(downloaded_to(source) or source) if source else None
+    if path is None or not path.is_file():
         raise ValueError(f"model.vit_ckpt: {source} is not on this machine yet")
-
-    def counts(name: str) -> bool:  # the published file holds a further block and a head, which nothing uses
-        block = _BLOCK.match(name)
-        return int(block[1]) < depth if block else name.startswith(("cls_token", "pos_embed", "patch_embed."))
-
-    return identity_of_files([path], counts=counts)
-
-
-def local_llama(source: str) -> Path | None:
-    """Return the folder of a language model on this machine, also in the hub's cache; None where there is none yet."""
-    if os.path.isdir(source):
-        return Path(source)
-    if not is_hub_id(source):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(source, "config.json")
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def local_vit(source: str) -> Path | None:
-    """Return the file of a vision encoder on this machine, also in torch's hub cache; None where there is none yet."""
-    path = downloaded_to(source) or Path(source)
-    return path if path.is_file() else None
-
-
-def hidden_size(model_cfg: Any) -> int | None:
-    """Return the width of the language model by its config file; None where that is not known."""
-    folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
-    size = None if folder is None else _config_of(folder).get("hidden_size")
-    return size if isinstance(size, int) else None
-
-
-@dataclass(frozen=True)
-class LayerSizes:
-    """The sizes of a language model: `shapes` holds (out, in) of each linear layer that LoRA can extend."""
-
-    num_layers: int
-    hidden: int
-    shapes: Mapping[str, tuple[int, int]]
-
-
-def layer_sizes(model_cfg: Any) -> LayerSizes | None:
-    """Return the sizes of the language model by its config file; None where they are not known."""
-    folder = None if model_cfg.random_weights else local_llama(str(model_cfg.llama_model))
-    config = {} if folder is None else _config_of(folder)
-    names = [name for name in SIZES if name != "vocab_size"]
-    if not all(type(config.get(name)) is int and config[name] > 0 for name in names):
-        return None
-    return LayerSizes(config["num_hidden_layers"], config["hidden_size"], linear_shapes(config))
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    """Return config.json of a folder, empty where it cannot be read: whoever loads the model says so."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _indexed(index: Path) -> list[Path]:
-    try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index}: cannot read it as an index of shards: {error!r}") from error
-    paths = [index.parent / str(name) for name in sorted(set(shards))]
-    absent = [path.name for path in paths if not path.is_file()]
-    if absent:
-        raise ValueError(f"{index} names files that are absent: {', '.join(absent[:3])}")
-    return paths
+    return identity_of_files([path], counts=shapes.__contains__)  # the file may hold more, which nothing uses
 
 
 def _probed(path: Path) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:

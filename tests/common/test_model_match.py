@@ -1,5 +1,6 @@
 """A checkpoint beside the model section of a run: what is refused, what is allowed, what could not be compared."""
 
+import json
 import shutil
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minigpt4.common.checkpoint import read_checkpoint
-from minigpt4.common.model_match import check_match, compare, judge_checkpoint
+from minigpt4.common.model_match import check_match, compare
 from minigpt4.common.weight_identity import identity_of
+from minigpt4.preflight.weights import check_checkpoint
 from tests.models.golden_model import ASSETS, tiny_config, tiny_model
 
 CKPT = ASSETS / "minigptv2_tiny_ckpt.pth"
@@ -168,9 +170,7 @@ def test_a_model_loads_what_fits_and_remembers_what_was_allowed(tmp_path):
 
 def test_another_base_model_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
     torch.save(ours(), tmp_path / "x.pth")
-    monkeypatch.setattr(
-        "minigpt4.models.language.llama.Llama.from_config", lambda *_, **__: pytest.fail("it was loaded")
-    )
+    monkeypatch.setattr("minigpt4.models.language.llama.Llama._read", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match=r"model\.llama_model=there/llama"):
         tiny_model(ckpt=str(tmp_path / "x.pth"), llama_model=other_llama(tmp_path))
 
@@ -180,40 +180,42 @@ def test_the_check_before_a_training_names_the_key_and_reads_a_checkpoint_of_any
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "x.safetensors")
     torch.save(tensors, tmp_path / "flat.pth")
     for name in ("x.safetensors", "flat.pth"):
-        assert judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config()) == ([], [])
-        [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
+        assert check_checkpoint("model.ckpt", str(tmp_path / name), tiny_config()) == ([], [])
+        [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
         assert problem.startswith(f"model.ckpt: {tmp_path / name} does not fit this model: {name} has LoRA of rank 4")
     (tmp_path / "flat.pth").write_bytes(b"no")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
     assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'}: ")
 
 
 def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_path):
     llama = shutil.copytree(ASSETS / "llama_tiny", tmp_path / "llama")
-    (llama / "config.json").write_text('{"hidden_size": 80}')
+    sizes = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**sizes, "hidden_size": 80}))
     cfg = tiny_config(llama_model=str(llama), vit={"embed_dim": 48, "depth": 2, "num_heads": 4})
-    [problem], _ = judge_checkpoint("model.ckpt", str(CKPT), cfg)
+    [problem], _ = check_checkpoint("model.ckpt", str(CKPT), cfg)
     assert "was trained with a language model of width 64, that of model.llama_model has 80" in problem
-    assert "was trained with a vision encoder of width 32, this run model.vit.embed_dim=48" in problem
+    assert "was trained with a vision tower of width 32, that of model.vit_model has 48" in problem
 
 
 def test_a_checkpoint_without_an_optimizer_is_loaded_but_not_resumed(tmp_path):
     torch.save({"model": read_checkpoint(CKPT)["model"]}, tmp_path / "x.pth")
     where = str(tmp_path / "x.pth")
-    assert judge_checkpoint("model.ckpt", where, tiny_config()) == ([], [])
-    [problem], _ = judge_checkpoint("run.resume_ckpt_path", where, tiny_config(), resumed=True)
+    assert check_checkpoint("model.ckpt", where, tiny_config()) == ([], [])
+    [problem], _ = check_checkpoint("run.resume_ckpt_path", where, tiny_config(), resumed=True)
     assert problem == f"run.resume_ckpt_path: {where} cannot be resumed, it has no optimizer, epoch"
 
 
 def test_a_file_that_holds_something_else_is_named_by_the_check():
     vit = str(ASSETS / "eva_tiny_28.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", vit, tiny_config())
-    assert problem.startswith(f"model.ckpt: {vit}: not a checkpoint of MiniGPT-v2, it has no llama_proj.weight but [")
+    [problem], _ = check_checkpoint("model.ckpt", vit, tiny_config())
+    assert problem.startswith(f"model.ckpt: {vit} does not fit this model: missing ['llama_model.")
+    assert "unexpected ['cls_token', " in problem and problem.endswith("; it is no checkpoint of MiniGPT-v2")
 
 
 def test_the_check_says_what_is_allowed(tmp_path):
     torch.save(ours(lora_alpha=64), tmp_path / "x.pth")
-    problems, remarks = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
+    problems, remarks = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
     assert problems == []
     assert remarks == ["model.ckpt: x.pth was trained with model.lora_alpha=64, this run has 16"]
 
@@ -237,20 +239,26 @@ def damaged_by(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("llama_proj.bias"), "it lacks llama_proj.bias"),
-        (lambda t: t.update(foo=torch.zeros(2)), "it has, and this model lacks, foo"),
-        (lambda t: t.update({"llama_proj.bias": torch.zeros(3)}), "of another shape are llama_proj.bias (3,), not"),
-        (lambda t: t.pop(next(name for name in t if "layers.0" in name and "lora_B" in name)), "it lacks llama_model."),
+        (lambda t: t.pop("llama_proj.bias"), "missing ['llama_proj.bias'], unexpected [], shapes []"),
+        (lambda t: t.update(foo=torch.zeros(2)), "missing [], unexpected ['foo'], shapes []"),
+        (
+            lambda t: t.update({"llama_proj.bias": torch.zeros(3)}),
+            "missing [], unexpected [], shapes ['llama_proj.bias (3,), not",
+        ),
+        (
+            lambda t: t.pop(next(name for name in t if "layers.0" in name and "lora_B" in name)),
+            "missing ['llama_model.",
+        ),
     ],
 )
 def test_a_checkpoint_with_other_tensors_is_refused_before_the_model_is_built(tmp_path, change, words):
     torch.save({"model": damaged_by(change)}, tmp_path / "x.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
-    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth does not fit this model: x.pth: {words}")
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth does not fit this model: {words}")
 
 
 @pytest.mark.parametrize("wrong", [{3: torch.zeros(1)}, {"llama_proj.bias": "abc"}])
 def test_a_checkpoint_whose_model_holds_other_things_than_tensors_is_refused(tmp_path, wrong):
     torch.save({"model": damaged_by(lambda tensors: tensors.update(wrong))}, tmp_path / "x.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
     assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth: not a training checkpoint, its model holds ")
