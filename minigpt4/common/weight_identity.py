@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +92,6 @@ def labels(identity: Mapping[str, Any]) -> str:
     return ", ".join(f"{part}: {label(identity[part])}" for part in ("llama", "tokenizer", "vit"))
 
 
-def probe_positions(num_values: int) -> list[int]:
-    """Return the positions of the values that are read of a flat tensor: spread evenly, its ends left out."""
-    count = min(NUM_VALUES, num_values)
-    return [(2 * number + 1) * num_values // (2 * count) for number in range(count)]
-
-
 def identity_of_files(paths: list[Path], *, counts: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """Return the identity of all tensors in some files together whose name `counts`.
 
@@ -107,11 +99,11 @@ def identity_of_files(paths: list[Path], *, counts: Callable[[str], bool] = lamb
     """
     found: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for path in paths:
-        for name, shape, values in _probed(path):
-            if counts(name):
-                if not values.is_floating_point():
-                    raise ValueError(f"{path}: {name} is stored as {values.dtype}, so its values cannot be compared")
-                found[name] = (shape, values)
+        for name, value in read_tensors(path, mmap=True).items():
+            if isinstance(value, Tensor) and counts(str(name)):
+                if not value.is_floating_point():
+                    raise ValueError(f"{path}: {name} is stored as {value.dtype}, so its values cannot be compared")
+                found[str(name)] = (tuple(value.shape), _probed(value))
     if not found:
         raise ValueError(f"{paths[0]}: holds no tensors")
     names = sorted(found)
@@ -174,42 +166,11 @@ def _vision_tower(model_cfg: Any) -> dict[str, Any]:
     return identity_of_files([path], counts=shapes.__contains__)  # the file may hold more, which nothing uses
 
 
-def _probed(path: Path) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    """Yield name, shape and the probed values of each tensor of a file; of the values only their pages are read."""
-    if path.suffix == ".safetensors":
-        yield from _probed_safetensors(path)
-        return
-    for name, value in read_tensors(path, mmap=True).items():
-        if isinstance(value, Tensor):
-            places = [_unravel(where, tuple(value.shape)) for where in probe_positions(value.numel())]
-            yield (
-                str(name),
-                tuple(value.shape),
-                torch.stack([value[at] for at in places]) if places else value.flatten(),
-            )
-
-
-def _probed_safetensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
-            for name in file.keys():  # noqa: SIM118  # it is no mapping
-                part = file.get_slice(name)
-                shape = tuple(part.get_shape())
-                places = [_unravel(where, shape) for where in probe_positions(math.prod(shape))] if shape else []
-                values = [part[tuple(slice(at, at + 1) for at in place)].flatten() for place in places]
-                yield name, shape, torch.cat(values) if values else file.get_tensor(name).flatten()
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot read it: {error}") from error
-
-
-def _unravel(where: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    place = []
-    for size in reversed(shape):
-        where, at = divmod(where, size)
-        place.append(at)
-    return tuple(reversed(place))
+def _probed(value: Tensor) -> Tensor:
+    """Return a few values of a tensor, (values,): spread evenly, its ends left out. Only their pages are read."""
+    count = min(NUM_VALUES, value.numel())
+    positions = [(2 * number + 1) * value.numel() // (2 * count) for number in range(count)]
+    return value[torch.unravel_index(torch.tensor(positions), value.shape)].reshape(-1) if count else value.flatten()
 
 
 def _values(part: Mapping[str, Any]) -> Tensor:

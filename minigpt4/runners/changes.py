@@ -78,7 +78,7 @@ def changed_options(
     changes: list[Change] = []
     for section, cls in (("model", schema.ModelConfig), ("run", schema.RunConfig)):
         if isinstance(before.get(section), Mapping):
-            changes += _changed(*(_leaves(_complete(config[section], cls), (section,)) for config in (before, now)))
+            changes += _changed(*(_complete(config[section], cls, (section,)) for config in (before, now)))
     if isinstance(before.get("datasets"), Mapping):
         changes += _changed_datasets(before["datasets"], now["datasets"], rows_before or {}, rows_now)
     return changes
@@ -102,7 +102,7 @@ def _changed_datasets(
         if name not in before or name not in now:
             yield Change(f"datasets.{name}", _described(before.get(name)), _described(now.get(name)), refused=True)
             continue
-        leaves = [_leaves(_of_dataset(name, config[name])) for config in (before, now)]
+        leaves = [_of_dataset(name, config[name]) for config in (before, now)]
         numbers = rows_before.get(name), rows_now.get(name)
         if None not in numbers:
             leaves = [{**one, ("num_rows",): number} for one, number in zip(leaves, numbers, strict=True)]
@@ -122,26 +122,17 @@ def _differing(before: Mapping[Keys, Any], now: Mapping[Keys, Any]) -> Iterator[
             yield path, values
 
 
-def _of_dataset(name: str, given: Any) -> dict[str, Any]:
+def _of_dataset(name: str, given: Any) -> dict[Keys, Any]:
     options = _complete(given, schema.DatasetConfig)
-    return {**options, "type": options["type"] or name}
+    return {**options, ("type",): options[("type",)] or name}
 
 
-def _complete(given: Any, cls: type) -> dict[str, Any]:
-    """Return the options of a section that this version knows, over their defaults."""
+def _complete(given: Any, cls: type, above: Keys = ()) -> dict[Keys, Any]:
+    """Return the values of a section by path: its options that this version knows, over their defaults."""
     known = {one.name for one in fields(cls)}
     given = {key: value for key, value in given.items() if key in known} if isinstance(given, Mapping) else {}
-    defaults = OmegaConf.to_container(OmegaConf.structured(cls))
-    assert isinstance(defaults, dict)
-    return _laid_over(defaults, given)
-
-
-def _laid_over(defaults: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
-    merged = dict(defaults)
-    for key, value in given.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    return _leaves(defaults, above) | _leaves(given, above)
 
 
 def _leaves(tree: Mapping[Any, Any], above: Keys = ()) -> dict[Keys, Any]:

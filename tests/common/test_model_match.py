@@ -185,7 +185,7 @@ def test_the_check_before_a_training_names_the_key_and_reads_a_checkpoint_of_any
         assert problem.startswith(f"model.ckpt: {tmp_path / name} does not fit this model: {name} has LoRA of rank 4")
     (tmp_path / "flat.pth").write_bytes(b"no")
     [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
-    assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'}: ")
+    assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'} is cut off or no file of weights: ")
 
 
 def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_path):
