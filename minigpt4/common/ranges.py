@@ -66,7 +66,7 @@ def _wrong_parts(model: DictConfig) -> Iterator[str]:
                 part = getattr(registry, f"get_{kind}_class")(model[name])
             except ValueError:  # `wrong_values` has named it
                 continue
-            yield from part.wrong_options(model)
+            yield from part.wrong_options(model) if hasattr(part, "wrong_options") else ()
 
 
 def _wrong_template(template: str) -> Iterator[str]:

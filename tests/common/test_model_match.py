@@ -1,4 +1,4 @@
-"""A checkpoint beside the model section of a run: what is refused, what is allowed, what could not be compared."""
+"""A checkpoint compared with the model section of a run: what is refused, allowed, or could not be compared."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def other_llama(tmp_path):
     return str(folder)
 
 
-def test_the_same_model_is_loaded_without_a_word(caplog):
+def test_the_same_model_is_loaded_without_a_warning(caplog):
     assert check_match(ours(), tiny_config(), "x.pth") == []
     assert caplog.records == []
 
@@ -61,7 +61,7 @@ def test_another_option_is_refused_with_both_values_and_the_key(trained, now, me
         check_match(ours(**trained), tiny_config(**now), "out/x.pth")
     assert str(caught.value) == (
         f"out/x.pth does not fit this model: {message}\n"
-        "  use the values of the checkpoint, or load it all the same with --options model.allow_mismatch=True"
+        "  use the checkpoint's values, or allow the difference with --options model.allow_mismatch=True"
     )
 
 
@@ -74,7 +74,7 @@ def test_unset_options_are_the_same_as_their_defaults():
     assert len(compare(ours(), tiny_config(chat_template=None), "x.pth", trains=True).differences) == 1
 
 
-def test_another_base_model_is_refused_with_the_names_of_both(tmp_path):
+def test_another_base_model_is_refused_with_both_names(tmp_path):
     folder = other_llama(tmp_path)
     shutil.copy(ASSETS / "eva_tiny_28.pth", tmp_path / "copy.pth")
     with pytest.raises(ValueError) as caught:
@@ -94,7 +94,7 @@ def test_another_vision_encoder_is_refused_unless_the_checkpoint_brings_its_own(
     assert compare(state, cfg, "x.pth").differences == []
 
 
-def test_all_differences_are_said_at_once_and_may_be_allowed(tmp_path, caplog):
+def test_all_differences_are_reported_at_once_and_may_be_allowed(tmp_path, caplog):
     changes = {"llama_model": other_llama(tmp_path), "end_sym": "\n"}
     with pytest.raises(ValueError) as caught:
         check_match(ours(lora_alpha=64), tiny_config(**changes), "x.pth")
@@ -105,7 +105,7 @@ def test_all_differences_are_said_at_once_and_may_be_allowed(tmp_path, caplog):
     assert check_match(ours(lora_alpha=64), tiny_config(**changes), "x.pth", allowed=True) == allowed
 
 
-def test_the_rank_and_layers_of_lora_are_known_by_the_tensors_and_no_option_allows_others():
+def test_the_rank_and_layers_of_lora_are_known_from_the_tensors_and_no_option_allows_others():
     for changes, message in (
         ({"lora_r": 8}, r"x\.pth has LoRA of rank 4, this run model\.lora_r=8 \(.*lora_A\.weight \(4, 64\), not \(8"),
         (
@@ -130,12 +130,12 @@ def test_a_checkpoint_without_lora_is_refused_where_the_run_has_it():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"base_model": "0f3c"}, "its fingerprint of the base model is of an older form"),
+        ({"base_model": "0f3c"}, "its fingerprint of the base model has an older format"),
         ({"base_model": {"version": 9}}, "its fingerprint of the base model has version 9, not 1"),
         ({"base_model": {"version": 1, "llama": {"values": 3}}}, "model.llama_model ("),
     ],
 )
-def test_a_fingerprint_of_another_form_is_not_compared_and_one_line_says_so(tmp_path, caplog, changes, text):
+def test_a_fingerprint_of_another_format_is_not_compared_and_one_line_says_so(tmp_path, caplog, changes, text):
     assert check_match({**ours(), **changes}, tiny_config(llama_model=other_llama(tmp_path)), "x.pth") == []
     assert len(caplog.records) == 1
     assert caplog.records[0].getMessage().startswith("x.pth: loaded without comparing all of its model: ")
@@ -213,14 +213,14 @@ def test_a_file_that_holds_something_else_is_named_by_the_check():
     assert "unexpected ['cls_token', " in problem and problem.endswith("; it is no checkpoint of MiniGPT-v2")
 
 
-def test_the_check_says_what_is_allowed(tmp_path):
+def test_the_check_reports_what_is_allowed(tmp_path):
     torch.save(ours(lora_alpha=64), tmp_path / "x.pth")
     problems, remarks = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
     assert problems == []
     assert remarks == ["model.ckpt: x.pth was trained with model.lora_alpha=64, this run has 16"]
 
 
-def test_weights_that_have_to_be_fetched_are_compared_once_they_are_here(tmp_path, monkeypatch):
+def test_weights_that_are_downloaded_are_compared_after_the_download(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     vit = torch.load(ASSETS / "eva_tiny_28.pth", weights_only=True)
     torch.save({name: value + 0.1 for name, value in vit.items()}, tmp_path / "vit.pth")

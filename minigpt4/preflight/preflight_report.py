@@ -10,7 +10,7 @@ from minigpt4.common.tables import as_table
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.files import Place
-from minigpt4.datasets.report import MAX_EXAMPLES
+from minigpt4.datasets.row_report import MAX_EXAMPLES
 from minigpt4.preflight.weights import WeightFile
 
 HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "download from")
