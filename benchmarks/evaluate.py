@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.common.dist_utils import prepare_device
 from minigpt4.common.json_records import read_json
-from minigpt4.common.late_weights import materialise
+from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
@@ -122,7 +122,7 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         model = registry.get_model_class("minigpt_v2").from_config(cfg, dtype=dtype)
     torch.manual_seed(0)
-    materialise(model, device)
+    init_from_meta(model, device)
     with torch.no_grad():  # a token that is no byte would say nothing
         model.language_model.causal_lm.lm_head.weight[model.chat_encoder.tokenizer.vocab_size :] = 0
     return model.to(device).eval()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, ImageTokens, 
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.models.attention import varlen_works
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.checkpoint_fit import checkpoint_misfits
 from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
 from minigpt4.models.kv_cache import send
 from minigpt4.models.language.language_model import LanguageModel
@@ -31,6 +32,7 @@ from minigpt4.models.vision.vision_tower import VisionTower
 class MiniGPTv2(BaseModel):
     """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
 
+    checkpoint_url: ClassVar[str] = "https://drive.google.com/file/d/1Vi_E7ZtZXRAQcyz4f8E6LtLh2UXABCmu/view?usp=sharing"
     DEFAULT_CONFIG = "configs/models/minigpt_v2.yaml"
 
     def __init__(
@@ -81,7 +83,8 @@ class MiniGPTv2(BaseModel):
             frozen_dtype=cfg.frozen_dtype,
         )
         if state:
-            model.mismatches = check_match(state, cfg, cfg.ckpt)  # also with weights that were downloaded for it
+            # once more, with the weights that were downloaded for it
+            model.mismatches = check_match(state, cfg, cfg.ckpt, is_built=True)
             model.load_trainable_state(state["model"], source=cfg.ckpt)
         return model
 
@@ -95,6 +98,11 @@ class MiniGPTv2(BaseModel):
             chat_format=language_model.chat_format,
             num_image_tokens=cls._count_image_tokens(model_cfg),
         )
+
+    @classmethod
+    def checkpoint_misfits(cls, tensors: Mapping[str, Tensor], model_cfg: Any, name: str) -> list[str]:
+        """Return why a checkpoint's tensors cannot be loaded: LoRA, widths, names and shapes that differ."""
+        return checkpoint_misfits(cls, tensors, model_cfg, name)
 
     @staticmethod
     def _count_image_tokens(cfg: Any) -> int:

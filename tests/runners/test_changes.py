@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
+from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.runners.changes import changed_options, num_rows_of
+from tests.conversation.small_families import CHATML
 from tests.runners.tiny import ROOT, tiny_config, write_config
 
 ROWS = {"gqa": 9, "engine_mc": 8, "textcaps_caption": 7}
@@ -201,3 +204,17 @@ def test_a_config_of_the_published_trainer_may_be_resumed_by_the_same_yaml(name)
     found = changed_options(saved, Config.load(ROOT / path).to_dict(), rows_before=None, rows_now={})
     assert not [change for change in found if change.refused]
     assert {change.option for change in found} >= {"datasets.flickr_grounded_caption.build_info.ann_path"}
+
+
+def test_an_unset_prompt_is_that_of_its_language_model(saved):
+    @registry.register_language_model("chatml")
+    class Chatml(LanguageModel):
+        chat_format = CHATML
+
+    before = set_at(saved, "model.language_model", "chatml")
+    for config in (before, saved):
+        config["model"] |= {"end_sym": None, "prompt_template": None}
+    named = [change.option for change in changes(before, saved) if change.refused]
+    assert named == ["model.language_model"]
+    saved["model"]["end_sym"] = "<|im_end|>"
+    assert changes(before, set_at(saved, "model.language_model", "chatml")) == []

@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
-from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
+from minigpt4.common.weight_folder import config_of, local_folder
 from minigpt4.conversation.chat_format import ChatFormat
 from minigpt4.conversation.conversation import Batch
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer
@@ -46,6 +46,9 @@ class LanguageModel(nn.Module):
     faster parts, or with weights of fewer bits, overrides `check_options`, `reading_options`, `adapt`, `join_weights`
     and `quantise`.
 
+    A folder of `model.llama_model` must have one of the `tokenizer_files`, and the `sizes` in its config.json;
+    `weights_url` is where a user downloads it.
+
     `model` is the causal language model of transformers, or peft's model around it. Threads that compute with a KV
     cache or merge LoRA hold `turns` meanwhile.
 
@@ -56,6 +59,11 @@ class LanguageModel(nn.Module):
     model_type: ClassVar[str]
     model_class: ClassVar[Any] = AutoModelForCausalLM
     random_sizes: ClassVar[Mapping[str, Any]] = {}
+    weights_url: ClassVar[str] = ""
+    tokenizer_files: ClassVar[Sequence[str]] = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    sizes: ClassVar[Sequence[str]] = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    )
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -86,7 +94,32 @@ class LanguageModel(nn.Module):
         Raises: ValueError naming the option when weights are missing, or this machine or family cannot do as it says.
         """
         cls.check_options(cfg)
-        model = cls._random(cfg.llama_config, dtype) if cfg.random_weights else cls._read(cfg, dtype)
+        return cls._prepared(cls._random(cfg.llama_config, dtype) if cfg.random_weights else cls._read(cfg, dtype), cfg)
+
+    @classmethod
+    def without_weights(cls, cfg: Any) -> LanguageModel | None:
+        """Return the model of a `model` section on the meta device; None when its config.json is not here yet.
+
+        Raises: ValueError naming the option when there is no model of these sizes.
+        """
+        sizes: Mapping[str, Any] = cfg.llama_config
+        if not cfg.random_weights:
+            known = AutoConfig.for_model(cls.model_type).to_dict()
+            content = config_of(local_folder(str(cfg.llama_model)))
+            sizes = {name: value for name, value in content.items() if name in known and name != "model_type"}
+        if not cfg.random_weights and not all(name in sizes for name in cls.sizes):
+            return None
+        with torch.device("meta"):
+            return cls._prepared(cls._random(sizes, torch.float32), cfg)
+
+    @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield what is wrong with the options of a `model` section, before any file is read."""
+        yield from ()
+
+    @classmethod
+    def _prepared(cls, model: Any, cfg: Any) -> LanguageModel:
+        """Return a model of transformers, frozen and with LoRA."""
         if not model._supports_attention_backend:  # it would ignore the packed attention and mix the examples
             raise ValueError(f"model.llama_model: {type(model).__name__} of transformers takes no other attention")
         register_packed_attention()
@@ -262,7 +295,7 @@ class LanguageModel(nn.Module):
         for name in sizes:
             if name not in known:
                 raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
-            if name in SIZES and not (isinstance(sizes[name], int) and sizes[name] > 0):
+            if name in cls.sizes and not (isinstance(sizes[name], int) and sizes[name] > 0):
                 raise ValueError(f"model.llama_config.{name}: expected at least 1, got {sizes[name]!r}")
         heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
         try:

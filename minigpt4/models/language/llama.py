@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from transformers import LlamaForCausalLM
 
-from minigpt4.common.registry import registry
+from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.memory_efficient import join_weights, quantise_layers, use_memory_efficient_layers
 
 FROZEN_DTYPES = ("auto", "float8")
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA_2_7B: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -39,11 +40,21 @@ class Llama(LanguageModel):
     model_type: ClassVar[str] = "llama"
     model_class: ClassVar[Any] = LlamaForCausalLM
     random_sizes: ClassVar[Mapping[str, Any]] = LLAMA_2_7B
+    weights_url: ClassVar[str] = "https://huggingface.co/meta-llama/Llama-2-7b-chat-hf"
+    tokenizer_files: ClassVar[Sequence[str]] = ("tokenizer.model", "tokenizer.json")
 
     @classmethod
     def load_tokenizer(cls, cfg: Any) -> Tokenizer:
         """Return the tokenizer as the published weights learnt it."""
         return ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
+
+    @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield the layers of `lora_target_modules` that Llama does not have."""
+        for name in cfg.lora_target_modules:
+            if name.rpartition(".")[2] not in LINEAR_LAYERS:
+                near = did_you_mean(name, LINEAR_LAYERS)
+                yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LINEAR_LAYERS)})"
 
     @classmethod
     def check_options(cls, cfg: Any) -> None:

@@ -12,7 +12,7 @@ MAX_EXAMPLES = 5
 
 
 @dataclass
-class Report:
+class RowReport:
     """Counts of rows; the lists hold the first few of the counted ones."""
 
     num_rows: int = 0  # rows of the annotation files, before any is left out for its image
