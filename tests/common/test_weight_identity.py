@@ -1,4 +1,4 @@
-"""The identity of weight files: what it does not depend on, and what it tells apart."""
+"""The identity of weight files: the same in any format, another for other weights."""
 
 import json
 import shutil
@@ -161,7 +161,7 @@ def test_the_weights_that_transformers_would_load_are_the_ones_that_are_read(tmp
     assert difference(plain, llama_identity(folder)) is None
 
 
-def test_what_cannot_be_identified_says_why(tmp_path, plain):
+def test_weights_without_an_identity_say_why(tmp_path, plain):
     cut = llama_folder(tmp_path / "cut", weights())
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"model\.safetensors is cut off or no safetensors file"):
