@@ -152,7 +152,11 @@ def _language_model(folder: Path) -> dict[str, Any]:
     def counts(name: str) -> bool:  # a tied head is another name for the embeddings, which .safetensors leaves out
         return not name.endswith("rotary_emb.inv_freq") and not (tied and name == "lm_head.weight")
 
-    return identity_of_files(weight_paths(folder), counts=counts)
+    try:
+        return identity_of_files(weight_paths(folder), counts=counts)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(str(folder)) else f"{folder}: {text}") from error
 
 
 def _vision_tower(model_cfg: Any) -> dict[str, Any]:

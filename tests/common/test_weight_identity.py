@@ -168,7 +168,7 @@ def test_weights_without_an_identity_say_why(tmp_path, plain):
         difference(plain, llama_identity(cut))
     lost = llama_folder(tmp_path / "lost", weights(), num_shards=3)
     (lost / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"index\.json names files that are absent: model-00002"):
+    with pytest.raises(ValueError, match=r"no file .*model-00002"):
         difference(llama_identity(lost), plain)
     packed = llama_folder(tmp_path / "packed", weights())
     save_file({"model.w": torch.zeros(4, dtype=torch.uint8)}, packed / "model.safetensors")
