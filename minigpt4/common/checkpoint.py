@@ -41,7 +41,7 @@ def read_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = one_line(error)
         raise ValueError(f"{path}: not read, since it is damaged or holds more than tensors: {reason}") from error
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # the type of the error depends on the damage
         kind = "cut off or no safetensors file" if str(path).endswith(".safetensors") else "damaged"
         raise ValueError(f"{path} is {kind}: {one_line(error)}") from error
     if not isinstance(content, dict):
@@ -73,10 +73,10 @@ def check_weight_file(path: str | Path) -> bool:
 
 
 def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Return a training checkpoint: `model`, and as far as it was saved `optimizer`, `scaler`, `config`, `epoch`.
+    """Return a training checkpoint: `model`, and `optimizer`, `scaler`, `config`, `epoch` if it has them.
 
-    A file of tensors alone is taken as the model. Where their names begin with "model." or "model/", these are the
-    model and the rest is left out. `mmap` as in `read_tensors`.
+    A file of tensors only is the model. If names begin with "model." or "model/", these tensors are the model and the
+    rest is left out. `mmap` as in `read_tensors`.
     Raises: ValueError naming the file when it cannot be read or has no `model`.
     """
     content = read_tensors(path, mmap=mmap)
@@ -97,7 +97,7 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Return what the metadata of a .safetensors file says in JSON of `config`, `base_model` and `epoch`."""
+    """Return `config`, `base_model` and `epoch` from the JSON texts of a .safetensors file's metadata."""
     from safetensors import safe_open
 
     with safe_open(os.fspath(path), framework="pt", device="cpu") as file:

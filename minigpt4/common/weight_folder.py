@@ -49,33 +49,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def files_of_index(index: Path) -> list[str]:
-    """Return the names of the files that an index lists. Raises: ValueError, as `read_json`, when it lists none."""
-    files = read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
-        raise ValueError(f"{index.name} has no weight_map of tensors and their files")
-    return sorted(set(files.values()))
-
-
 def weight_paths(folder: Path) -> list[Path]:
-    """Return the weight files of a folder that transformers would load.
+    """Return the weight files of a folder that transformers would load; files that an index lists may be absent.
 
-    Raises: ValueError when there are none, or when an index cannot be read or lists a file that is absent.
+    Raises: ValueError when there are none, or, as `read_json`, when an index cannot be read or lists none.
     """
-    chosen = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    chosen = next((folder / name for name in WEIGHTS if os.path.lexists(folder / name)), None)
     if chosen is None:
         for suffix in (".safetensors", ".bin"):
             paths = sorted(path for path in folder.glob(f"*{suffix}") if path.name not in _NO_WEIGHTS)
             if paths:
                 return paths
-        raise ValueError(f"{folder}: holds no weights (*.safetensors or *.bin)")
+        raise ValueError("no weights (*.safetensors or *.bin)")
     if chosen.suffix != ".json":
         return [chosen]
-    try:
-        paths = [folder / name for name in files_of_index(chosen)]
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    absent = [path.name for path in paths if not path.is_file()]
-    if absent:
-        raise ValueError(f"{chosen} names files that are absent: {', '.join(absent[:3])}")
-    return paths
+    files = read_json(chosen).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise ValueError(f"{chosen.name} has no weight_map of tensors and their files")
+    return [folder / name for name in sorted(set(files.values()))]

@@ -22,19 +22,19 @@ from minigpt4.common.weight_folder import config_of, local_folder, read_json, we
 
 VERSION = 1
 NUM_VALUES = 4
-"""The number of values that are read of each tensor."""
+"""The number of values that are read from each tensor."""
 RANDOM = {"random": True}
-"""The identity of weights that no file holds."""
+"""The identity of random weights."""
 RELATIVE, ABSOLUTE = 2**-7, 2**-23
-"""One step of bfloat16, and two of the smallest steps of float16: what storing in another type may change."""
+"""Storing in another type may change a value by one step of bfloat16, or two of the smallest steps of float16."""
 MAX_STEPPED = 1 / 8
-"""The part of all values that may differ by such a step. Rounding twice moves one value in sixteen."""
+"""The share of values that may differ by such a step. Rounding twice moves one value in sixteen."""
 
 
 def identity_of(model_cfg: Any) -> dict[str, Any]:
     """Return the identity of the frozen parts of a `model` section: `version`, `llama`, `tokenizer` and `vit`.
 
-    A part that cannot be identified has the reason as `unknown`. It holds texts and numbers alone.
+    A part that cannot be identified has the reason as `unknown`. The values are texts and numbers.
     """
     if model_cfg.random_weights:
         return {"version": VERSION, "llama": RANDOM, "tokenizer": RANDOM, "vit": RANDOM}
@@ -47,7 +47,7 @@ def identity_of(model_cfg: Any) -> dict[str, Any]:
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return how the weights of two identities differ, None where they are the same.
+    """Return how the weights of two identities differ; None when they are the same.
 
     Raises: ValueError with the reason when one of them is unknown or damaged.
     """
@@ -93,9 +93,9 @@ def labels(identity: Mapping[str, Any]) -> str:
 
 
 def identity_of_files(paths: list[Path], *, counts: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
-    """Return the identity of all tensors in some files together whose name `counts`.
+    """Return the identity of the tensors of all files together whose name `counts`.
 
-    Raises: ValueError naming the file when it cannot be read, or holds weights in another form than floating numbers.
+    Raises: ValueError naming the file when it cannot be read, or its weights are no floating numbers.
     """
     found: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for path in paths:
@@ -152,7 +152,11 @@ def _language_model(folder: Path) -> dict[str, Any]:
     def counts(name: str) -> bool:  # a tied head is another name for the embeddings, which .safetensors leaves out
         return not name.endswith("rotary_emb.inv_freq") and not (tied and name == "lm_head.weight")
 
-    return identity_of_files(weight_paths(folder), counts=counts)
+    try:
+        return identity_of_files(weight_paths(folder), counts=counts)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(str(folder)) else f"{folder}: {text}") from error
 
 
 def _vision_tower(model_cfg: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BACKBONE = ("visual_encoder.", "ln_vision.")
-"""The names of the vision encoder's tensors begin so."""
+"""Prefixes of the vision tower's tensors."""
 _PUBLISHED = {
     "language_model.model.": "llama_model.",
     "vision_tower.vit.": "visual_encoder.",
@@ -11,7 +11,7 @@ _PUBLISHED = {
     "vision_tower.": "visual_encoder.",
     "projector.linear.": "llama_proj.",
 }
-"""How names of the model's parts begin, and what published checkpoints have in the place of that."""
+"""Prefixes of our parameters, and those of published checkpoints."""
 
 
 def published_name(name: str) -> str:
@@ -20,5 +20,5 @@ def published_name(name: str) -> str:
         if name.startswith(ours):
             name = published + name.removeprefix(ours)
             break
-    # peft has since put the adapter's name into it
+    # newer releases of peft write the adapter's name
     return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

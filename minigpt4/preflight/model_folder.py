@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from minigpt4.common.paths import one_line, wrong_path
-from minigpt4.common.weight_folder import WEIGHTS, config_of, files_of_index, read_json
+from minigpt4.common.weight_folder import WEIGHTS, config_of, read_json, weight_paths
 from minigpt4.common.weight_headers import misfit, read_shapes
 
 MAX_NAMED, MAX_SHARDS = 5, 1000
@@ -68,30 +68,26 @@ def _wrong_config(folder: Path, family: Any) -> list[str]:
 def _look_at_weights(found: FolderCheck, names: set[str]) -> None:
     weights = sorted(name for name in names if name.endswith((".safetensors", ".bin")))
     chosen = next((name for name in WEIGHTS if name in names), None)
-    files = [chosen] if chosen else weights
-    if chosen is None:
-        shards = [name for name in weights if "-of-" in name]
-        if shards:
-            index = "model.safetensors" if shards[0].endswith(".safetensors") else "pytorch_model.bin"
-            found.lacks += [f"{index}.index.json (the index of its shards)", *_absent_siblings(shards, names)]
-        elif weights:
-            found.damaged.append(f"its weights should be called {' or '.join(WEIGHTS[::2])}, not {weights[0]}")
-        else:
-            found.lacks.append("weights (*.safetensors or *.bin)")
-    elif chosen.endswith(".index.json"):
+    shards = [name for name in weights if "-of-" in name]
+    if chosen is None and shards:
+        index = "model.safetensors" if shards[0].endswith(".safetensors") else "pytorch_model.bin"
+        found.lacks += [f"{index}.index.json (the index of its shards)", *_absent_siblings(shards, names)]
+    elif chosen is None and weights:
+        found.damaged.append(f"its weights should be called {' or '.join(WEIGHTS[::2])}, not {weights[0]}")
+    elif chosen is None:
+        found.lacks.append("weights (*.safetensors or *.bin)")
+    else:
         try:
-            files = files_of_index(Path(found.path, chosen))
+            weights = [path.name for path in weight_paths(Path(found.path))]
         except ValueError as error:
             found.damaged.append(str(error))
-            files = weights
-    absent = [name for name in files if name not in names]
+    absent = [name for name in weights if name not in names]
     if absent:
         more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
         found.lacks.append(f"{', '.join(absent[:MAX_NAMED])}{more}, named by {chosen}")
-    for name in files:
+    for name in sorted(names.intersection(weights)):
         try:
-            if name in names:
-                read_shapes(f"{found.path}/{name}")
+            read_shapes(f"{found.path}/{name}")
         except ValueError as error:
             found.damaged.append(str(error).replace(f"{found.path}/", "", 1))
 

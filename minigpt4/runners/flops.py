@@ -35,7 +35,7 @@ PEAK_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense 16-bit peak with float32 accumulation of a whole device, FLOP/s, by words of its name."""
+"""Dense 16-bit peak with float32 accumulation of a device, FLOP/s, by words of its name."""
 
 
 class ModelFlops:
@@ -54,7 +54,7 @@ class ModelFlops:
         self._image = {"vit": passes * vit, "projection": 6 * _count(projector) * num_image_tokens}
 
     def __call__(self, batch: Batch) -> float:
-        """Return the FLOPs of one step on a batch; waits for nothing."""
+        """Return the FLOPs of one step on a batch, without waiting for the device."""
         return sum(self.parts(batch).values())
 
     def parts(self, batch: Batch) -> dict[str, float]:

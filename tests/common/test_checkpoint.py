@@ -29,7 +29,7 @@ def test_a_recorded_checkpoint_is_read_with_its_optimizer_and_config():
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
 
 
-def test_what_is_written_comes_back(tmp_path):
+def test_a_written_checkpoint_is_read_back(tmp_path):
     path = tmp_path / "new" / "checkpoint_0.pth"
     write_checkpoint(path, {"model": {"w": torch.tensor([1.5, 2.5])}, "epoch": 3})
     state = read_checkpoint(path)

@@ -14,7 +14,7 @@ def damage_images(world):
     (world / "images/1.jpg").write_bytes((world / "images/1.jpg").read_bytes()[:-200])
 
 
-def test_a_full_check_opens_every_image_and_training_can_leave_out_what_its_report_names(load, world, caplog):
+def test_a_full_check_opens_every_image_and_training_can_skip_the_bad_samples(load, world, caplog):
     caplog.set_level("INFO")
     damage_images(world)
     rows = json.loads((world / "gqa.json").read_text())
@@ -50,7 +50,7 @@ def test_images_that_cannot_be_read_stop_a_training_that_tolerates_none(load, wo
     ]
 
 
-def test_a_full_check_that_was_broken_off_goes_on_where_it_was(world, monkeypatch):
+def test_an_interrupted_full_check_continues_where_it_stopped(world, monkeypatch):
     monkeypatch.setattr(images, "CHUNK", 2)
     damage_images(world)
     (world / "images/2.jpg").write_bytes(b"x")

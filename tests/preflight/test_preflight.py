@@ -1,4 +1,4 @@
-"""Every kind of broken input has its own line, and all are told at once."""
+"""Every kind of broken input has a line in the report, which lists all of them."""
 
 import http.server
 import json
@@ -23,7 +23,7 @@ def problems(cfg):
     return "\n".join(run_preflight(cfg).problems)
 
 
-def test_when_all_is_well_the_table_has_every_file_with_its_key_and_address(load, world):
+def test_when_all_is_well_the_table_has_every_file_with_its_key_and_url(load, world):
     report = run_preflight(load())
     assert report.problems == []
     assert report.summary() == "training could start"
@@ -46,7 +46,7 @@ def test_when_all_is_well_the_table_has_every_file_with_its_key_and_address(load
     assert any("eva_tiny_28.pth" in line[0] and line[1] == "model.vit_ckpt" for line in lines)
 
 
-def test_rows_left_out_by_their_rule_are_told_and_are_no_problem(load, world, caplog):
+def test_rows_left_out_by_their_rule_are_counted_and_are_no_problem(load, world, caplog):
     caplog.set_level("INFO")
     rows = [{"image": f"train2014/{n}.jpg", "question": "?", "answer": ["a"]} for n in (0, 1, 8)]
     (world / "vqa.json").write_text(json.dumps(rows))
@@ -112,13 +112,13 @@ def test_a_row_of_another_schema_stops_a_training_that_tolerates_none(load, worl
     assert "1 rows are bad: tolerated, run.max_bad_samples allows 1" in tolerant.table()
 
 
-def test_an_image_that_is_not_there_stops_a_training_that_tolerates_none(load, world):
+def test_an_absent_image_stops_a_training_that_tolerates_none(load, world):
     (world / "images/1.jpg").unlink()
     assert f"gqa: the images of 1 of 3 rows are not there: {world}/images/1.jpg" in problems(load())
     assert run_preflight(load("run.max_bad_samples=1")).problems == []
 
 
-def test_everything_that_is_wrong_is_told_at_once(load, world):
+def test_all_problems_are_reported_at_once(load, world):
     (world / "text.json").unlink()
     (world / REFS).write_bytes(b"<html>")
     (world / "gqa.json").write_text("[")
@@ -155,7 +155,7 @@ def test_weights_that_are_cut_off_or_incomplete(load, world):
     assert "model.vit_ckpt" not in text
 
 
-def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch):
+def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_no_hub_id(load, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "nobody/nothing is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE" in problems(
         load("model.llama_model=nobody/nothing")

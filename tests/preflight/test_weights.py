@@ -1,4 +1,4 @@
-"""The check opens what costs nothing: headers, indices, config.json; what is damaged is named before it is loaded."""
+"""The check reads headers, indices and config.json, and names damaged files before anything is loaded."""
 
 import json
 import shutil
@@ -81,7 +81,7 @@ def test_shards_without_an_index_and_without_their_siblings(llama):
     )
 
 
-def test_weights_under_a_name_that_nothing_looks_for(llama):
+def test_weights_with_an_unknown_file_name(llama):
     for path in llama.glob("model*"):
         path.unlink()
     shutil.copy(ASSETS / "llama_tiny/model.safetensors", llama / "weights.safetensors")
@@ -175,7 +175,7 @@ def test_a_checkpoint_in_safetensors_that_is_cut_off(tmp_path):
     assert problem.startswith(f"model.ckpt: {tmp_path}/x.safetensors is cut off or no safetensors file: ")
 
 
-def test_a_hub_id_that_is_none_is_no_traceback():
+def test_an_impossible_hub_id_is_no_traceback():
     (problem,) = problems_with(llama_model="a b/c")
     assert problem == "model.llama_model: a b/c is neither a folder here nor a hub id"
 
@@ -199,7 +199,7 @@ def test_a_path_that_no_file_can_have_is_no_traceback(path):
     assert wrong_output_folder("run.output_dir", path) is not None
 
 
-def test_an_output_folder_is_tried_and_nothing_is_left_there(tmp_path):
+def test_an_output_folder_is_tried_without_a_trace(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "dead").symlink_to(tmp_path / "gone")
     assert wrong_output_folder("run.output_dir", str(tmp_path / "a/b/c")) is None

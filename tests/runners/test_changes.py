@@ -60,7 +60,7 @@ def test_a_config_does_not_differ_from_itself(saved):
         ("datasets.gqa.text_processor.train.prompt", "Say: "),
     ],
 )
-def test_what_makes_another_run_needs_permission(saved, option, value):
+def test_an_option_that_makes_another_run_needs_permission(saved, option, value):
     [change] = changes(saved, set_at(saved, option, value))
     assert (change.option, change.now, change.refused) == (option, value, True)
 
@@ -94,7 +94,7 @@ def test_what_makes_another_run_needs_permission(saved, option, value):
         ("datasets.gqa.vis_processor.train.mean", [0.0, 0.0, 0.0]),
     ],
 )
-def test_what_a_user_may_change_is_listed(saved, option, value):
+def test_an_option_that_a_user_may_change_is_listed(saved, option, value):
     [change] = changes(saved, set_at(saved, option, value))
     assert (change.option, change.now, change.refused) == (option, value, False)
 
@@ -113,7 +113,7 @@ def test_what_a_user_may_change_is_listed(saved, option, value):
         ("evaluation_datasets", {"gqa": {"eval_file_path": "x.json"}}),
     ],
 )
-def test_what_no_step_depends_on_is_not_listed(saved, option, value):
+def test_an_option_without_effect_on_a_step_is_not_listed(saved, option, value):
     assert changes(saved, set_at(saved, option, value)) == []
 
 
@@ -155,7 +155,7 @@ def test_a_dataset_that_came_or_went_needs_permission(saved):
 
 
 def test_another_order_of_datasets_needs_permission(saved):
-    """A step's dataset is drawn by its place in the mixture."""
+    """A step chooses its dataset by the position in the mixture."""
     now = copy.deepcopy(saved)
     now["datasets"] = dict(reversed(now["datasets"].items()))
     [change] = changes(saved, now)
