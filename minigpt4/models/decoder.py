@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from minigpt4.models.attention import PACKED
 from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
 from minigpt4.models.decode_graphs import DecodeGraphs
-from minigpt4.models.fused_layer import FusedLayer, has_known_layers, lora_is_merged, lora_layers
+from minigpt4.models.fused_layer import FusedLayer, fused_layers, lora_is_merged, lora_layers
 from minigpt4.models.kv_cache import KVCache, upload
 from minigpt4.models.precision import language_autocast, without_autocast
 
@@ -54,9 +54,7 @@ class Decoder:
         """
         config, weight = self._causal_lm.config, self._causal_lm.get_input_embeddings().weight
         self.check_window(length)
-        self._layers, self._lora_layers = None, lora_layers(self._causal_lm)
-        if has_known_layers(self._causal_lm):
-            self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._causal_lm.model.layers)]
+        self._layers, self._lora_layers = fused_layers(self._causal_lm), lora_layers(self._causal_lm)
         make = {"num_slots": num_slots, "length": length, "dtype": weight.dtype, "device": weight.device}
         if self._graphs is None:
             return KVCache(config, **make)
@@ -140,7 +138,7 @@ class Decoder:
     def _forward(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
         if self._layers is None or not self.is_fused:
-            return self._unfused(embeds, attention)
+            return self.run_modules(embeds, attention.position_ids, cached=attention)
         with without_autocast(embeds.device):
             cos, sin = self._causal_lm.model.rotary_emb(embeds, attention.position_ids[None])
             half = sin.shape[-1] // 2
@@ -150,16 +148,20 @@ class Decoder:
             norm = self._causal_lm.model.norm
             return F.rms_norm(embeds, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
-    def _unfused(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
-        """Return the same by the modules of `transformers`."""
-        assert self._causal_lm.config._attn_implementation == PACKED, "another attention would not see the cache"
+    def run_modules(self, embeds: Tensor, position_ids: Tensor, **attention: Any) -> Tensor:
+        """Return the hidden states (T, hidden) of a packed stream by the modules of `transformers`.
+
+        `attention` are options of `packed_attention`.
+        """
+        assert self._causal_lm.config._attn_implementation == PACKED, "another attention would mix the examples"
         with language_autocast(self._causal_lm, embeds.device):
             output = self._causal_lm.base_model(
                 inputs_embeds=embeds[None],
-                attention_mask=embeds.new_empty(1, 1, 1, 1),  # so that transformers makes none
-                position_ids=attention.position_ids[None],
+                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
+                attention_mask=embeds.new_empty(1, 1, 1, 1),
+                position_ids=position_ids[None],
                 use_cache=False,
-                cached=attention,
+                **attention,
             )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden

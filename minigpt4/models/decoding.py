@@ -13,6 +13,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -41,20 +42,6 @@ class RepetitionPenalty(LogitsProcessor):
         """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
         always = [input_ids.new_full((len(input_ids), 1), number) for number in self._always]
         return self._penalise(torch.cat([*always, input_ids], dim=1), scores)
-
-
-class NoEndBefore(LogitsProcessor):
-    """Keeps an answer from ending before it has `num_tokens` tokens."""
-
-    def __init__(self, num_tokens: int, *, end_ids: Sequence[int]) -> None:
-        self._num_tokens, self._end_ids = num_tokens, end_ids
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
-        if input_ids.shape[1] < self._num_tokens:
-            for number in self._end_ids:
-                scores[:, number] = -torch.inf
-        return scores
 
 
 def decoding_config(
@@ -88,13 +75,16 @@ def decoding_config(
     )
 
 
-def logits_processors(config: GenerationConfig, *, repetition_penalty: float = 1) -> LogitsProcessorList:
+def logits_processors(
+    config: GenerationConfig, device: torch.device, *, repetition_penalty: float = 1
+) -> LogitsProcessorList:
     """Return what changes the scores of the next token, in the order of `transformers`."""
     processors = LogitsProcessorList()
     if repetition_penalty != 1:
         processors.append(RepetitionPenalty(float(repetition_penalty), bos_id=config.bos_token_id))
     if config.min_new_tokens:
-        processors.append(NoEndBefore(config.min_new_tokens, end_ids=_end_ids(config)))
+        options: dict[str, Any] = {"eos_token_id": _end_ids(config), "device": device}
+        processors.append(MinNewTokensLengthLogitsProcessor(0, config.min_new_tokens, **options))
     if config.do_sample:
         if config.temperature != 1:
             processors.append(TemperatureLogitsWarper(config.temperature))
@@ -117,7 +107,7 @@ def generate_tokens(
     The pad token follows an answer's end. The likeliest token is taken, or with `do_sample` torch's generator draws.
     """
     limit = config.max_new_tokens
-    processors = logits_processors(config, repetition_penalty=repetition_penalty)
+    processors = logits_processors(config, embeds[0].device, repetition_penalty=repetition_penalty)
     cache = decoder.new_cache(len(embeds), max(map(len, embeds)) + limit)
     hidden = decoder.prefill(cache, embeds, prefixes)
     new_ids: Any = torch.empty(len(embeds), 0, dtype=torch.int64, device=hidden.device)

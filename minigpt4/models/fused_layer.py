@@ -30,10 +30,10 @@ class FusedLayer:
         self._head_dim: int = attention.head_dim
         self._scaling: float = attention.scaling
         self._norms = [(norm.weight, norm.variance_epsilon) for norm in _norms(layer)]
-        self._qkv = join([plain_linear(getattr(attention, name)) for name in _ATTENTION[:3]])
-        self._gate_up = join([plain_linear(getattr(mlp, name)) for name in _MLP[:2]])
-        self._output, self._down = plain_linear(attention.o_proj), plain_linear(mlp.down_proj)
-        self._num_kv = 2 * plain_linear(attention.k_proj).out_features // self._head_dim
+        self._qkv = join([_inner(getattr(attention, name)) for name in _ATTENTION[:3]])
+        self._gate_up = join([_inner(getattr(mlp, name)) for name in _MLP[:2]])
+        self._output, self._down = _inner(attention.o_proj), _inner(mlp.down_proj)
+        self._num_kv = 2 * _inner(attention.k_proj).out_features // self._head_dim
 
     @property
     def addresses(self) -> tuple[int, int]:
@@ -60,12 +60,12 @@ class FusedLayer:
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
 
-def has_known_layers(llama: Any) -> bool:
-    """Return whether all layers have Llama's shape and plain weights, not of 8 or 4 bits and not sharded."""
-    config = llama.config
-    if getattr(config, "hidden_act", None) != "silu" or not hasattr(llama.model, "rotary_emb"):
-        return False
-    return all(_is_llama_like(layer) for layer in llama.model.layers)
+def fused_layers(llama: Any) -> list[FusedLayer] | None:
+    """Return all layers fused; None where one is not of Llama's shape, or has weights of 8 or 4 bits or in shards."""
+    known = getattr(llama.config, "hidden_act", None) == "silu" and hasattr(llama.base_model, "rotary_emb")
+    if not known or not all(_is_llama_like(layer) for layer in llama.base_model.layers):
+        return None
+    return [FusedLayer(layer, number) for number, layer in enumerate(llama.base_model.layers)]
 
 
 def lora_is_merged(lora_layers: Sequence[Any]) -> bool:
@@ -78,40 +78,26 @@ def lora_layers(llama: Any) -> list[Any]:
     return [module for module in llama.modules() if hasattr(module, "base_layer")]
 
 
-def plain_linear(module: nn.Module) -> nn.Linear:
+def _inner(module: Any) -> Any:
     """Return the linear layer inside, whether or not it carries LoRA."""
-    inner: Any = getattr(module, "base_layer", module)
-    assert isinstance(inner, nn.Linear)
-    return inner
+    return getattr(module, "base_layer", module)
 
 
-def _norms(layer: Any) -> tuple[Any, Any]:
-    return layer.input_layernorm, layer.post_attention_layernorm
+def _norms(layer: Any) -> list[Any]:
+    return [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
 
 
 def _is_llama_like(layer: Any) -> bool:
-    if not all(hasattr(layer, name) for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")):
-        return False
-    attention, mlp = layer.self_attn, layer.mlp
-    named = [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
-    if not all(hasattr(*pair) for pair in named) or any(hasattr(attention, name) for name in _UNKNOWN):
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    if any(hasattr(attention, name) for name in _UNKNOWN):
         return False
     if not all(hasattr(norm, "variance_epsilon") for norm in _norms(layer)):
         return False
-    linears = {name: getattr(module, name) for module, name in named}
-    joint = [[linears[name] for name in names] for names in (_ATTENTION[:3], _MLP[:2])]
-    return all(_is_plain(linear) for linear in linears.values()) and all(_have_equal_biases(some) for some in joint)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    inner = getattr(module, "base_layer", module)
-    weight = getattr(inner, "weight", None)
-    return type(inner) is nn.Linear and not isinstance(weight, DTensor)
-
-
-def _have_equal_biases(modules: Sequence[nn.Module]) -> bool:
-    """Return whether all of them have a bias or none has."""
-    return len({plain_linear(module).bias is None for module in modules}) == 1
+    named = [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
+    linears = [_inner(getattr(module, name, None)) for module, name in named]
+    if not all(type(linear) is nn.Linear and not isinstance(linear.weight, DTensor) for linear in linears):
+        return False
+    return all(len({linear.bias is None for linear in joint}) == 1 for joint in (linears[:3], linears[4:6]))
 
 
 def _add_linear(hidden: Tensor, x: Tensor, linear: nn.Linear) -> None:

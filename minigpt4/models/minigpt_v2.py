@@ -16,6 +16,7 @@ from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, ImageTokens, 
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.models.attention import varlen_works
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.decoder import SharedPrefix
 from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
 from minigpt4.models.kv_cache import send
 from minigpt4.models.language.language_model import LanguageModel
@@ -155,7 +156,7 @@ class MiniGPTv2(BaseModel):
             none = batch.input_ids
             return Losses(_zero(self), none.float(), none)
         patches = self.encode_vision(batch.images) if batch.vision_features is None else batch.vision_features
-        embeds = self.embed(batch.input_ids, self.project(patches), positions=batch.image_positions)
+        embeds = self.embed(batch.input_ids, self.projector(patches), positions=batch.image_positions)
         losses = self.target_losses(embeds, batch)
         loss = (losses * batch.weights).sum() / batch.divisor
         if not self.freeze_vit and not len(batch.images):
@@ -167,16 +168,11 @@ class MiniGPTv2(BaseModel):
         patches: Tensor = self.vision_tower(images)
         return patches
 
-    def project(self, patches: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of patches (N, patches, width)."""
-        tokens: Tensor = self.projector(patches)
-        return tokens
-
     def encode_images(self, images: Tensor) -> ImageTokens:
         """Return the tokens of images (N, 3, H, W). Raises: ValueError for anything but images."""
         if images.ndim != 4:
             raise ValueError(f"encode_images takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
-        return ImageTokens(self.project(self.encode_vision(images)))
+        return ImageTokens(self.projector(self.encode_vision(images)))
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor, *, positions: Tensor) -> Tensor:
         """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) at their positions."""
@@ -237,10 +233,7 @@ class MiniGPTv2(BaseModel):
         if not prompts:
             return []
         with self._answering(), self.merged():  # merging costs less than LoRA's products in the prefill alone
-            self._refuse_dropout()
-            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
-            embeds = self._embed_prompts(images, prompts, asked, shown)
-            prefixes = shared_prefixes(prompts, asked, shown)
+            embeds, prefixes = self._prepared(images, prompts, shown)
             with seeded(seed, embeds[0].device):
                 new_ids = self.language_model.generate(
                     embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty
@@ -252,7 +245,8 @@ class MiniGPTv2(BaseModel):
         """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
 
         LoRA is merged only where the caller or `merge_for_good` did it. Threads take turns at each token, so other
-        answers may come between; with CUDA graphs these end this one with an error. `images` as in `generate`.
+        answers may come between; with CUDA graphs the rest of this one is then computed without them. `images` as in
+        `generate`.
         Raises: ValueError as `generate`.
         """
         encoder = self.chat_encoder
@@ -291,27 +285,23 @@ class MiniGPTv2(BaseModel):
             raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
         ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
         with self._answering(), self.merged():
-            self._refuse_dropout()
-            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
-            embeds = self._embed_prompts(images, prompts, asked, shown)
-            prefixes = shared_prefixes(prompts, asked, shown)
+            embeds, prefixes = self._prepared(images, prompts, shown)
             scores = score_choices(self.language_model, embeds, ids, prefixes=prefixes)
         return [sorted(range(len(row)), key=row.__getitem__) for row in scores]
 
     def embed_prompts(
-        self, images: ImageTokens | Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`."""
-        return self._embed_prompts(images, prompts, list(map(self.chat_encoder.prompt_ids, prompts)), shown)
-
-    def _embed_prompts(
         self,
         images: ImageTokens | Tensor | None,
         prompts: Sequence[str],
-        asked: Sequence[Tensor],
-        shown: Sequence[int] | None,
+        shown: Sequence[int] | None = None,
+        *,
+        asked: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Return the embeddings of prompts whose ids (tokens,) are `asked`, which nothing waits for."""
+        """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`.
+
+        `asked` are the ids (tokens,) of the prompts, where they are known. Nothing waits for the device.
+        """
+        asked = [self.chat_encoder.prompt_ids(prompt) for prompt in prompts] if asked is None else asked
         shown = checked_images(prompts, 0 if images is None else len(images), shown)
         if not asked:
             return []
@@ -325,6 +315,14 @@ class MiniGPTv2(BaseModel):
         if list(shown) != list(range(len(image_tokens))):
             image_tokens = image_tokens[chosen]
         return list(self.embed(packed, image_tokens, positions=positions).split([len(one) for one in asked]))
+
+    def _prepared(
+        self, images: ImageTokens | Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None
+    ) -> tuple[list[Tensor], list[SharedPrefix] | None]:
+        """Return the embeddings of prompts, and the beginnings that several of them share."""
+        self._refuse_dropout()
+        asked = [self.chat_encoder.prompt_ids(prompt) for prompt in prompts]
+        return self.embed_prompts(images, prompts, shown, asked=asked), shared_prefixes(prompts, asked, shown)
 
     def _answering(self) -> Turns:
         """Return the lock under which a model answers. Raises: ValueError when it was quantised for training."""

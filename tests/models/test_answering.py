@@ -203,7 +203,7 @@ def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):
     with torch.no_grad():
         patches, tokens = model.encode_vision(images), model.encode_images(images)
     assert tokens.values.ndim == patches.ndim == 3
-    assert torch.equal(model.project(patches), tokens.values)
+    assert torch.equal(model.projector(patches), tokens.values)
     assert model.generate(tokens, prompts, max_new_tokens=3) == model.generate(images, prompts, max_new_tokens=3)
     with pytest.raises(ValueError, match=r"encode_images takes images \(N, 3, H, W\), not a tensor of shape \(1, 16, "):
         model.generate(patches, prompts)

@@ -30,7 +30,6 @@ from minigpt4.models.decoding import RepetitionPenalty, generate_tokens
 from minigpt4.models.kv_cache import send
 from minigpt4.models.lora import FusedLoraLinear, LowPrecisionCopies
 from minigpt4.models.merged_lora import merge_for_good, merged
-from minigpt4.models.precision import language_autocast
 from minigpt4.models.turns import Turns
 
 _COMPILABLE = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -161,21 +160,9 @@ class LanguageModel(nn.Module):
 
         An example sees itself alone. Raises: ValueError when one is longer than a window that attention slides over.
         """
-        causal_lm = self.causal_lm
-        assert causal_lm.config._attn_implementation == PACKED, "another attention would mix the examples"
         self.decoder.check_window(max(batch.sizes))
-        with language_autocast(causal_lm, embeds.device), self._low_precision_copies(embeds.device):
-            output = causal_lm.base_model(
-                inputs_embeds=embeds[None],
-                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
-                attention_mask=embeds.new_empty(1, 1, 1, 1),
-                position_ids=batch.position_ids[None],
-                use_cache=False,
-                sizes=batch.sizes,
-                bounds=batch.bounds,
-            )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        with self._low_precision_copies(embeds.device):
+            return self.decoder.run_modules(embeds, batch.position_ids, sizes=batch.sizes, bounds=batch.bounds)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, vocabulary) of hidden states (N, hidden)."""

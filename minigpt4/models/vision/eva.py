@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from timm.models.eva import Eva, EvaAttention
@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import download_once, downloaded_to
 from minigpt4.common.registry import registry
-from minigpt4.models.base_model import first_of
+from minigpt4.common.schema import VitSize
+from minigpt4.models.base_model import first_of, misfits
 from minigpt4.models.float8 import quantise_vit
 from minigpt4.models.precision import without_autocast
 from minigpt4.models.vision.vision_tower import VisionTower
@@ -30,16 +31,6 @@ VISION_BACKENDS = (
     SDPBackend.MATH,
 )
 """In the order in which they are taken."""
-
-
-class VitSize(Protocol):
-    """The sizes that the `model.vit` section carries."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int
-    mlp_ratio: float
 
 
 class Float32LayerNorm(nn.LayerNorm):
@@ -163,7 +154,11 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
         raise ValueError(text if text.startswith("model.vit_ckpt") else f"model.vit_ckpt: {text}") from error
     if "pos_embed" in state and _is_grid(state["pos_embed"]):
         state["pos_embed"] = resize_pos_embed(state["pos_embed"], num_tokens=wanted["pos_embed"].shape[1])
-    check_fit(state, wanted, source)
+    missing, _, shapes = misfits(state, wanted)  # further keys (a 40th block, a head) are ignored
+    if missing or shapes:
+        raise ValueError(
+            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
+        )
     vit.load_state_dict({name: state[name].to(dtype) for name in wanted}, assign=True)
     for module in vit.modules():
         if isinstance(module, EvaAttention):  # a buffer of zeros that no file holds
@@ -175,23 +170,6 @@ def _is_grid(pos_embed: Tensor) -> bool:
     """Return whether a position embedding is that of a class token and a square of patches, (1, 1 + g*g, C)."""
     num_patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0
     return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
-
-
-def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Hold a file's weights against the wanted ones; further keys in it (a 40th block, a head) are ignored.
-
-    Raises: ValueError naming the source and the first weights that are missing or of another shape.
-    """
-    missing = [name for name in wanted if name not in state]
-    shapes = [
-        f"{name} {tuple(state[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if missing or shapes:
-        raise ValueError(
-            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
-        )
 
 
 def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:
