@@ -44,9 +44,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Return causal attention inside each example of a stream, (1, T, heads, size).
 
-    query (1, heads, T, size), key and value with as many heads or a divisor of them; `sizes` are the tokens of the
-    examples, sum T, or with PyTorch's kernel for all a bound of them, and `bounds` (B + 1,) int32 where they begin and
-    end. Without `sizes` it is PyTorch's attention with the mask as given; with `cached` it reads and writes a KV cache.
+    query (1, heads, T, size), key and value with as many heads or a divisor of them. `sizes` are the tokens of the
+    examples, sum T; PyTorch's kernel for all takes a bound of them too. `bounds` (B + 1,) int32 are their ends.
+    Without `sizes` it is PyTorch's attention with the mask as given; with `cached` it reads and writes a KV cache.
     """
     if cached is not None:
         return cached.attend(module, query, key, value, scaling=scaling), None
@@ -151,7 +151,7 @@ def varlen(qkv: Sequence[Tensor], bounds: tuple[Tensor, Tensor], longest: tuple[
 
 @functools.cache
 def _causal_option(attend: Any) -> dict[str, Any]:
-    """Return how this version of PyTorch is asked for causal attention."""
+    """Return the option of causal attention in this version of PyTorch."""
     return {"window_size": (-1, 0)} if "window_size" in inspect.signature(attend).parameters else {"is_causal": True}
 
 

@@ -26,8 +26,8 @@ SharedPrefix = tuple[Hashable, int]
 class Decoder:
     """The forward passes of generation, on the weights of the model's own modules.
 
-    A decode step runs `FusedLayer`s where it knows the layers and their weights are plain, and else the modules of
-    `transformers`, to the same numbers up to rounding. With `cuda_graphs` it is captured once for each shape.
+    A decode step runs `FusedLayer`s where all layers have Llama's shape and plain weights, else the modules of
+    `transformers`. Both give the same numbers up to rounding. `cuda_graphs` captures a step once for each shape.
     """
 
     def __init__(self, causal_lm: Any, *, cuda_graphs: bool = False) -> None:
@@ -43,7 +43,7 @@ class Decoder:
 
     @property
     def is_fused(self) -> bool:
-        """Whether forward passes take the weights as they lie: it knows the layers, and LoRA is merged just now."""
+        """Whether forward passes run fused layers: all have Llama's shape, and LoRA is merged now."""
         return self._layers is not None and lora_is_merged(self._lora_layers)
 
     def new_cache(self, num_slots: int, length: int) -> KVCache:
@@ -98,9 +98,8 @@ class Decoder:
     def decode_step(self, cache: KVCache, ids: Tensor) -> Tensor:
         """Append one token (B,) int64 to each of the first B slots; return the hidden states (B, hidden) after it.
 
-        A free slot takes part, to a state that means nothing. With CUDA graphs the states are those of the graph,
-        which its next replay overwrites.
-        Raises: RuntimeError when graphs are asked for but the step cannot be captured; ValueError as `new_cache`.
+        The state of a free slot means nothing. With CUDA graphs the next replay overwrites the states.
+        Raises: RuntimeError when the step cannot be captured; ValueError as `new_cache`.
         """
         num_slots = len(ids)
         self.check_window(max(cache.seq_lens[:num_slots]) + 1)
@@ -157,7 +156,7 @@ class Decoder:
         with language_autocast(self._causal_lm, embeds.device):
             output = self._causal_lm.base_model(
                 inputs_embeds=embeds[None],
-                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
+                # four dimensions: transformers then makes no mask, and the packed attention needs none
                 attention_mask=embeds.new_empty(1, 1, 1, 1),
                 position_ids=position_ids[None],
                 use_cache=False,

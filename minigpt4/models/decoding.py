@@ -30,8 +30,8 @@ TOP_K = 50
 class RepetitionPenalty(LogitsProcessor):
     """Penalises what an answer already holds, and the BOS where the tokenizer has one.
 
-    `transformers` counts the padding of a prompt given as embeddings against the answer, so that its own penalty would
-    spare the first words of the shorter prompts of a batch.
+    `transformers` counts the padding of a prompt given as embeddings as part of the answer. Its own penalty would
+    therefore spare the first words of the shorter prompts of a batch.
     """
 
     def __init__(self, penalty: float, *, bos_id: int | None) -> None:
@@ -139,7 +139,7 @@ def _end_ids(config: GenerationConfig) -> list[int]:
 
 
 class AnswerEnds:
-    """Which answers have ended, told to the host a step late: it launches the next step before it looks.
+    """Which answers have ended; the host learns it a step late, after it has launched the next step.
 
     So a GPU always has work. A CPU computes synchronously, so the host knows at once.
     """
@@ -156,14 +156,14 @@ class AnswerEnds:
         return self._event is None
 
     def add(self, ended: Tensor) -> None:
-        """Take in which answers (B,) bool end with the newest token, and begin to tell the host."""
+        """Add the answers (B,) bool that end with the newest token, and begin the copy to the host."""
         self.has_ended = self.has_ended | ended
         self._copied.copy_(self.has_ended, non_blocking=True)
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self._device))
 
     def all(self) -> bool:
-        """Return whether all have ended, as of the last `add`; a GPU more than a step behind is waited for."""
+        """Return whether all have ended, as of the last `add`; wait for a GPU that is more than a step behind."""
         if self._event is not None and not self._event.query():
             self._event.synchronize()
         return bool(self._copied.all())

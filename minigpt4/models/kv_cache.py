@@ -61,7 +61,7 @@ class KVCache:
         self.active[slot] = 0
 
     def move_to_own_memory(self) -> None:
-        """Copy all that other caches share with this one, so that their steps change nothing here."""
+        """Copy the memory that other caches share with this one, so that their steps do not change it."""
         self.data, self.lengths, self.active = self.data.clone(), self.lengths.clone(), self.active.clone()
 
     def clear(self) -> None:

@@ -21,16 +21,16 @@ from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
 from minigpt4.models.kv_cache import send
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.losses import cross_entropy
+from minigpt4.models.model_lock import ModelLock
 from minigpt4.models.projector import Projector
 from minigpt4.models.prompts import checked_images, shared_prefixes
 from minigpt4.models.scoring import score_choices
-from minigpt4.models.turns import Turns
 from minigpt4.models.vision.vision_tower import VisionTower
 
 
 @registry.register_model("minigpt_v2")
 class MiniGPTv2(BaseModel):
-    """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
+    """The model; frozen weights keep the dtype that they were given, trained ones are float32."""
 
     DEFAULT_CONFIG = "configs/models/minigpt_v2.yaml"
 
@@ -141,7 +141,7 @@ class MiniGPTv2(BaseModel):
         return [] if varlen_works(dtype, device) else ["PyTorch's attention over packed examples fails here"]
 
     def train(self, mode: bool = True) -> MiniGPTv2:
-        """Set the mode of what is trained. Raises: ValueError when LoRA was merged for good and is to be trained."""
+        """Set the mode of the trained parts. Raises: ValueError for training mode after `merge_for_good`."""
         if mode and self.language_model.is_merged_for_good:
             raise ValueError("LoRA was merged into this model's weights for good: it answers, but does not train")
         super().train(mode)
@@ -190,7 +190,7 @@ class MiniGPTv2(BaseModel):
         return cross_entropy(self.language_model.head(hidden[targets - 1]), batch.labels[targets])
 
     def use_cuda_graphs(self) -> None:
-        """Have decode steps run from CUDA graphs."""
+        """Run decode steps from CUDA graphs from now on."""
         self.language_model.cuda_graphs = True
 
     def merged(self) -> contextlib.AbstractContextManager[None]:
@@ -225,8 +225,8 @@ class MiniGPTv2(BaseModel):
         image have it read once. `options` are those of `decoding_config`; `seed` makes sampling repeatable and leaves
         torch's generators as they were.
 
-        Threads take turns. Raises: ValueError when images and placeholders differ in number, or when the model is in
-        training mode and something would drop out.
+        One thread at a time answers. Raises: ValueError when images and placeholders differ in number, or when the
+        model is in training mode and some part would drop out.
         """
         encoder = self.chat_encoder
         config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
@@ -242,11 +242,10 @@ class MiniGPTv2(BaseModel):
 
     @torch.no_grad()
     def stream(self, images: ImageTokens | Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
-        """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
+        """Yield the answer to one prompt so far, after every token; `options` of `decoding_config`.
 
-        LoRA is merged only where the caller or `merge_for_good` did it. Threads take turns at each token, so other
-        answers may come between; with CUDA graphs the rest of this one is then computed without them. `images` as in
-        `generate`.
+        LoRA is merged only where the caller or `merge_for_good` did it. Other answers may begin between two tokens;
+        with CUDA graphs the rest of this one is then computed without them. `images` as in `generate`.
         Raises: ValueError as `generate`.
         """
         encoder = self.chat_encoder
@@ -257,7 +256,7 @@ class MiniGPTv2(BaseModel):
             tokens = generate_tokens(self.language_model.decoder, embeds, config)
         ids: list[int] = []
         while True:
-            with self.language_model.turns:
+            with self.language_model.lock:
                 token = next(tokens, None)
             if token is None:
                 return
@@ -324,11 +323,11 @@ class MiniGPTv2(BaseModel):
         asked = [self.chat_encoder.prompt_ids(prompt) for prompt in prompts]
         return self.embed_prompts(images, prompts, shown, asked=asked), shared_prefixes(prompts, asked, shown)
 
-    def _answering(self) -> Turns:
+    def _answering(self) -> ModelLock:
         """Return the lock under which a model answers. Raises: ValueError when it was quantised for training."""
         if self._is_quantised:
-            raise ValueError("model.frozen_dtype: float8 is for training; a model answers that was not quantised")
-        return self.language_model.turns
+            raise ValueError("model.frozen_dtype: float8 is for training; load the model with auto to answer")
+        return self.language_model.lock
 
     def _refuse_dropout(self) -> None:
         """Raise ValueError when the model is in training mode and some part drops out; merged LoRA does not."""

@@ -55,7 +55,6 @@ class EvaTower(VisionTower):
 
     @classmethod
     def count_patches(cls, cfg: Any) -> int:
-        """Return the number of patches of an image. Raises: ValueError when the image is no whole number of them."""
         if cfg.image_size % cfg.vit.patch_size:
             raise ValueError(
                 f"model.image_size: {cfg.image_size} is not a multiple of the {cfg.vit.patch_size} pixels of a patch"
@@ -64,10 +63,6 @@ class EvaTower(VisionTower):
 
     @classmethod
     def from_config(cls, cfg: Any, *, dtype: torch.dtype) -> EvaTower:
-        """Build from a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
-
-        Raises: ValueError naming the option when its weights are missing or do not fit.
-        """
         if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
             dtype = torch.float32
         sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
@@ -82,11 +77,9 @@ class EvaTower(VisionTower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
-        """The layers of the transformer."""
         return list(self.vit.blocks)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the patches (N, patches, width) float32 of images (N, 3, H, W)."""
         with torch.inference_mode() if self.is_frozen else contextlib.nullcontext():
             seen = self.run_vit(images)
         return self.ln_vision(seen)[:, 1:]
@@ -104,7 +97,6 @@ class EvaTower(VisionTower):
                 return self.vit(images.to(dtype))
 
     def quantise(self) -> None:
-        """Keep the frozen weights of the layers in 8 bits; those in float32 stay."""
         if self.is_frozen and self.vit.patch_embed.proj.weight.dtype != torch.float32:
             quantise_vit(self.vit.blocks)
 
