@@ -310,7 +310,7 @@ def test_captured_steps_give_the_tokens_of_steps_that_are_not(dtype):
         assert generated(captured, prompts) == generated(plain, prompts)
 
 
-def test_prompts_without_a_prefix_of_their_own_are_computed_whole():
+def test_prompts_without_a_shared_prefix_are_computed_whole():
     model = language_model("llama")
     prompts = prompts_of(model, 7, 9, 8)
     prompts[2] = torch.cat([prompts[1][:5], prompts[2][:3]])
