@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -136,7 +136,13 @@ class BaseModel(nn.Module):
         wanted = dict(self.trainable())
         if not any(name.startswith(BACKBONE) for name in given):
             wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith(BACKBONE)}
-        missing, unexpected, shapes = misfits(given, wanted)
+        missing = [name for name in wanted if name not in given]
+        unexpected = [name for name in given if name not in wanted]
+        shapes = [
+            f"{name} {tuple(given[name].shape)}, not {tuple(parameter.shape)}"
+            for name, parameter in wanted.items()
+            if name in given and given[name].shape != parameter.shape
+        ]
         if missing or unexpected or shapes or not given:
             raise ValueError(
                 f"{source} does not fit this model: missing {first_of(missing)}, unexpected {first_of(unexpected)}, "
@@ -145,18 +151,6 @@ class BaseModel(nn.Module):
         with torch.no_grad():
             for name, parameter in wanted.items():
                 parameter.copy_(given[name])
-
-
-def misfits(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of tensors that are missing, those not wanted, and the names with shapes that differ."""
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
-    shapes = [
-        f"{name} {tuple(given[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
-    ]
-    return missing, unexpected, shapes
 
 
 def first_of(names: Sequence[str]) -> str:

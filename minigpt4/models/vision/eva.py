@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.models.eva import Eva, EvaAttention
@@ -18,8 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import download_once, downloaded_to
 from minigpt4.common.registry import registry
-from minigpt4.common.schema import VitSize
-from minigpt4.models.base_model import first_of, misfits
+from minigpt4.models.base_model import first_of
 from minigpt4.models.float8 import quantise_vit
 from minigpt4.models.precision import without_autocast
 from minigpt4.models.vision.vision_tower import VisionTower
@@ -31,6 +30,16 @@ VISION_BACKENDS = (
     SDPBackend.MATH,
 )
 """In the order in which they are taken."""
+
+
+class VitSize(Protocol):
+    """The sizes that the `model.vit` section carries."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    mlp_ratio: float
 
 
 class Float32LayerNorm(nn.LayerNorm):
@@ -55,6 +64,7 @@ class EvaTower(VisionTower):
 
     @classmethod
     def count_patches(cls, cfg: Any) -> int:
+        """Return the number of patches of an image. Raises: ValueError when the image is no whole number of them."""
         if cfg.image_size % cfg.vit.patch_size:
             raise ValueError(
                 f"model.image_size: {cfg.image_size} is not a multiple of the {cfg.vit.patch_size} pixels of a patch"
@@ -63,6 +73,10 @@ class EvaTower(VisionTower):
 
     @classmethod
     def from_config(cls, cfg: Any, *, dtype: torch.dtype) -> EvaTower:
+        """Build from a `model` section: float32 when it is trained or `vit_precision` says so, else in `dtype`.
+
+        Raises: ValueError naming the option when its weights are missing or do not fit.
+        """
         if cfg.vit_precision == "fp32" or not cfg.freeze_vit:
             dtype = torch.float32
         sizes: dict[str, Any] = {"image_size": cfg.image_size, "drop_path_rate": cfg.drop_path_rate}
@@ -77,9 +91,11 @@ class EvaTower(VisionTower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """The layers of the transformer."""
         return list(self.vit.blocks)
 
     def encode(self, images: Tensor) -> Tensor:
+        """Return the patches (N, patches, width) float32 of images (N, 3, H, W)."""
         with torch.inference_mode() if self.is_frozen else contextlib.nullcontext():
             seen = self.run_vit(images)
         return self.ln_vision(seen)[:, 1:]
@@ -97,6 +113,7 @@ class EvaTower(VisionTower):
                 return self.vit(images.to(dtype))
 
     def quantise(self) -> None:
+        """Keep the frozen weights of the layers in 8 bits; those in float32 stay."""
         if self.is_frozen and self.vit.patch_embed.proj.weight.dtype != torch.float32:
             quantise_vit(self.vit.blocks)
 
@@ -146,11 +163,7 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
         raise ValueError(text if text.startswith("model.vit_ckpt") else f"model.vit_ckpt: {text}") from error
     if "pos_embed" in state and _is_grid(state["pos_embed"]):
         state["pos_embed"] = resize_pos_embed(state["pos_embed"], num_tokens=wanted["pos_embed"].shape[1])
-    missing, _, shapes = misfits(state, wanted)  # further keys (a 40th block, a head) are ignored
-    if missing or shapes:
-        raise ValueError(
-            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
-        )
+    check_fit(state, wanted, source)
     vit.load_state_dict({name: state[name].to(dtype) for name in wanted}, assign=True)
     for module in vit.modules():
         if isinstance(module, EvaAttention):  # a buffer of zeros that no file holds
@@ -162,6 +175,23 @@ def _is_grid(pos_embed: Tensor) -> bool:
     """Return whether a position embedding is that of a class token and a square of patches, (1, 1 + g*g, C)."""
     num_patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0
     return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
+
+
+def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Hold a file's weights against the wanted ones; further keys in it (a 40th block, a head) are ignored.
+
+    Raises: ValueError naming the source and the first weights that are missing or of another shape.
+    """
+    missing = [name for name in wanted if name not in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or shapes:
+        raise ValueError(
+            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
+        )
 
 
 def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:
