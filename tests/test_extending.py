@@ -40,8 +40,9 @@ def project(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    forget()  # another test may have loaded a module of the same name from elsewhere
+    # another test may have put the folder of the same files there
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(ROOT / "tests/plugins")])
+    forget()
     yield tmp_path
     forget()
 

@@ -1,4 +1,4 @@
-"""What a model owes the trainer: its optimizer groups, and its trainable tensors under their published names."""
+"""The base of models: optimizer groups, and trainable tensors under their published names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class BaseModel(nn.Module):
         return parts if brings_its_tower else {**parts, "vit": "vit_ckpt"}
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield published name and parameter of all that is trained, in the order of registration."""
+        """Yield published name and parameter of each trained tensor, in the order of registration."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield published_name(name), parameter
@@ -66,7 +66,7 @@ class BaseModel(nn.Module):
         return []
 
     def compilable(self, part: str) -> list[nn.Module]:
-        """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
+        """Return the modules of a part to compile; they share one compiled graph."""
         raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
 
     @property
@@ -75,7 +75,7 @@ class BaseModel(nn.Module):
         return next(self.parameters()).device
 
     def use_cuda_graphs(self) -> None:
-        """Have decode steps run from CUDA graphs. Raises: ValueError when the model has none."""
+        """Run decode steps from CUDA graphs from now on. Raises: ValueError when the model has none."""
         raise ValueError(f"run.cuda_graphs: {type(self).__name__} has no CUDA graphs; --options run.cuda_graphs=False")
 
     def merged(self) -> AbstractContextManager[None]:

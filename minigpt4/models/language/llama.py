@@ -1,4 +1,4 @@
-"""The Llama language model: lean and fused parts, frozen weights of 8 and 4 bits."""
+"""The Llama language model: memory-efficient and fused parts, frozen weights of 8 and 4 bits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ class Llama(LanguageModel):
 
     @classmethod
     def load_tokenizer(cls, cfg: Any) -> Tokenizer:
-        """Return the tokenizer as the published weights learnt it."""
         return ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
 
     @classmethod
@@ -58,7 +57,6 @@ class Llama(LanguageModel):
 
     @classmethod
     def check_options(cls, cfg: Any) -> None:
-        """Refuse 8-bit and 4-bit weights where they cannot be. Raises: ValueError saying what is missing."""
         if cfg.frozen_dtype not in FROZEN_DTYPES:
             raise ValueError(f"model.frozen_dtype: {' or '.join(FROZEN_DTYPES)}, not {cfg.frozen_dtype}")
         options = {"low_resource": 8, "load_in_4bit": 4}
@@ -81,21 +79,18 @@ class Llama(LanguageModel):
 
     @classmethod
     def reading_options(cls, cfg: Any, dtype: torch.dtype) -> dict[str, Any]:
-        """Return how weights are read in 8 or 4 bits; nothing for those of more bits."""
         return _quantised(cfg, dtype) if cfg.low_resource or cfg.load_in_4bit else {}
 
     @classmethod
     def adapt(cls, model: Any, cfg: Any) -> None:
-        """Have the model compute with lean parts, unless it runs under autocast, which would widen a norm's output."""
+        # weights of 8 and 4 bits compute under autocast, which would widen a norm's output
         if not (cfg.low_resource or cfg.load_in_4bit):
             use_memory_efficient_layers(model)
 
     def join_weights(self) -> None:
-        """Lay end to end the weights of queries, keys and values, and of both inputs of the MLP's product."""
         join_weights(self.model)
 
     def quantise(self) -> None:
-        """Keep the frozen weights of the layers in 8 bits; embeddings and head keep theirs."""
         quantise_layers(self.causal_lm)
 
 
