@@ -10,36 +10,32 @@ from minigpt4.evaluation.benchmark import Question
 
 @dataclass(frozen=True, slots=True)
 class ImageGroup:
-    """Rows that one rank asks in batches, and the images they show, which no other unit shows."""
+    """Rows that one rank asks in batches, and the images they show, which no other group shows."""
 
     batches: tuple[tuple[int, ...], ...]
     images: tuple[Hashable, ...]
 
 
 def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGroup]:
-    """Return all rows in units of whole images, from the longest prompts to the shortest.
+    """Return all rows in groups of whole images, from the longest prompts to the shortest.
 
-    A unit is one batch, but for an image with more questions than a batch holds. Units follow from the questions and
-    the batch size alone, so that any number of ranks, and a run that is continued, ask the same batches.
+    A group is one batch, but for an image with more questions than a batch holds. Groups follow from the questions
+    and the batch size alone, so that any number of ranks, and a run that is continued, ask the same batches.
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, question in enumerate(questions):
         rows_of.setdefault(row if question.image is None else question.image, []).append(row)
     lengths = [len(question.prompt) for question in questions]
     images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
-    units: list[ImageGroup] = []
-    rows: list[int] = []
-    shown: list[Hashable] = []
+    groups: list[tuple[list[int], list[Hashable]]] = []
     for image in images:
-        if rows and len(rows) + len(rows_of[image]) > batch_size:
-            units.append(_unit(rows, shown, batch_size))
-            rows, shown = [], []
-        rows += sorted(rows_of[image], key=lambda row: (-lengths[row], row))
+        rows = sorted(rows_of[image], key=lambda row: (-lengths[row], row))
+        if not groups or len(groups[-1][0]) + len(rows) > batch_size:
+            groups.append(([], []))
+        groups[-1][0].extend(rows)
         if not isinstance(image, int):  # a row: a question without an image
-            shown.append(image)
-    return [*units, _unit(rows, shown, batch_size)] if rows else units
-
-
-def _unit(rows: Sequence[int], images: Sequence[Hashable], batch_size: int) -> ImageGroup:
-    batches = tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
-    return ImageGroup(batches, tuple(images))
+            groups[-1][1].append(image)
+    return [
+        ImageGroup(tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)), tuple(shown))
+        for rows, shown in groups
+    ]

@@ -21,17 +21,11 @@ from minigpt4.conversation.chat_format import chat_format_of
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 from minigpt4.evaluation.mistakes import Mistake, mistakes, write_mistakes
 from minigpt4.evaluation.published import published_of
-from minigpt4.evaluation.report import write_report
-from minigpt4.evaluation.results import (
-    image_options,
-    known_provenance,
-    provenance,
-    read_predictions,
-    read_results,
-    settings_of,
-    write_results,
-)
-from minigpt4.evaluation.shards import remove_shards
+from minigpt4.evaluation.report import write_page
+from minigpt4.evaluation.result_files import read_predictions
+from minigpt4.evaluation.results import known_provenance, provenance, read_results, write_results
+from minigpt4.evaluation.run_name import image_options, settings_of
+from minigpt4.evaluation.shards import remove_shards, saved_predictions
 from minigpt4.evaluation.subset import take_subset
 from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, infer
 
@@ -42,7 +36,7 @@ INFER, SCORE = "infer", "score"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A benchmark whose files are all there; `num_all` counts its questions where `only_ids` chose some of them."""
+    """A benchmark with its questions; `num_all` counts all of them where `only_ids` chose some."""
 
     benchmark: Benchmark
     questions: list[Question]
@@ -86,26 +80,30 @@ class Results:
         return self.benchmarks[name]
 
 
-def choose(cfg: Config, names: Sequence[str] = (), *, script: str | None = None) -> list[Benchmark]:
+def choose(
+    cfg: Config, names: Sequence[str] = (), *, script: str | None = None, option: str = "benchmark"
+) -> list[Benchmark]:
     """Return the benchmarks of these names, or all of the YAML; of a script alone, those that it evaluates.
 
+    `option` is the place where the user gave the names, for messages.
     Raises: ValueError when a name is not in the YAML, or another script evaluates it.
     """
     entries = cfg.evaluation_datasets_cfg
     classes = {str(name): registry.get_benchmark_class(str(name)) for name in entries}
+    registered = registry.list_benchmarks()
     problems = []
     for name in names:
         if name not in classes:
-            known = ", ".join(classes)
-            problems.append(f"--dataset {name}: evaluation_datasets has {known}{did_you_mean(name, classes)}")
+            listed = f"evaluation_datasets has {', '.join(classes) or 'no benchmark'}"
+            hint = "" if name in registered else did_you_mean(name, [*classes, *registered])
+            problems.append(f"{option} {name}: {listed}{hint}")
         elif script not in (None, classes[name].script):
-            problems.append(f"--dataset {name}: eval_scripts/{classes[name].script} evaluates it")
+            problems.append(f"{option} {name}: eval_scripts/{classes[name].script} evaluates it")
     if problems:
-        raise ValueError("\n  ".join(problems))
+        raise ValueError("\n  ".join([*problems, f"registered benchmarks: {', '.join(registered)}"]))
     names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if script in (None, cls.script)]
     if not names:
-        kinds = registry.list_benchmarks()
-        own = [kind for kind in kinds if script in (None, registry.get_benchmark_class(kind).script)]
+        own = [kind for kind in registered if script in (None, registry.get_benchmark_class(kind).script)]
         raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
     return [part for name in names for part in classes[name].build(entries[name], name=name)]
 
@@ -113,14 +111,14 @@ def choose(cfg: Config, names: Sequence[str] = (), *, script: str | None = None)
 def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | None = None) -> list[Prepared]:
     """Return the benchmarks with their questions.
 
-    Raises: ValueError that lists for all of them the missing files and the rows that are bad: images where they are
-    asked, else result files.
+    Raises: ValueError that lists the missing files and bad rows of all; `only` says whether images or result files
+    are needed.
     """
-    prepared, problems = [], []
+    prepared = []
     names = [benchmark.name for benchmark in benchmarks]
-    problems += [f"{name}: two benchmarks have this name" for name in dict.fromkeys(names) if names.count(name) > 1]
-    for given in benchmarks:
-        benchmark, num_all = given, None
+    problems = [f"{name}: two benchmarks have this name" for name in dict.fromkeys(names) if names.count(name) > 1]
+    for benchmark in benchmarks:
+        num_all = None
         try:
             questions = benchmark.questions()
             benchmark.check_questions(questions)
@@ -149,12 +147,22 @@ def image_processor(cfg: Config) -> ImageProcessor:
 
 
 class Evaluator:
-    """Asks a model one benchmark after another, scores the answers, and saves all results at the end."""
+    """Asks a model one benchmark after another, scores the answers, and saves all results at the end.
+
+    `run_name` names a model that the config does not describe.
+    """
 
     def __init__(
-        self, cfg: Config, load_model: Callable[[], GenerativeModel], *, only: str | None = None, num_tries: int = 0
+        self,
+        cfg: Config,
+        load_model: Callable[[], GenerativeModel],
+        *,
+        only: str | None = None,
+        num_tries: int = 0,
+        run_name: str | None = None,
     ) -> None:
         self.cfg, self.load_model, self.only, self.num_tries = cfg, load_model, only, num_tries
+        self.named = {} if run_name is None else {"run_name": run_name}
         self.save_path = Path(cfg.run_cfg.save_path)
         if wrong := wrong_output_folder("run.save_path", str(self.save_path)):
             raise ValueError(wrong)
@@ -168,29 +176,24 @@ class Evaluator:
         """
         prepared = prepare(benchmarks, save_path=self.save_path, only=self.only)
         model = None if self.only == SCORE else self.load_model()
-        settings = settings_of(self.cfg) if model is not None else {}
+        settings = {**settings_of(self.cfg), **self.named}
         is_main = dist_utils.is_main_process()
         results, known = Results(self.save_path), read_results(self.save_path) if is_main else {}
         for item in prepared:
-            if model is None:
-                result = self._import(item, known) if is_main else None
-            else:
+            if model is not None:
                 result = self._ask(item, model, settings)
-            if not is_main or result is None:
-                continue
-            if self.only != INFER:
-                result = self._score(item, result)
-            results.benchmarks[result.name] = result
-            if on_score is not None and self.only != INFER:
-                on_score(result)
+            elif is_main:
+                result = self._read(item, known.get(item.benchmark.name, {}))
+            if is_main:
+                if self.only != INFER:
+                    result = self._score(item, result)
+                    if on_score is not None:
+                        on_score(result)
+                results.benchmarks[result.name] = result
         if is_main:
-            for name, one in results.benchmarks.items() if self.only != INFER else ():
-                write_mistakes(self.save_path, name, [mistake.to_json() for mistake in one.mistakes])
-            write_results(self.save_path, {**known, **{name: one.facts for name, one in results.benchmarks.items()}})
+            self._save(results, known)
             for item in prepared if model is not None else ():  # kept until here, so that a run that died has them
                 remove_shards(self.save_path, item.benchmark.name)
-            if self.only != INFER:
-                write_report(self.save_path)
         return results
 
     def _ask(self, item: Prepared, model: GenerativeModel, settings: dict[str, Any]) -> BenchmarkResult:
@@ -215,15 +218,16 @@ class Evaluator:
         facts: dict[str, Any] = {}
         if dist_utils.is_main_process():
             seconds = time.monotonic() - started
-            facts = provenance(cfg, benchmark, item.questions, dtype=dtype, seconds=seconds)
+            facts = provenance(cfg, benchmark, item.questions, dtype=dtype, seconds=seconds) | self.named
             facts["mismatches"] = list(getattr(model, "mismatches", ()))  # what model.allow_mismatch allowed
         return BenchmarkResult(name=benchmark.name, predictions=predictions, facts=facts)
 
-    def _import(self, item: Prepared, known: dict[str, dict[str, Any]]) -> BenchmarkResult:
-        path = self.save_path / item.benchmark.result_file
-        predictions = read_predictions(item.benchmark, item.questions, path)
-        facts = known_provenance(path, known.get(item.benchmark.name, {}))
-        return BenchmarkResult(name=item.benchmark.name, predictions=predictions, facts=facts)
+    def _read(self, item: Prepared, known: dict[str, Any]) -> BenchmarkResult:
+        """Return the predictions that an evaluation saved here, or those of a published file from elsewhere."""
+        benchmark, path = item.benchmark, self.save_path / item.benchmark.result_file
+        saved = saved_predictions(self.save_path, benchmark, item.questions)
+        predictions = saved or read_predictions(benchmark, item.questions, path)
+        return BenchmarkResult(name=benchmark.name, predictions=predictions, facts=known_provenance(path, known))
 
     def _score(self, item: Prepared, result: BenchmarkResult) -> BenchmarkResult:
         benchmark, predictions = item.benchmark, result.predictions
@@ -233,5 +237,15 @@ class Evaluator:
                 score["num_questions_in_all"] = item.num_all
             by_type = score.get("accuracy_by_type", {})
             wrong = mistakes(benchmark, predictions, by_type, save_path=self.save_path)
-        # the score comes first in results.json, and replaces that of an earlier evaluation
-        return replace(result, mistakes=wrong, facts={**score, **result.facts, **score})
+        others = {key: value for key, value in result.facts.items() if key not in score}
+        return replace(result, mistakes=wrong, facts={**score, **others})
+
+    def _save(self, results: Results, known: dict[str, dict[str, Any]]) -> None:
+        """Write results.json beside the results of earlier evaluations, and what is made of the scores."""
+        saved = {**known, **{name: one.facts for name, one in results.benchmarks.items()}}
+        if self.only == INFER:
+            write_results(self.save_path, saved)
+            return
+        wrong = write_mistakes(self.save_path, {name: one.mistakes for name, one in results.benchmarks.items()})
+        write_results(self.save_path, saved)
+        write_page(self.save_path, saved, wrong)

@@ -108,3 +108,9 @@ def repeated(ids: Iterable[Any]) -> list[Any]:
             twice[name] = None
         seen.add(name)
     return list(twice)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names as text that a terminal can show."""
+    first = [name if name.isprintable() else repr(name) for name in names[:NUM_SHOWN]]
+    return ", ".join(first) + (", .." if len(names) > NUM_SHOWN else "")

@@ -1,12 +1,14 @@
-"""SEED-Bench's annotation: its question types, and the truth of its questions."""
+"""SEED-Bench's annotation: its question types, and the options and truth of its questions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common.json_records import read_json
 from minigpt4.common.row_checks import require, shown
+from minigpt4.evaluation.benchmark import Question
 from minigpt4.evaluation.benchmarks.scorers import LETTERS
 from minigpt4.evaluation.rows import each
 
@@ -36,3 +38,19 @@ def read_seed(path: Path, *, need_answers: bool = True) -> dict[str, Any]:
 
     each(questions, check, lambda number: f"{path}: question {number + 1}")
     return annotation
+
+
+def seed_questions(annotation: Mapping[str, Any]) -> list[Question]:
+    """Return the questions of an annotation without prompt and image; the reference is `data_type`, image or video."""
+    names = {str(number): name for name, number in annotation["question_type"].items()}  # some files have it as text
+    return [
+        Question(
+            id=row["question_id"],
+            prompt="",
+            type=names.get(str(row["question_type_id"]), f"type {row['question_type_id']}"),
+            options={k: row[f"choice_{k.lower()}"] for k in LETTERS if f"choice_{k.lower()}" in row},
+            truth=row.get("answer"),
+            reference=row["data_type"],
+        )
+        for row in annotation["questions"]
+    ]

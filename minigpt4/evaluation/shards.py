@@ -1,4 +1,4 @@
-"""Shards: each rank's answers so far. Ranks need not exchange them, and a run that died continues from them."""
+"""Answers on disk: each rank's shard so far, from which a stopped run continues, and the predictions of a whole run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from minigpt4.common.files import append_text, write_text
-from minigpt4.evaluation.benchmark import Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.run_name import fingerprint
 
 FOLDER = "parts"
-
-
-def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> str:
-    """Return a short name of what is asked and how; answers of another one are not taken over."""
-    asked = [[q.id, q.prompt, list(q.choices)] for q in questions]
-    text = json.dumps([asked, settings], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+PREDICTIONS = "predictions"
 
 
 def shard_files(save_path: Path, name: str) -> list[Path]:
-    """Return the part files of a benchmark, of whatever run."""
+    """Return the shards of a benchmark, of whatever run."""
     return sorted((save_path / FOLDER).glob(f"{name}.rank*.jsonl"))
 
 
 def read_shard(path: Path, run: str) -> dict[int, Any]:
-    """Return row -> answer of a part file, nothing where it is of another run; a line cut short by a crash ends it."""
+    """Return row -> answer of a shard, nothing where it is of another run; a line cut short by a crash ends it."""
     answers: dict[int, Any] = {}
     with path.open(encoding="utf-8") as file:
         if next(file, "") != _header(run):
@@ -42,7 +37,7 @@ def read_shard(path: Path, run: str) -> dict[int, Any]:
 
 
 def read_shards(save_path: Path, name: str, run: str) -> dict[int, Any]:
-    """Return row -> answer of all part files of this run."""
+    """Return row -> answer of all shards of this run."""
     answers: dict[int, Any] = {}
     for path in shard_files(save_path, name):
         answers.update(read_shard(path, run))
@@ -50,7 +45,7 @@ def read_shards(save_path: Path, name: str, run: str) -> dict[int, Any]:
 
 
 def remove_shards(save_path: Path, name: str) -> None:
-    """Remove the part files of a benchmark, once its result file is written."""
+    """Remove the shards of a benchmark, once its predictions are saved."""
     for path in shard_files(save_path, name):
         path.unlink()
     folder = save_path / FOLDER
@@ -58,8 +53,39 @@ def remove_shards(save_path: Path, name: str) -> None:
         folder.rmdir()
 
 
+def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequence[Prediction]) -> None:
+    """Write the predictions of a whole benchmark, and the published file that is made of them."""
+    rows = [benchmark.export(*one) for one in predictions]
+    if benchmark.result_file.endswith(".jsonl"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows)
+    write_text(save_path / benchmark.result_file, text)
+    run = _run_of(save_path, benchmark, [question for question, _ in predictions])
+    lines = [_line(row, answer) for row, (_, answer) in enumerate(predictions)]
+    write_text(_file_of(save_path, benchmark), _header(run) + "".join(lines))
+
+
+def saved_predictions(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> list[Prediction]:
+    """Return the saved predictions, none where the questions or the published file are others by now."""
+    path = _file_of(save_path, benchmark)
+    answers = read_shard(path, _run_of(save_path, benchmark, questions)) if path.is_file() else {}
+    if len(answers) != len(questions):
+        return []
+    return [Prediction(question, answers[row]) for row, question in enumerate(questions)]
+
+
+def _file_of(save_path: Path, benchmark: Benchmark) -> Path:
+    return save_path / PREDICTIONS / f"{benchmark.name}.jsonl"
+
+
+def _run_of(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> str:
+    published = hashlib.sha256((save_path / benchmark.result_file).read_bytes()).hexdigest()
+    return fingerprint(questions, {"result_sha256": published})
+
+
 class ShardWriter:
-    """The part file of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
+    """The shard of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
 
     def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
         self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common.row_checks import shown
 from minigpt4.common.text_files import read_text
-from minigpt4.evaluation.benchmarks.scorers import LETTERS
 from minigpt4.evaluation.rows import first_few, id_number, repeated
-from minigpt4.evaluation.tables import is_absent, need
+from minigpt4.evaluation.tables import need
 
 _CELL = re.compile(r'(?:"(?P<quoted>[^"]*(?:""[^"]*)*)(?P<close>"|\Z))?(?P<rest>[^\t\r\n]*)(?P<end>\t|\r\n|\r|\n|\Z)')
 _INDEXED = re.compile(r"\s*\d+\t")
@@ -52,16 +51,6 @@ def read_tsv(path: Path, user: str, *, columns: Sequence[str] = (), as_text: boo
     if len(table) != len(index):
         raise ValueError(f"{path}: has {len(index)} rows, but pandas reads {len(table)}; is a quotation mark wrong?")
     return table
-
-
-def true_letter(row: Mapping[str, Any]) -> str | None:
-    """Return the letter that a row tells as its answer, None where it tells none. Raises: ValueError for other text."""
-    truth = row.get("answer")
-    if is_absent(truth):
-        return None
-    if truth not in LETTERS:
-        raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(truth)}")
-    return str(truth)
 
 
 def check_lines(text: str, path: Path, columns: Sequence[str]) -> list[str]:

@@ -13,8 +13,8 @@ from minigpt4.evaluation.worker import infer
 
 def order_asked(benchmark: Benchmark) -> list[int]:
     """Return the rows in the order in which one process asks them."""
-    units = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
-    return [row for unit in units for batch in unit.batches for row in batch]
+    groups = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
+    return [row for group in groups for batch in group.batches for row in batch]
 
 
 def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **options: Any) -> dict[str, Any]:
@@ -22,10 +22,11 @@ def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **
     if hasattr(model, "rows"):
         model.rows = order_asked(benchmark)
     questions = benchmark.questions()
+    benchmark.check_images(questions)
     predictions = infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
     score = benchmark.score(predictions)
     rows = mistakes(benchmark, predictions, score.get("accuracy_by_type", {}), save_path=save_path)
-    write_mistakes(save_path, benchmark.name, [row.to_json() for row in rows])
+    write_mistakes(save_path, {benchmark.name: rows})
     remove_shards(save_path, benchmark.name)
     return score
 

@@ -4,15 +4,9 @@ import pandas
 import pytest
 from openpyxl import load_workbook
 
+from minigpt4.evaluation.result_files import Result, read_results
 from minigpt4.evaluation.seed_annotation import read_seed
-from minigpt4.evaluation.submissions import (
-    Result,
-    mmbench_table,
-    read_mmbench,
-    read_results,
-    remarks,
-    seed_report,
-)
+from minigpt4.evaluation.submissions import mmbench_table, read_mmbench, remarks, seed_report
 from minigpt4.evaluation.tables import need, write_sheet
 
 ANNOTATION = {

@@ -21,23 +21,17 @@ def percent(values: Sequence[float]) -> float | None:
     return 100 * sum(values) / len(values) if values else None
 
 
-def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return 100 x the mean of each group of (group, how right), groups in alphabetical order."""
+def grouped(rights: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
+    """Return the values of each group of (group, how right), groups in alphabetical order."""
     groups: dict[str, list[float]] = {}
     for name, right in rights:
         groups.setdefault(name, []).append(right)
-    return {name: 100 * sum(group) / len(group) for name, group in sorted(groups.items())}
+    return dict(sorted(groups.items()))
 
 
-def counts_by_type(rights: Iterable[tuple[str | None, float | None]]) -> dict[str, dict[str, int]]:
-    """Return how many questions of each type have a known truth, and how many answers are at least half right."""
-    counts: dict[str, dict[str, int]] = {}
-    for name, right in rights:
-        if name is not None and right is not None:
-            count = counts.setdefault(name, {"num_questions": 0, "num_right": 0})
-            count["num_questions"] += 1
-            count["num_right"] += right >= RIGHT_FROM
-    return dict(sorted(counts.items()))
+def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return 100 x the mean of each group of (group, how right), groups in alphabetical order."""
+    return {name: 100 * sum(group) / len(group) for name, group in grouped(rights).items()}
 
 
 def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:
