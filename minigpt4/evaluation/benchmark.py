@@ -47,6 +47,11 @@ class Question:
     reference: Any = None
 
 
+def picture_bytes(text: str) -> bytes:
+    """Return the content of a picture that comes as base64 text. Raises: ValueError where it is something else."""
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
 class Prediction(NamedTuple):
     """A question with its cleaned answer, or with the places of its choices (best first)."""
 
@@ -178,9 +183,9 @@ class Benchmark(ABC):
         return f"{self.name}: {path} does not exist (evaluation_datasets.{self.entry}.eval_file_path); {self.source}"
 
     def ask_each(
-        self, rows: Sequence[Any], ask: Callable[..., Question], *, path: Path | None = None
+        self, rows: Sequence[Any], ask: Callable[[int, Any], Question], *, path: Path | None = None
     ) -> list[Question]:
-        """Return `ask(number, row, is_labelled=..)` of each row; a file where no row has `label` is not labelled.
+        """Return `ask(number, row)` of each row. All rows or none have the key `label`.
 
         `path` is the file of the rows, `eval_file_path` if none is given.
         Raises: ValueError that counts and shows the rows that lack a key or have a value of a wrong type.
@@ -192,7 +197,9 @@ class Benchmark(ABC):
 
         def make(number: int, row: Any) -> Question:
             require(row, self.fields)
-            return ask(number, row, is_labelled=is_labelled)
+            if is_labelled and self.label not in row:
+                raise ValueError(f"'{self.label}' is missing in this row, though other rows have it")
+            return ask(number, row)
 
         questions = each(rows, make, lambda number: f"{self.name}[{number}]: {path}")
         if blank := [number for number, row in enumerate(rows) if not row[self.text_key].strip()]:
@@ -233,11 +240,11 @@ class Benchmark(ABC):
             if isinstance(question.image, str):
                 first_with.setdefault(question.image, question)
         problems = []
-        for text, question in first_with.items():
+        for question in first_with.values():
             try:
-                decode_image(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)), AS_STORED)
+                self.open_image(question)
             except ValueError as error:
-                problems.append(f"{self.name}[{question.id}]: cannot read its image from base64 text: {error}")
+                problems.append(str(error))
         if problems:
             raise ValueError(first_few(problems, "pictures"))
 
@@ -250,7 +257,7 @@ class Benchmark(ABC):
         place: Any = "base64 text"
         try:
             if isinstance(question.image, str):
-                file: Any = io.BytesIO(base64.b64decode(question.image))
+                file: Any = io.BytesIO(picture_bytes(question.image))
             else:
                 file = place = next((path for path in question.image if path.is_file()), question.image[0])
             return decode_image(file, self.cfg.get("pictures") or AS_STORED)

@@ -27,7 +27,7 @@ from minigpt4.evaluation.results import known_provenance, provenance, read_resul
 from minigpt4.evaluation.run_name import image_options, settings_of
 from minigpt4.evaluation.shards import remove_shards, saved_predictions
 from minigpt4.evaluation.subset import take_subset
-from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, infer
+from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, InferenceWorker
 
 logger = logging.getLogger(__name__)
 
@@ -202,19 +202,17 @@ class Evaluator:
         benchmark.num_tries = self.num_tries if tries_again else 0
         device = dist_utils.pick_device(cfg.run_cfg)
         dtype = dist_utils.autocast_dtype(cfg.run_cfg, device)
+        worker = InferenceWorker(
+            benchmark=benchmark,
+            model=model,
+            image_processor=image_processor(cfg),
+            device=device,
+            seed=cfg.run_cfg.seed,
+            chat_format=chat_format_of(cfg.model_cfg),
+        )
         started = time.monotonic()
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            predictions = infer(
-                benchmark,
-                model,
-                image_processor(cfg),
-                save_path=self.save_path,
-                questions=item.questions,
-                device=device,
-                settings=settings,
-                seed=cfg.run_cfg.seed,
-                chat_format=chat_format_of(cfg.model_cfg),
-            )
+            predictions = worker.infer(item.questions, self.save_path, settings)
         facts: dict[str, Any] = {}
         if dist_utils.is_main_process():
             seconds = time.monotonic() - started

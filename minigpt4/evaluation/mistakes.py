@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any
 from minigpt4.common.files import write_bytes, write_text
 from minigpt4.common.json_records import JsonRecords
 from minigpt4.common.row_checks import NUMBER, require
-from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question, picture_bytes
 from minigpt4.evaluation.benchmarks.scorers import RIGHT_FROM
 from minigpt4.evaluation.rows import each
 
@@ -108,8 +106,8 @@ def picture_file(question: Question, folder: Path) -> Path | None:
     if not isinstance(question.image, str):
         return next((path for path in question.image if path.is_file()), question.image[0])
     try:
-        content = base64.b64decode(question.image)
-    except binascii.Error:  # asking would have failed; a score alone needs no picture
+        content = picture_bytes(question.image)
+    except ValueError:  # asking would have failed; a score alone needs no picture
         content = b""
     suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
     path = folder / (hashlib.blake2b(content, digest_size=12).hexdigest() + suffix)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from minigpt4.common.files import append_text, write_text
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
@@ -84,24 +84,17 @@ def _run_of(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]
     return fingerprint(questions, {"result_sha256": published})
 
 
-class ShardWriter:
-    """The shard of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
+@contextlib.contextmanager
+def shard_writer(save_path: Path, name: str, run: str, *, rank: int) -> Iterator[Callable[[Mapping[int, Any]], None]]:
+    """Hold the shard of one rank open; the function adds the answers of a batch by row, which are then on disk.
 
-    def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
-        self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
-        kept = read_shard(self.path, run) if self.path.is_file() else {}
-        write_text(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
-
-    def __enter__(self) -> Self:
-        self._file = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
-
-    def write(self, answers: Mapping[int, Any]) -> None:
-        """Add the answers of a batch, by row."""
-        append_text(self._file, self.path, "".join(_line(*item) for item in answers.items()))
+    What the shard held of this run is kept.
+    """
+    path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
+    kept = read_shard(path, run) if path.is_file() else {}
+    write_text(path, _header(run) + "".join(_line(*item) for item in kept.items()))
+    with path.open("a", encoding="utf-8") as file:
+        yield lambda answers: append_text(file, path, "".join(_line(*item) for item in answers.items()))
 
 
 def _header(run: str) -> str:

@@ -23,7 +23,7 @@ from minigpt4.evaluation.batches import ImageGroup, make_batches
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 from minigpt4.evaluation.rows import NUM_SHOWN
 from minigpt4.evaluation.run_name import fingerprint
-from minigpt4.evaluation.shards import ShardWriter, read_shards, save_predictions
+from minigpt4.evaluation.shards import read_shards, save_predictions, shard_writer
 
 logger = logging.getLogger(__name__)
 
@@ -59,42 +59,6 @@ class ImageProcessor(Protocol):
         """Return (3, H, W) float32."""
 
 
-def infer(
-    benchmark: Benchmark,
-    model: GenerativeModel,
-    image_processor: ImageProcessor,
-    *,
-    save_path: Path,
-    questions: Sequence[Question],
-    device: torch.device | str = "cpu",
-    settings: Mapping[str, Any] | None = None,
-    seed: int = 42,
-    chat_format: ChatFormat = LLAMA_2,
-) -> list[Prediction]:
-    """Ask everything; return the predictions, on rank 0, which saves them below `save_path`.
-
-    Each rank asks its share and writes it to its shard as it goes; nothing is exchanged until all have finished.
-    `settings` tell one run from another: answers in shards of the same run are not asked again. Shards stay.
-    Raises: ValueError when an image is unreadable.
-    """
-    barrier = dist_utils.PatientBarrier()
-    how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": seed}
-    how |= {"pictures": benchmark.cfg.get("pictures")}
-    run_name = fingerprint(questions, {**(settings or {}), **how})
-    worker = InferenceWorker(
-        benchmark=benchmark,
-        model=model,
-        image_processor=image_processor,
-        device=device,
-        seed=seed,
-        chat_format=chat_format,
-    )
-    with model.merged(), pulse.during(f"evaluating {benchmark.name}"):
-        worker.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=dist_utils.get_world_size())
-    barrier.wait()
-    return finish(benchmark, questions, save_path, run_name) if dist_utils.is_main_process() else []
-
-
 def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> list[Prediction]:
     """Return the predictions of all shards in row order, and save them with the published file.
 
@@ -114,7 +78,7 @@ def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path,
 
 @dataclass(kw_only=True)
 class InferenceWorker:
-    """One rank's work on one benchmark."""
+    """One rank's work on one benchmark: it asks its share of the questions."""
 
     benchmark: Benchmark
     model: GenerativeModel
@@ -122,6 +86,24 @@ class InferenceWorker:
     device: torch.device | str = "cpu"
     seed: int = 42
     chat_format: ChatFormat = LLAMA_2
+
+    def infer(
+        self, questions: Sequence[Question], save_path: Path, settings: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Ask everything with the other ranks; return the predictions, on rank 0, which saves them below `save_path`.
+
+        Each rank writes its answers to its shard as it goes; nothing is exchanged until all have finished.
+        `settings` tell one run from another: answers in shards of the same run are not asked again. Shards stay.
+        Raises: ValueError when an image is unreadable.
+        """
+        barrier, benchmark = dist_utils.PatientBarrier(), self.benchmark
+        how = {"max_new_tokens": benchmark.cfg.max_new_tokens, "num_tries": benchmark.num_tries, "seed": self.seed}
+        how |= {"pictures": benchmark.cfg.get("pictures")}
+        run_name, ranks = fingerprint(questions, {**(settings or {}), **how}), dist_utils.get_world_size()
+        with self.model.merged(), pulse.during(f"evaluating {benchmark.name}"):
+            self.share(questions, save_path, run_name, rank=dist_utils.get_rank(), world_size=ranks)
+        barrier.wait()
+        return finish(benchmark, questions, save_path, run_name) if dist_utils.is_main_process() else []
 
     def share(
         self, questions: Sequence[Question], save_path: Path, run_name: str, *, rank: int, world_size: int
@@ -134,10 +116,10 @@ class InferenceWorker:
         num_rows = sum(len(batch) for group in groups for batch in group.batches)
         logger.info("%s: %d questions, %d answered before", name, len(questions), len(done))
         logged, num_answered = time.monotonic(), 0
-        with ShardWriter(save_path, name, run_name, rank=rank) as shard:
+        with shard_writer(save_path, name, run_name, rank=rank) as write:
             for group, pictures in self._with_pictures(questions, groups):
                 for answers in self._ask(group, pictures, questions, done):
-                    shard.write(answers)
+                    write(answers)
                     num_answered += len(answers)
                 if time.monotonic() - logged > LOG_SECONDS:
                     logger.info("%s: %d of %d answered by this process", name, num_answered, num_rows)

@@ -8,7 +8,7 @@ from minigpt4.evaluation.benchmark import Benchmark
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.evaluation.results import read_results, write_results
 from minigpt4.evaluation.shards import remove_shards
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.worker import InferenceWorker
 
 
 def order_asked(benchmark: Benchmark) -> list[int]:
@@ -17,13 +17,16 @@ def order_asked(benchmark: Benchmark) -> list[int]:
     return [row for group in groups for batch in group.batches for row in batch]
 
 
-def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **options: Any) -> dict[str, Any]:
+def run(
+    benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Ask, write the result file, and return the score."""
     if hasattr(model, "rows"):
         model.rows = order_asked(benchmark)
     questions = benchmark.questions()
     benchmark.check_images(questions)
-    predictions = infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
+    worker = InferenceWorker(benchmark=benchmark, model=model, image_processor=processor)
+    predictions = worker.infer(questions, save_path, settings)
     score = benchmark.score(predictions)
     rows = mistakes(benchmark, predictions, score.get("accuracy_by_type", {}), save_path=save_path)
     write_mistakes(save_path, {benchmark.name: rows})

@@ -38,7 +38,7 @@ class SeedBench(Benchmark):
     def questions(self) -> list[Question]:
         rows, known = self.rows(), self._known()
 
-        def ask(number: int, row: Row, **_: Any) -> Question:
+        def ask(number: int, row: Row) -> Question:
             name = read_id(row, "question_id")
             image = tuple(place / row["image"] for place in (self.img_dir, self.img_dir.parent))
             asked = Question(id=name, prompt=f"[vqa] {row['text']}", image=image)
@@ -198,15 +198,15 @@ class IconQA(Benchmark):
     def questions(self) -> list[Question]:
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+    def _question(self, number: int, row: Row) -> Question:
         if "question_id" in row:
             require(row, {"question_id": (int, str)})
-        if is_labelled:
+        if self.label in row:
             require(row, {"answer": int})
             last = len(row["choices"]) - 1
             if not 0 <= row["answer"] <= last:
                 raise ValueError(f"'answer' should be the place of a choice, 0 to {last}, not {row['answer']}")
-        place = row["answer"] if is_labelled else None
+        place = row.get("answer")
         return Question(
             id=row.get("question_id", number),
             prompt=SHORT_ANSWER.format(row["question"]),

@@ -48,11 +48,11 @@ class RefCOCO(Benchmark):
     def questions(self) -> list[Question]:
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+    def _question(self, number: int, row: Row) -> Question:
         for side in ("height", "width"):
             if row[side] < 1:
                 raise ValueError(f"'{side}' should be a positive number of pixels, not {shown(row[side])}")
-        if is_labelled:
+        if self.label in row:
             require(row, {"bbox": list})
             if len(row["bbox"]) != 4 or not all(map(is_number, row["bbox"])):
                 raise ValueError(f"'bbox' should be four numbers (x, y, width, height), not {str(row['bbox'])[:80]}")
@@ -62,7 +62,7 @@ class RefCOCO(Benchmark):
             id=number,
             prompt=f"[refer] give me the location of {row['sents']}",
             image=(self.img_dir / f"{row['img_id'][:IMAGE_NAME_LENGTH]}.jpg",),
-            truth=box_text(row["bbox"], (row["width"], row["height"])) if is_labelled else None,
+            truth=box_text(row["bbox"], (row["width"], row["height"])) if self.label in row else None,
             reference={"bbox": None, **row},
         )
 

@@ -43,12 +43,12 @@ class VSR(OneWord):
         self.eval_file = self._find()
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+    def _question(self, number: int, row: Row) -> Question:
         return Question(
             id=number,
             prompt=f"[vqa] Based on the image, is this statement true or false? {row['caption']}",
             image=(self.img_dir / row["image"],),
-            truth=self.words[read_label(row)] if is_labelled else None,
+            truth=self.words[read_label(row)] if self.label in row else None,
             type=optional_text(row, "relation"),
         )
 
@@ -88,8 +88,8 @@ class GQA(OneWord):
     def questions(self) -> list[Question]:
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
-        if is_labelled:
+    def _question(self, number: int, row: Row) -> Question:
+        if self.label in row:
             require(row, {"answer": str})
             if not row["answer"].strip():
                 raise ValueError("'answer' is empty")
@@ -97,7 +97,7 @@ class GQA(OneWord):
             id=number,
             prompt=SHORT_ANSWER.format(row["question"]),
             image=(self.img_dir / row["image"],),
-            truth=row["answer"] if is_labelled else None,
+            truth=row.get("answer"),
         )
 
     def clean(self, answer: str) -> str:
@@ -118,12 +118,12 @@ class HatefulMemes(OneWord):
     def questions(self) -> list[Question]:
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+    def _question(self, number: int, row: Row) -> Question:
         return Question(
             id=number,  # the misspelt word is what the model was asked before
             prompt=f"This is an image writting '{row['text']}'. Is this image hateful? Answer yes or no. Answer:",
             image=(self.img_dir / row["img"],),
-            truth=("no", "yes")[read_label(row)] if is_labelled else None,
+            truth=("no", "yes")[read_label(row)] if self.label in row else None,
         )
 
     def export(self, question: Question, answer: str) -> dict[str, Any]:

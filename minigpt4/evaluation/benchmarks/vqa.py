@@ -43,7 +43,7 @@ class OKVQA(Benchmark):
             raise ValueError(f"{self.name}: {annotations}: has several annotations of question {twice[0]}")
         people = {row["question_id"]: row for row in rows}
 
-        def ask(number: int, row: Row, **_: Any) -> Question:
+        def ask(number: int, row: Row) -> Question:
             if row["question_id"] not in people:
                 raise ValueError(f"{self.annotation_file} holds no annotation of question {row['question_id']}")
             annotation = people[row["question_id"]]
@@ -103,10 +103,11 @@ class VizWiz(Benchmark):
     def questions(self) -> list[Question]:
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
-        if is_labelled:
+    def _question(self, number: int, row: Row) -> Question:
+        people = None
+        if self.label in row:
             check_answers(row)
-        people = [person["answer"] for person in row["answers"]] if is_labelled else None
+            people = [person["answer"] for person in row["answers"]]
         return Question(
             id=number,
             prompt=self.template.format(row["question"]),
