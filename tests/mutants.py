@@ -90,7 +90,7 @@ MUTANTS = (
     ),
     Mutant(
         name="answers made with another image processor are reused",
-        file="evaluation/run_name.py",
+        file="evaluation/results.py",
         line='        "image_processor": OmegaConf.to_container(image_options(cfg)),\n',
         fault="",
         test="tests/evaluation/test_results.py::test_answers_of_another_image_processor_are_another_run",

@@ -7,10 +7,9 @@ import sys
 
 from minigpt4.cli.options import WRONG_WORDS
 from minigpt4.evaluation import submissions
-from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench
+from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, read_seed, seed_questions
 from minigpt4.evaluation.result_files import read_answers, read_results
-from minigpt4.evaluation.seed_annotation import read_seed, seed_questions
-from minigpt4.evaluation.tables import write_sheet
+from minigpt4.evaluation.tables import read_tsv, write_sheet
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
@@ -40,7 +39,7 @@ def convert_mmbench(args: argparse.Namespace) -> int:
     """Write MMBench's sheet, or with --validate print what was checked. Raises: ValueError for a file's mistakes."""
     if args.output_file is None and not args.validate:
         raise ValueError("the following arguments are required: --output-file (or --validate)")
-    table = submissions.read_mmbench(args.annotation_file, as_text=args.validate)
+    table = read_tsv(args.annotation_file, "the mmbench converter", as_text=args.validate)
     questions = submissions.mmbench_questions(table, str(args.annotation_file)) if args.validate else []
     results, columns = read_answers(args.result_file)
     if args.validate:

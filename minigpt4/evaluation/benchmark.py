@@ -10,21 +10,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from minigpt4.common.row_checks import require
 from minigpt4.common.schema import EvaluationDatasetConfig
-from minigpt4.evaluation.benchmarks.scorers import RIGHT_FROM, grouped, percent
-from minigpt4.evaluation.intervals import bootstrap, wilson
+from minigpt4.evaluation.benchmarks.scorers import RIGHT_FROM, bootstrap, grouped, percent, wilson
 from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
 from minigpt4.processors.pictures import AS_STORED, decode_image
 
-MODEL_ID = "minigpt4-v2"
-"""The model that result rows name."""
 SHORT_ANSWER = "[vqa] Based on the image, respond to this question with a short answer: {}"
+
+Read = TypeVar("Read")
 
 logger = logging.getLogger(__name__)
 
@@ -165,22 +164,22 @@ class Benchmark(ABC):
             ends = wilson(sum(right == 1 for right in rights), len(rights))
         return [round(end, 2) for end in ends]
 
-    def rows(self, path: Path | None = None, *, key: str | None = None) -> list[Any]:
-        """Return the rows of a file, of `eval_file_path` if none is given; those under `key` of one object.
-
-        Raises: ValueError that names the file.
-        """
-        path = path or self.eval_file
+    def read(self, path: Path, reader: Callable[[Path], Read]) -> Read:
+        """Return what a reader makes of a file of this benchmark. Raises: ValueError that names both."""
         if not os.path.exists(path):
-            raise ValueError(self.missing(path))
+            key = f"evaluation_datasets.{self.entry}.eval_file_path"
+            raise ValueError(f"{self.name}: {path} does not exist ({key}); {self.source}")
         try:
-            return read_rows(path, key=key)
+            return reader(path)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def missing(self, path: Path) -> str:
-        """Return the message about an evaluation file that does not exist."""
-        return f"{self.name}: {path} does not exist (evaluation_datasets.{self.entry}.eval_file_path); {self.source}"
+    def rows(self, path: Path | None = None, *, key: str | None = None) -> list[Any]:
+        """Return the rows of a file, of `eval_file_path` if none is given; those under `key` of one object.
+
+        Raises: as `read`.
+        """
+        return self.read(path or self.eval_file, lambda file: read_rows(file, key=key))
 
     def ask_each(
         self, rows: Sequence[Any], ask: Callable[[int, Any], Question], *, path: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,31 +16,23 @@ from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.liveness import pulse
 from minigpt4.common.paths import wrong_output_folder
-from minigpt4.common.registry import did_you_mean, registry
+from minigpt4.common.registry import registry
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction
 from minigpt4.evaluation.mistakes import Mistake, mistakes, write_mistakes
+from minigpt4.evaluation.prepare import INFER, SCORE, Prepared, prepare
 from minigpt4.evaluation.published import published_of
 from minigpt4.evaluation.report import write_page
 from minigpt4.evaluation.result_files import read_predictions
-from minigpt4.evaluation.results import known_provenance, provenance, read_results, write_results
-from minigpt4.evaluation.run_name import image_options, settings_of
+from minigpt4.evaluation.results import (
+    image_options,
+    provenance,
+    read_results,
+    settings_of,
+    write_results,
+)
 from minigpt4.evaluation.shards import remove_shards, saved_predictions
-from minigpt4.evaluation.subset import take_subset
 from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, InferenceWorker
-
-logger = logging.getLogger(__name__)
-
-INFER, SCORE = "infer", "score"
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A benchmark with its questions; `num_all` counts all of them where `only_ids` chose some."""
-
-    benchmark: Benchmark
-    questions: list[Question]
-    num_all: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,66 +70,6 @@ class Results:
 
     def __getitem__(self, name: str) -> BenchmarkResult:
         return self.benchmarks[name]
-
-
-def choose(
-    cfg: Config, names: Sequence[str] = (), *, script: str | None = None, option: str = "benchmark"
-) -> list[Benchmark]:
-    """Return the benchmarks of these names, or all of the YAML; of a script alone, those that it evaluates.
-
-    `option` is the place where the user gave the names, for messages.
-    Raises: ValueError when a name is not in the YAML, or another script evaluates it.
-    """
-    entries = cfg.evaluation_datasets_cfg
-    classes = {str(name): registry.get_benchmark_class(str(name)) for name in entries}
-    registered = registry.list_benchmarks()
-    problems = []
-    for name in names:
-        if name not in classes:
-            listed = f"evaluation_datasets has {', '.join(classes) or 'no benchmark'}"
-            hint = "" if name in registered else did_you_mean(name, [*classes, *registered])
-            problems.append(f"{option} {name}: {listed}{hint}")
-        elif script not in (None, classes[name].script):
-            problems.append(f"{option} {name}: eval_scripts/{classes[name].script} evaluates it")
-    if problems:
-        raise ValueError("\n  ".join([*problems, f"registered benchmarks: {', '.join(registered)}"]))
-    names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if script in (None, cls.script)]
-    if not names:
-        own = [kind for kind in registered if script in (None, registry.get_benchmark_class(kind).script)]
-        raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
-    return [part for name in names for part in classes[name].build(entries[name], name=name)]
-
-
-def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | None = None) -> list[Prepared]:
-    """Return the benchmarks with their questions.
-
-    Raises: ValueError that lists the missing files and bad rows of all; `only` says whether images or result files
-    are needed.
-    """
-    prepared = []
-    names = [benchmark.name for benchmark in benchmarks]
-    problems = [f"{name}: two benchmarks have this name" for name in dict.fromkeys(names) if names.count(name) > 1]
-    for benchmark in benchmarks:
-        num_all = None
-        try:
-            questions = benchmark.questions()
-            benchmark.check_questions(questions)
-            if benchmark.cfg.get("only_ids") is not None:
-                num_all = len(questions)
-                benchmark, questions = take_subset(benchmark, questions)
-            if only != SCORE:
-                benchmark.check_images(questions)
-                benchmark.check_pictures(questions)
-            elif not (save_path / benchmark.result_file).is_file():
-                raise ValueError(
-                    f"{benchmark.name}: {save_path / benchmark.result_file} does not exist (run.save_path)"
-                )
-            prepared.append(Prepared(benchmark, questions, num_all))
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n  ".join(["the evaluation cannot start", *problems]))
-    return prepared
 
 
 def image_processor(cfg: Config) -> ImageProcessor:
@@ -225,7 +157,8 @@ class Evaluator:
         benchmark, path = item.benchmark, self.save_path / item.benchmark.result_file
         saved = saved_predictions(self.save_path, benchmark, item.questions)
         predictions = saved or read_predictions(benchmark, item.questions, path)
-        return BenchmarkResult(name=benchmark.name, predictions=predictions, facts=known_provenance(path, known))
+        is_known = known.get("result_sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+        return BenchmarkResult(name=benchmark.name, predictions=predictions, facts=known if is_known else {})
 
     def _score(self, item: Prepared, result: BenchmarkResult) -> BenchmarkResult:
         benchmark, predictions = item.benchmark, result.predictions

@@ -89,14 +89,6 @@ def id_number(value: Any) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= NUM_DIGITS else None
 
 
-def read_id(row: Mapping[str, Any], key: str) -> int:
-    """Return an id that is a number, or a text of digits. Raises: ValueError."""
-    number = id_number(row[key])
-    if number is None:
-        raise ValueError(f"'{key}' should be a number, not {shown(row[key])}")
-    return number
-
-
 def repeated(ids: Iterable[Any]) -> list[Any]:
     """Return the ids that come more than once, in their order."""
     seen: set[Any] = set()

@@ -11,10 +11,16 @@ from typing import Any
 
 from minigpt4.common.files import append_text, write_text
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
-from minigpt4.evaluation.run_name import fingerprint
 
 FOLDER = "parts"
 PREDICTIONS = "predictions"
+
+
+def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> str:
+    """Return a short name of questions and settings."""
+    asked = [[q.id, q.prompt, list(q.choices)] for q in questions]
+    text = json.dumps([asked, settings], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def shard_files(save_path: Path, name: str) -> list[Path]:
@@ -61,27 +67,25 @@ def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequenc
     else:
         text = json.dumps(rows)
     write_text(save_path / benchmark.result_file, text)
-    run = _run_of(save_path, benchmark, [question for question, _ in predictions])
+    path, run = _saved_as(save_path, benchmark, [question for question, _ in predictions])
     lines = [_line(row, answer) for row, (_, answer) in enumerate(predictions)]
-    write_text(_file_of(save_path, benchmark), _header(run) + "".join(lines))
+    write_text(path, _header(run) + "".join(lines))
 
 
 def saved_predictions(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> list[Prediction]:
     """Return the saved predictions, none where the questions or the published file are others by now."""
-    path = _file_of(save_path, benchmark)
-    answers = read_shard(path, _run_of(save_path, benchmark, questions)) if path.is_file() else {}
+    path, run = _saved_as(save_path, benchmark, questions)
+    answers = read_shard(path, run) if path.is_file() else {}
     if len(answers) != len(questions):
         return []
     return [Prediction(question, answers[row]) for row, question in enumerate(questions)]
 
 
-def _file_of(save_path: Path, benchmark: Benchmark) -> Path:
-    return save_path / PREDICTIONS / f"{benchmark.name}.jsonl"
-
-
-def _run_of(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> str:
+def _saved_as(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> tuple[Path, str]:
+    """Return the file of saved predictions, and their run: these questions with the published file as it is."""
     published = hashlib.sha256((save_path / benchmark.result_file).read_bytes()).hexdigest()
-    return fingerprint(questions, {"result_sha256": published})
+    path = save_path / PREDICTIONS / f"{benchmark.name}.jsonl"
+    return path, fingerprint(questions, {"result_sha256": published})
 
 
 @contextlib.contextmanager

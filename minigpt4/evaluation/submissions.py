@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
-from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench
+from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, seed_questions
 from minigpt4.evaluation.benchmarks.scorers import LETTERS, leading_letter
 from minigpt4.evaluation.result_files import Result
 from minigpt4.evaluation.rows import each, some
-from minigpt4.evaluation.seed_annotation import seed_questions
 from minigpt4.evaluation.tables import need
-from minigpt4.evaluation.tsv import read_tsv
 
 NO_ANSWER, UNKNOWN = "questions without an answer", "answers to no question"
 REPEATED = "questions answered more than once"
@@ -58,11 +55,6 @@ def accuracy_lines(questions: Sequence[Question], results: Sequence[Result]) -> 
     lines = [f"accuracy: {score['accuracy']:.2f}% of {len(known)} rows that tell their answer"]
     circular = score.get("circular_accuracy")
     return lines if circular is None else [*lines, f"circular accuracy: {circular:.2f}%"]
-
-
-def read_mmbench(path: Path, *, as_text: bool = False) -> Any:
-    """Return MMBench's TSV as a DataFrame. Raises: ValueError that names the lines and rows that are broken."""
-    return read_tsv(path, "the mmbench converter", columns=("index",), as_text=as_text)
 
 
 def mmbench_questions(table: Any, file: str = "table") -> list[Question]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,11 +19,9 @@ from minigpt4.common import dist_utils
 from minigpt4.common.liveness import pulse
 from minigpt4.common.seeds import derive_seed
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
-from minigpt4.evaluation.batches import ImageGroup, make_batches
 from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 from minigpt4.evaluation.rows import NUM_SHOWN
-from minigpt4.evaluation.run_name import fingerprint
-from minigpt4.evaluation.shards import read_shards, save_predictions, shard_writer
+from minigpt4.evaluation.shards import fingerprint, read_shards, save_predictions, shard_writer
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +50,41 @@ class GenerativeModel(Protocol):
         """Return the choices of each prompt, the likeliest first, given encoded images."""
 
 
-class ImageProcessor(Protocol):
-    """From a picture to what the model sees."""
+ImageProcessor = Callable[[Image.Image], Tensor]
+"""From a picture to what the model sees, (3, H, W) float32."""
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return (3, H, W) float32."""
+
+@dataclass(frozen=True, slots=True)
+class ImageGroup:
+    """Rows that one rank asks in batches, and the images they show, which no other group shows."""
+
+    batches: tuple[tuple[int, ...], ...]
+    images: tuple[Hashable, ...]
+
+
+def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGroup]:
+    """Return all rows in groups of whole images, from the longest prompts to the shortest.
+
+    A group is one batch, but for an image with more questions than a batch holds. Groups follow from the questions
+    and the batch size alone, so that any number of ranks, and a run that is continued, ask the same batches.
+    """
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, question in enumerate(questions):
+        rows_of.setdefault(row if question.image is None else question.image, []).append(row)
+    lengths = [len(question.prompt) for question in questions]
+    images = sorted(rows_of, key=lambda image: (-max(lengths[row] for row in rows_of[image]), rows_of[image][0]))
+    groups: list[tuple[list[int], list[Hashable]]] = []
+    for image in images:
+        rows = sorted(rows_of[image], key=lambda row: (-lengths[row], row))
+        if not groups or len(groups[-1][0]) + len(rows) > batch_size:
+            groups.append(([], []))
+        groups[-1][0].extend(rows)
+        if not isinstance(image, int):  # a row: a question without an image
+            groups[-1][1].append(image)
+    return [
+        ImageGroup(tuple(tuple(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)), tuple(shown))
+        for rows, shown in groups
+    ]
 
 
 def finish(benchmark: Benchmark, questions: Sequence[Question], save_path: Path, run_name: str) -> list[Prediction]:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt4.evaluation.batches import make_batches
 from minigpt4.evaluation.benchmark import Benchmark
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.evaluation.results import read_results, write_results
 from minigpt4.evaluation.shards import remove_shards
-from minigpt4.evaluation.worker import InferenceWorker
+from minigpt4.evaluation.worker import InferenceWorker, make_batches
 
 
 def order_asked(benchmark: Benchmark) -> list[int]:

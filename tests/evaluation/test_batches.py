@@ -1,5 +1,5 @@
-from minigpt4.evaluation.batches import ImageGroup, make_batches
 from minigpt4.evaluation.benchmark import Question
+from minigpt4.evaluation.worker import ImageGroup, make_batches
 
 
 def ask(*asked: tuple[str, int]) -> list[Question]:

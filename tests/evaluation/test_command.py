@@ -10,8 +10,8 @@ from torch import Tensor
 from minigpt4.cli import COMMANDS
 from minigpt4.cli.evaluation import evaluate, load_config
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.evaluation.evaluator import choose
-from minigpt4.evaluation.run_name import settings_of
+from minigpt4.evaluation.prepare import choose
+from minigpt4.evaluation.results import settings_of
 
 YAML = """
 model: {arch: minigpt_v2, ckpt: yaml.pth, lora_r: 64}

@@ -2,19 +2,17 @@ import pandas
 import pytest
 
 from minigpt4.evaluation.benchmark import Question
-from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench
+from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, seed_questions
 from minigpt4.evaluation.result_files import Result, read_answers
-from minigpt4.evaluation.seed_annotation import seed_questions
 from minigpt4.evaluation.submissions import (
     accuracy_lines,
     check_answers,
     check_columns,
     is_fit,
     mmbench_questions,
-    read_mmbench,
     report,
 )
-from minigpt4.evaluation.tables import write_sheet
+from minigpt4.evaluation.tables import read_tsv, write_sheet
 
 ABCD = {"A": "red", "B": "blue", "C": "green", "D": "none"}
 MMBENCH, SEED = MMBench(name="mmbench"), SeedBench(name="seed")
@@ -131,7 +129,7 @@ def test_the_report_shows_each_number():
 def test_options_are_compared_as_the_file_writes_them(tmp_path):
     file = tmp_path / "mm.tsv"
     file.write_text("index\tquestion\tA\tB\timage\tanswer\n007\tQ?\t1\t2\tAAAA\tA\n8\tQ?\t1.50\t2\tAAAA\tB\n")
-    asked = mmbench_questions(read_mmbench(file, as_text=True))
+    asked = mmbench_questions(read_tsv(file, "this test", as_text=True))
     assert asked == [ask(7, {"A": "1", "B": "2"}, "A"), ask(8, {"A": "1.50", "B": "2"}, "B")]
     assert accuracy_lines(asked, [Result("7", "1"), Result("8", "2")])[0].startswith("accuracy: 100.00%")
 

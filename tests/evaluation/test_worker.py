@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.run_name import fingerprint
-from minigpt4.evaluation.shards import read_shards
+from minigpt4.evaluation.shards import fingerprint, read_shards
 from minigpt4.evaluation.worker import InferenceWorker, finish
 from tests.evaluation.one_run import run
 

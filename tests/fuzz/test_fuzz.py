@@ -18,7 +18,7 @@ from minigpt4.common.registry import registry
 from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.images import read_image
-from minigpt4.evaluation.evaluator import prepare
+from minigpt4.evaluation.prepare import prepare
 from minigpt4.sample_world.world import WorldSize, write_world
 from tests.fuzz.mutations import mutate
 

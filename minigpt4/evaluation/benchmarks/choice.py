@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from minigpt4.common.json_records import read_json
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require, shown
 from minigpt4.conversation.prompt_templates import choice_question
-from minigpt4.evaluation.benchmark import MODEL_ID, SHORT_ANSWER, Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Prediction, Question
 from minigpt4.evaluation.benchmarks.scorers import LETTERS, circular_percent, first_letter, read_letter
-from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number, read_id
-from minigpt4.evaluation.seed_annotation import read_seed, seed_questions
-from minigpt4.evaluation.tables import is_absent
-from minigpt4.evaluation.tsv import read_tsv
+from minigpt4.evaluation.rows import NUM_SHOWN, Row, each, id_number
+from minigpt4.evaluation.tables import is_absent, read_tsv
 
 logger = logging.getLogger(__name__)
 
 _DATA_URL = re.compile(r"\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
+
+
+def _row(question: Question, answer: str, **options: list[str]) -> dict[str, Any]:
+    """Return the row that the published converters read."""
+    head = {"text": answer, "prompt": question.prompt, "question_id": question.id}
+    return {**head, **options, "model_id": "minigpt4-v2", "metadata": {}}
 
 
 @registry.register_benchmark("seed")
@@ -39,10 +44,12 @@ class SeedBench(Benchmark):
         rows, known = self.rows(), self._known()
 
         def ask(number: int, row: Row) -> Question:
-            name = read_id(row, "question_id")
+            name = id_number(row["question_id"])
+            if name is None:
+                raise ValueError(f"'question_id' should be a number, not {shown(row['question_id'])}")
             image = tuple(place / row["image"] for place in (self.img_dir, self.img_dir.parent))
-            asked = Question(id=name, prompt=f"[vqa] {row['text']}", image=image)
-            return replace(known[name], id=name, prompt=asked.prompt, image=image) if name in known else asked
+            asked = known.get(name, Question(id=name, prompt=""))
+            return replace(asked, id=name, prompt=f"[vqa] {row['text']}", image=image)
 
         questions = self.ask_each(rows, ask)
         if known and (unknown := [question.id for question in questions if question.id not in known]):
@@ -56,21 +63,60 @@ class SeedBench(Benchmark):
         if not path.is_file():
             logger.warning("%s: %s is not there, so no accuracy is known; %s", self.name, path, self.source)
             return {}
-        try:
-            annotation = read_seed(path, need_answers=False)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
+        annotation = self.read(path, lambda file: read_seed(file, need_answers=False))
         return {id_number(question.id): question for question in seed_questions(annotation)}
 
     def export(self, question: Question, answer: str) -> dict[str, Any]:
-        head = {"text": answer, "prompt": question.prompt, "question_id": question.id}
-        return {**head, "model_id": MODEL_ID, "metadata": {}}
+        return _row(question, answer)
 
     def score_one(self, question: Question, answer: str) -> float | None:
         return None if question.truth is None else float(first_letter(answer) == question.truth.upper())
 
     def is_valid(self, answer: str) -> bool:
         return first_letter(answer) in LETTERS
+
+
+def read_seed(path: Path, *, need_answers: bool = True) -> dict[str, Any]:
+    """Return SEED's annotation; without answers, where they are not needed and no question has one.
+
+    Raises: ValueError that names the file, and the questions and keys that do not fit.
+    """
+    annotation = read_json(path)
+    if not isinstance(annotation, dict) or not {"question_type", "questions"} <= set(annotation):
+        raise ValueError(f"{path} is no SEED annotation: it holds no question_type or no questions")
+    types, questions = annotation["question_type"], annotation["questions"]
+    kinds = set(map(type, types.values())) if isinstance(types, dict) else {dict}
+    if kinds not in (set(), {int}, {str}):
+        raise ValueError(f"{path}: 'question_type' should be an object with a number for each name")
+    if not isinstance(questions, list):
+        raise ValueError(f"{path}: 'questions' should be a list, not {shown(questions)}")
+    is_labelled = need_answers or any(isinstance(row, dict) and "answer" in row for row in questions)
+
+    def check(number: int, row: Any) -> None:
+        require(row, {"question_id": (int, str), "question_type_id": (int, str), "data_type": str})
+        if is_labelled:
+            require(row, {"answer": str})
+            if row["answer"].upper() not in LETTERS:
+                raise ValueError(f"'answer' should be one of {', '.join(LETTERS)}, not {shown(row['answer'])}")
+
+    each(questions, check, lambda number: f"{path}: question {number + 1}")
+    return annotation
+
+
+def seed_questions(annotation: Mapping[str, Any]) -> list[Question]:
+    """Return the questions of an annotation without prompt and image; the reference is `data_type`, image or video."""
+    names = {str(number): name for name, number in annotation["question_type"].items()}  # some files have it as text
+    return [
+        Question(
+            id=row["question_id"],
+            prompt="",
+            type=names.get(str(row["question_type_id"]), f"type {row['question_type_id']}"),
+            options={k: row[f"choice_{k.lower()}"] for k in LETTERS if f"choice_{k.lower()}" in row},
+            truth=row.get("answer"),
+            reference=row["data_type"],
+        )
+        for row in annotation["questions"]
+    ]
 
 
 @registry.register_benchmark("mmbench")
@@ -82,13 +128,10 @@ class MMBench(Benchmark):
 
     def questions(self) -> list[Question]:
         """Return a question a row; the pictures stay in base64, one copy each, until they are asked about."""
-        if not os.path.exists(self.eval_file):
-            raise ValueError(self.missing(self.eval_file))
         columns = ("index", "question", "image")
-        try:
-            table = read_tsv(self.eval_file, "the mmbench benchmark", columns=columns, as_text=True)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
+        table = self.read(
+            self.eval_file, lambda path: read_tsv(path, "the mmbench benchmark", columns=columns, as_text=True)
+        )
         rows = table.to_dict("records")
         images = {int(row["index"]): row["image"] for row in rows}
         pictures: dict[str, str] = {}
@@ -128,9 +171,7 @@ class MMBench(Benchmark):
 
     def export(self, question: Question, answer: str) -> dict[str, Any]:
         options = question.options or {}
-        head = {"text": answer, "prompt": question.prompt, "question_id": question.id}
-        lists = {"options": list(options.values()), "option_char": list(options)}
-        return {**head, **lists, "model_id": MODEL_ID, "metadata": {}}
+        return _row(question, answer, options=list(options.values()), option_char=list(options))
 
     def score_one(self, question: Question, answer: str) -> float | None:
         if question.truth is None:
