@@ -1,4 +1,4 @@
-"""Benchmarks: what they ask, how an answer is cleaned, saved and scored. Importing this registers all of them."""
+"""Benchmarks: their questions, and how an answer is cleaned, saved and scored. Importing this registers them."""
 
 from minigpt4.evaluation import benchmarks
 

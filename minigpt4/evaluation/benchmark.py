@@ -33,7 +33,7 @@ class Question:
     """One question: `prompt` without the chat layout; `image` is the places of its file, base64 text, or None.
 
     Where `choices` are given they are ranked and no text is generated. `options` are texts by letter. `truth` is the
-    right answer for people to read, None where it is unknown. `reference` is what else the benchmark needs for it.
+    right answer for people to read, None where it is unknown. `reference` may hold more for `export` and `score_one`.
     """
 
     id: int | str
@@ -52,7 +52,7 @@ def picture_bytes(text: str) -> bytes:
 
 
 class Prediction(NamedTuple):
-    """A question with its cleaned answer, or with the places of its choices (best first)."""
+    """A question and its answer: the cleaned text, or the places of its choices, the best first."""
 
     question: Question
     answer: Any
@@ -81,7 +81,7 @@ class Benchmark(ABC):
     text_key: ClassVar[str] = "question"
     """The key of the question's text."""
     answers_by_id = False
-    """Whether readers of the result file find an answer by the question's id."""
+    """Whether the published file is read by the questions' ids."""
     script = "eval_vqa.py"
     result_file = ""
     source = "see Evaluation in the README"
@@ -157,7 +157,7 @@ class Benchmark(ABC):
         if not rights:
             return None
         if self.is_graded:
-            from minigpt4.common.seeds import derive_seed  # which needs torch, as the converters do not
+            from minigpt4.common.seeds import derive_seed  # it imports torch, which the converters do without
 
             ends = bootstrap(rights, seed=derive_seed("interval", self.name))
         else:
@@ -165,7 +165,7 @@ class Benchmark(ABC):
         return [round(end, 2) for end in ends]
 
     def read(self, path: Path, reader: Callable[[Path], Read]) -> Read:
-        """Return what a reader makes of a file of this benchmark. Raises: ValueError that names both."""
+        """Return the content of a file as `reader` gives it. Raises: ValueError that names benchmark and file."""
         if not os.path.exists(path):
             key = f"evaluation_datasets.{self.entry}.eval_file_path"
             raise ValueError(f"{self.name}: {path} does not exist ({key}); {self.source}")
@@ -210,7 +210,7 @@ class Benchmark(ABC):
         """Warn of repeated ids. Raises: ValueError where there is no question, or one cannot be asked."""
         if not questions:
             raise ValueError(f"{self.name}: {self.eval_file} holds no question")
-        from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER  # it needs torch, as the converters do not
+        from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER  # it imports torch, converters do without
 
         what = f"its question holds {IMAGE_PLACEHOLDER}, which stands for an image"
         odd = [q.id for q in questions if any(IMAGE_PLACEHOLDER in text for text in (q.prompt, *q.choices))]

@@ -1,4 +1,4 @@
-"""An evaluation: benchmarks are prepared, asked and scored, and what came out is saved once."""
+"""An evaluation: benchmarks are prepared, asked and scored, and the results are saved once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, Inferenc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
-    """What came out of one benchmark; `facts` is its entry of results.json, with the score and the provenance."""
+    """The result of one benchmark; `facts` is its entry of results.json, with the score and the provenance."""
 
     name: str
     predictions: list[Prediction] = field(repr=False)
@@ -63,7 +63,7 @@ class BenchmarkResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One evaluation, by benchmark; it is empty on all ranks but the first."""
+    """The results of one evaluation, by benchmark; empty on all ranks but the first."""
 
     save_path: Path
     benchmarks: dict[str, BenchmarkResult] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def image_processor(cfg: Config) -> ImageProcessor:
 class Evaluator:
     """Asks a model one benchmark after another, scores the answers, and saves all results at the end.
 
-    `run_name` names a model that the config does not describe.
+    `run_name` is for a model that the config does not describe.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class Evaluator:
     def run(
         self, benchmarks: Sequence[Benchmark], *, on_score: Callable[[BenchmarkResult], None] | None = None
     ) -> Results:
-        """Return what came out; `on_score` gets each benchmark's result as soon as it is scored.
+        """Return the results; `on_score` gets each benchmark's result as soon as it is scored.
 
         Raises: ValueError, before the model is loaded, that lists what is missing.
         """
         prepared = prepare(benchmarks, save_path=self.save_path, only=self.only)
         model = None if self.only == SCORE else self.load_model()
-        settings = {**settings_of(self.cfg), **self.named}
+        settings = {**settings_of(self.cfg), **self.named} if model is not None else {}
         is_main = dist_utils.is_main_process()
         results, known = Results(self.save_path), read_results(self.save_path) if is_main else {}
         for item in prepared:
@@ -124,7 +124,7 @@ class Evaluator:
                 results.benchmarks[result.name] = result
         if is_main:
             self._save(results, known)
-            for item in prepared if model is not None else ():  # kept until here, so that a run that died has them
+            for item in prepared if model is not None else ():  # a run that died before this keeps them
                 remove_shards(self.save_path, item.benchmark.name)
         return results
 
@@ -149,7 +149,7 @@ class Evaluator:
         if dist_utils.is_main_process():
             seconds = time.monotonic() - started
             facts = provenance(cfg, benchmark, item.questions, dtype=dtype, seconds=seconds) | self.named
-            facts["mismatches"] = list(getattr(model, "mismatches", ()))  # what model.allow_mismatch allowed
+            facts["mismatches"] = list(getattr(model, "mismatches", ()))  # those that model.allow_mismatch allowed
         return BenchmarkResult(name=benchmark.name, predictions=predictions, facts=facts)
 
     def _read(self, item: Prepared, known: dict[str, Any]) -> BenchmarkResult:
@@ -172,7 +172,7 @@ class Evaluator:
         return replace(result, mistakes=wrong, facts={**score, **others})
 
     def _save(self, results: Results, known: dict[str, dict[str, Any]]) -> None:
-        """Write results.json beside the results of earlier evaluations, and what is made of the scores."""
+        """Write results.json, in which earlier results of other benchmarks stay, and wrong.jsonl and report.html."""
         saved = {**known, **{name: one.facts for name, one in results.benchmarks.items()}}
         if self.only == INFER:
             write_results(self.save_path, saved)

@@ -1,4 +1,4 @@
-"""wrong.jsonl: every wrong answer with its question type, options, truth and picture, for whatever works on them."""
+"""wrong.jsonl: every wrong answer with its question type, options, truth and picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minigpt4.evaluation.rows import each
 
 WRONG = "wrong.jsonl"
 PICTURES = "wrong_pictures"
-"""Folder of the pictures of wrong answers that lie in no file of their own."""
+"""Folder of the pictures of wrong answers whose questions have them as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Mistake:
 
     @classmethod
     def from_json(cls, row: Any) -> Mistake:
-        """Return the mistake of a row, whose further keys are left out. Raises: ValueError that names the key."""
+        """Return the mistake of a row, without keys that it does not know. Raises: ValueError that names the key."""
         fields = {"benchmark": str, "question_id": (int, str), "prompt": str, "answer": str, "right": NUMBER}
         require(row, fields)
         optional = {"type": str, "type_accuracy": NUMBER, "options": (dict, list), "truth": str, "image": str}
@@ -51,24 +51,19 @@ class Mistake:
 
 
 def load_mistakes(path: Path) -> list[Mistake]:
-    """Return the mistakes of a wrong.jsonl. Raises: ValueError that names file and line of what is no mistake."""
-    if not path.stat().st_size:
+    """Return the mistakes of a wrong.jsonl. Raises: ValueError that names file and line of a bad row."""
+    if path.is_file() and not path.stat().st_size:  # nothing was wrong
         return []
     lines = [(number, row) for number, _, _, row in JsonRecords(path, unique_keys=True, any_text=True).scan()]
     return each(lines, lambda at, line: Mistake.from_json(line[1]), lambda at: f"{path}: line {lines[at][0]}")
 
 
-def read_mistakes(save_path: Path) -> list[Mistake]:
-    """Return the mistakes of an evaluation's folder, none where it has no wrong.jsonl. Raises: as `load_mistakes`."""
-    path = save_path / WRONG
-    return load_mistakes(path) if path.is_file() else []
-
-
 def write_mistakes(save_path: Path, found: Mapping[str, Sequence[Mistake]]) -> list[Mistake]:
     """Put the mistakes of some benchmarks into wrong.jsonl, in place of their earlier ones; return all rows of it."""
-    kept = [one for one in read_mistakes(save_path) if one.benchmark not in found]
+    path = save_path / WRONG
+    kept = [one for one in load_mistakes(path) if one.benchmark not in found] if path.is_file() else []
     rows = [*kept, *(one for mistakes in found.values() for one in mistakes)]
-    write_text(save_path / WRONG, "".join(json.dumps(one.to_json()) + "\n" for one in rows))
+    write_text(path, "".join(json.dumps(one.to_json()) + "\n" for one in rows))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Which benchmarks are asked, and which of their questions; all that is missing or wrong is listed at once."""
+"""The choice of benchmarks and of their questions; everything that is missing or wrong is listed at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minigpt4.evaluation.rows import NUM_SHOWN, repeated
 
 INFER, SCORE = "infer", "score"
 SUFFIX = "_subset"
-"""The name of a benchmark's subset ends so, and so do its result file and its key in results.json."""
+"""The end of a subset's name, result file and key in results.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def choose(
 ) -> list[Benchmark]:
     """Return the benchmarks of these names, or all of the YAML; of a script alone, those that it evaluates.
 
-    `option` is the place where the user gave the names, for messages.
+    `option` is the word before a name in messages.
     Raises: ValueError when a name is not in the YAML, or another script evaluates it.
     """
     entries = cfg.evaluation_datasets_cfg
@@ -47,8 +47,10 @@ def choose(
             problems.append(f"{option} {name}: {listed}{hint}")
         elif script not in (None, classes[name].script):
             problems.append(f"{option} {name}: eval_scripts/{classes[name].script} evaluates it")
+    if any(name not in classes for name in names):
+        problems.append(f"registered benchmarks: {', '.join(registered)}")
     if problems:
-        raise ValueError("\n  ".join([*problems, f"registered benchmarks: {', '.join(registered)}"]))
+        raise ValueError("\n  ".join(problems))
     names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if script in (None, cls.script)]
     if not names:
         own = [kind for kind in registered if script in (None, registry.get_benchmark_class(kind).script)]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minigpt4.conversation.prompt_templates import BY_LETTER, option_lines
 from minigpt4.evaluation.drawing import boxes_in, draw_boxes
-from minigpt4.evaluation.mistakes import Mistake, read_mistakes
+from minigpt4.evaluation.mistakes import WRONG, Mistake, load_mistakes
 from minigpt4.evaluation.published import published_of
 from minigpt4.evaluation.results import read_results
 from minigpt4.processors.pictures import AS_STORED, decode_image
@@ -22,7 +22,8 @@ TRUE_AND_GIVEN = ("#1a7f37", "#cf222e")
 
 def write_report(folder: Path) -> Path:
     """Write the page of a folder's results.json and wrong.jsonl; return its path. Raises: NotWrittenError."""
-    return write_page(folder, read_results(folder), read_mistakes(folder))
+    path = folder / WRONG
+    return write_page(folder, read_results(folder), load_mistakes(path) if path.is_file() else [])
 
 
 def write_page(save_path: Path, results: Mapping[str, dict[str, Any]], mistakes: Sequence[Mistake]) -> Path:

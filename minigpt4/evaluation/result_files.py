@@ -1,4 +1,4 @@
-"""Answers of published files: those that another tool or an earlier version wrote, and those to be submitted."""
+"""Reads the answers of published files, also those of another tool or of an earlier version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 def read_results(path: Path) -> list[Result]:
-    """Return the answers of a result file. Raises: ValueError that names file and row of what is no answer."""
+    """Return the answers of a result file. Raises: ValueError that names file and row where there is no answer."""
 
     def result(number: int, row: Any) -> Result:
         require(row, {"question_id": (int, str)})
@@ -60,7 +60,7 @@ def read_answers(path: Path) -> tuple[list[Result], list[str]]:
 def read_predictions(benchmark: Benchmark, questions: Sequence[Question], path: Path) -> list[Prediction]:
     """Return the questions with the answers of a published file, row by row.
 
-    Raises: ValueError that names the file and the row which does not fit its question.
+    Raises: ValueError that names the file and the row that does not fit its question.
     """
     rows = read_json(path, any_text=True)
     if not isinstance(rows, list) or len(rows) != len(questions):

@@ -1,4 +1,4 @@
-"""results.json: what was measured and what with. A run's settings: answers of other ones are not taken over."""
+"""results.json: scores and the settings of their run. Answers are reused by a run of the same settings alone."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from minigpt4.processors.pictures import AS_STORED
 
 RESULTS = "results.json"
 ADDED_OPTIONS: dict[str, Any] = {"vit_options": {}, "language_model": "llama"}
-"""Options of the model that earlier versions did not have, and the defaults that do as these did."""
+"""Options of the model that earlier versions did not have, and the defaults that change nothing."""
 PACKAGES = ("transformers", "peft", "timm", "sentencepiece", "pillow")
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """Return what the answers depend on besides the questions: the model's options, and which checkpoint file it is."""
+    """Return all that the answers depend on besides the questions: the model's options, and the checkpoint's hash."""
     file_hash.cache_clear()
     prompts = {"prompt_template": chat_format_of(cfg.model_cfg).template}
     model: Any = OmegaConf.to_container(OmegaConf.merge(cfg.model_cfg, prompts))
-    for option, default in ADDED_OPTIONS.items():  # at their defaults they leave the names of older runs as they are
+    for option, default in ADDED_OPTIONS.items():  # at their defaults, so that older runs keep their names
         if model[option] == default:
             del model[option]
     return {
@@ -78,7 +78,7 @@ def weights_name(model: Any) -> str | None:
 def provenance(
     cfg: Config, benchmark: Benchmark, questions: Sequence[Question], *, dtype: torch.dtype | None, seconds: float
 ) -> dict[str, Any]:
-    """Return what a result file was made with, and how long that took."""
+    """Return the settings that a result file was made with, and the seconds that it took."""
     file = Path(cfg.run_cfg.save_path) / benchmark.result_file
     device, chat_format = str(cfg.run_cfg.device), chat_format_of(cfg.model_cfg)
     processor: Any = OmegaConf.to_container(image_options(cfg))
@@ -114,7 +114,7 @@ def provenance(
 
 
 def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
-    """Return what results.json holds, by benchmark. Raises: ValueError that names the file when it is not JSON."""
+    """Return the content of results.json, by benchmark. Raises: ValueError that names the file when it is not JSON."""
     path = save_path / RESULTS
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Rows of evaluation files: read by the rules of training files, and checked before a model is loaded."""
+"""Rows of evaluation files, read as those of training files and checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minigpt4.common.json_records import JsonRecords
 from minigpt4.common.row_checks import is_number, require, shown
 
 NUM_SHOWN = 5
-"""How many examples of a mistake a message lists."""
+"""The number of examples of a mistake that a message lists."""
 NUM_DIGITS = 18
 Row = dict[str, Any]
 Made = TypeVar("Made")
@@ -26,7 +26,7 @@ def read_rows(path: Path, *, key: str | None = None, any_text: bool = False) -> 
 
 
 def each(rows: Iterable[Any], make: Callable[[int, Any], Made], place: Callable[[int], str]) -> list[Made]:
-    """Return what is made of each row, given its number, of which `place` makes the beginning of messages.
+    """Return `make(number, row)` of each row; `place(number)` is the beginning of messages.
 
     Raises: ValueError that counts and shows the bad rows.
     """
@@ -51,7 +51,7 @@ def first_few(problems: Sequence[str], what: str) -> str:
 
 
 def read_label(row: Mapping[str, Any], key: str = "label") -> int:
-    """Return a label 0 or 1, which may be true, false or a text of the digit. Raises: ValueError."""
+    """Return a label 0 or 1, also from true, false or a text of the digit. Raises: ValueError."""
     value = row[key]
     if value in ("0", "1"):
         return int(value)
@@ -63,14 +63,14 @@ def read_label(row: Mapping[str, Any], key: str = "label") -> int:
 
 
 def optional_text(row: Mapping[str, Any], key: str) -> str | None:
-    """Return a text that a row may lack. Raises: ValueError where its value is something else."""
+    """Return an optional text of a row, None where it is missing. Raises: ValueError for another type."""
     if row.get(key) is not None:
         require(row, {key: str})
     return row.get(key)
 
 
 def check_answers(row: Mapping[str, Any], key: str = "answers") -> None:
-    """Check that a row has answers of people: one object or more with a text `answer`. Raises: ValueError."""
+    """Check that a row has human answers: one object or more with a text `answer`. Raises: ValueError."""
     if key not in row:
         raise ValueError(f"'{key}' is missing")
     people = row[key]
@@ -90,7 +90,7 @@ def id_number(value: Any) -> int | None:
 
 
 def repeated(ids: Iterable[Any]) -> list[Any]:
-    """Return the ids that come more than once, in their order."""
+    """Return the repeated ids, in their order."""
     seen: set[Any] = set()
     twice: dict[Any, None] = {}
     for name in ids:

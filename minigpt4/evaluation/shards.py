@@ -1,4 +1,4 @@
-"""Answers on disk: each rank's shard so far, from which a stopped run continues, and the predictions of a whole run."""
+"""Answers on disk: the shards from which a stopped run continues, and the predictions of a whole run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> s
 
 
 def shard_files(save_path: Path, name: str) -> list[Path]:
-    """Return the shards of a benchmark, of whatever run."""
+    """Return the shards of a benchmark, of any run."""
     return sorted((save_path / FOLDER).glob(f"{name}.rank*.jsonl"))
 
 
 def read_shard(path: Path, run: str) -> dict[int, Any]:
-    """Return row -> answer of a shard, nothing where it is of another run; a line cut short by a crash ends it."""
+    """Return row -> answer of a shard, nothing of another run; it ends before a line that a crash cut short."""
     answers: dict[int, Any] = {}
     with path.open(encoding="utf-8") as file:
         if next(file, "") != _header(run):
@@ -60,7 +60,7 @@ def remove_shards(save_path: Path, name: str) -> None:
 
 
 def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequence[Prediction]) -> None:
-    """Write the predictions of a whole benchmark, and the published file that is made of them."""
+    """Write the predictions of a whole benchmark, and the published file, which is made of them."""
     rows = [benchmark.export(*one) for one in predictions]
     if benchmark.result_file.endswith(".jsonl"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -73,7 +73,7 @@ def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequenc
 
 
 def saved_predictions(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> list[Prediction]:
-    """Return the saved predictions, none where the questions or the published file are others by now."""
+    """Return the saved predictions, none where the questions or the published file have changed."""
     path, run = _saved_as(save_path, benchmark, questions)
     answers = read_shard(path, run) if path.is_file() else {}
     if len(answers) != len(questions):
@@ -90,9 +90,9 @@ def _saved_as(save_path: Path, benchmark: Benchmark, questions: Sequence[Questio
 
 @contextlib.contextmanager
 def shard_writer(save_path: Path, name: str, run: str, *, rank: int) -> Iterator[Callable[[Mapping[int, Any]], None]]:
-    """Hold the shard of one rank open; the function adds the answers of a batch by row, which are then on disk.
+    """Hold the shard of one rank open; the function writes the answers of a batch by row to disk.
 
-    What the shard held of this run is kept.
+    Answers of this run that the shard had are kept.
     """
     path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
     kept = read_shard(path, run) if path.is_file() else {}

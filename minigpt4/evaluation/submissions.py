@@ -1,4 +1,4 @@
-"""What is reported and submitted of result files: SEED's accuracies, MMBench's sheet for its server, and checks."""
+"""Reports on result files: SEED's accuracies, MMBench's sheet for its server, and checks before a submission."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PREDICTION_AT = 6
 NUM_CHARACTERS = 20
 """The number of characters of an odd answer that are shown."""
 Problems = dict[str, list[str]]
-"""What is wrong -> the ids or columns that it is wrong with."""
+"""A problem -> the ids or columns that have it."""
 
 
 def predictions_of(questions: Sequence[Question], results: Sequence[Result]) -> list[Prediction]:
-    """Return the questions with their answers; the last answer counts, and a question without one has an empty one."""
+    """Return the questions with their last answers; where a question has none, its answer is empty."""
     answers = {result.id: result.text for result in results}
     return [Prediction(question, answers.get(str(question.id), "")) for question in questions]
 
 
 def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
-    """Return the lines of SEED's report: an accuracy a question type, the total, and that of the images."""
+    """Return the lines of SEED's report: an accuracy for each question type, the total, and that of the images."""
     benchmark, predictions = SeedBench(name="seed"), predictions_of(seed_questions(annotation), results)
     images = [one for one in predictions if one.question.reference == "image"]
     score = benchmark.score(predictions)
@@ -80,7 +80,7 @@ def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
 
 
 def check_ids(expected: Sequence[str], results: Sequence[Result]) -> Problems:
-    """Return what is wrong with the ids of a result file; of repeated answers the last counts."""
+    """Return the problems with the ids of a result file."""
     given, wanted = Counter(result.id for result in results), set(expected)
     return {
         NO_ANSWER: [name for name in expected if name not in given],
@@ -91,12 +91,12 @@ def check_ids(expected: Sequence[str], results: Sequence[Result]) -> Problems:
 
 
 def remarks(expected: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Return a line for each thing that is wrong with the ids of a result file."""
+    """Return a line for each problem with the ids of a result file."""
     return [f"{len(names)} {what}: {some(names)}" for what, names in check_ids(expected, results).items() if names]
 
 
 def check_answers(benchmark: Benchmark, questions: Sequence[Question], results: Sequence[Result]) -> Problems:
-    """Return what is wrong with a result file; empty lists where nothing is."""
+    """Return the problems with a result file, with empty lists where it has none."""
     asked = {str(question.id): question for question in questions}
     problems = check_ids(list(asked), results)
     lacking = problems[NO_ANSWER]
@@ -117,7 +117,7 @@ def check_answers(benchmark: Benchmark, questions: Sequence[Question], results: 
 
 
 def check_columns(columns: Sequence[str], table_columns: Sequence[str]) -> Problems:
-    """Return which columns a sheet lacks and which ones the server does not want."""
+    """Return the columns that a sheet lacks, and those that the server does not want."""
     wanted = [name for name in SHEET_COLUMNS if name == "prediction" or name in table_columns]
     return {
         NO_COLUMN: [name for name in wanted if name not in columns],
@@ -128,7 +128,7 @@ def check_columns(columns: Sequence[str], table_columns: Sequence[str]) -> Probl
 def report(
     results: Sequence[Result], questions: Sequence[Question], problems: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return the lines that say what was checked, each with its number."""
+    """Return a line for each check, with its number of problems."""
     lines = [f"rows: {len(results)}, questions: {len(questions)}"]
     return lines + [
         f"{what}: {len(names)}" + (f" ({some(names)})" if names else "") for what, names in problems.items()

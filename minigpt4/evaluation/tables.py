@@ -36,12 +36,12 @@ def need(module: str, user: str) -> Any:
 
 
 def is_absent(value: Any) -> bool:
-    """Return whether a cell of a table counts as empty: NaN, or a text that reads nan or none."""
+    """Return whether a cell of a table counts as empty: NaN, or the text nan or none in any case."""
     return (isinstance(value, float) and value != value) or str(value).lower() in ("nan", "none")
 
 
 def write_sheet(table: Any, path: Path, user: str) -> int:
-    """Write a DataFrame as the first sheet of an xlsx file and return how many cells had to be changed to fit.
+    """Write a DataFrame as the first sheet of an xlsx file and return the number of cells that were changed to fit.
 
     Text stays text: what begins with "=" is no formula.
     """
@@ -96,7 +96,7 @@ def read_tsv(path: Path, user: str, *, columns: Sequence[str] = ("index",), as_t
 
 
 def check_lines(text: str, path: Path, columns: Sequence[str]) -> list[str]:
-    """Return the column `index` of a table. Raises: ValueError that names the lines which are no rows."""
+    """Return the column `index` of a table. Raises: ValueError that names the lines that are no rows."""
     records = _records(text)
     names = [cell.text for cell in next(records, [])]
     lacking = [name for name in columns if name not in names]
@@ -135,7 +135,7 @@ def _records(text: str) -> Iterator[list[_Cell]]:
 
 
 def _quotation(cell: _Cell, names: Sequence[str]) -> str | None:
-    """Return what is wrong where a quotation mark is not closed, so that a cell takes in further rows."""
+    """Return the message about a quotation mark that is not closed, so that a cell holds further rows, else None."""
     is_odd = cell.is_odd
     if cell.num_lines and not is_odd:
         first, *inner, last = _LINE_END.split(cell.text)

@@ -31,18 +31,18 @@ LOG_SECONDS = 30
 
 
 class GenerativeModel(Protocol):
-    """What is evaluated; see MiniGPTv2. `shown` says which image each prompt shows."""
+    """A model that can be evaluated, as MiniGPTv2; `shown` has the place of each prompt's image."""
 
     def merged(self) -> AbstractContextManager[None]:
         """Return a context in which the model answers many questions fast."""
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Return what the language model sees of images (N, 3, H, W), one entry each."""
+        """Return the encoded images (N, 3, H, W), one entry each."""
 
     def generate(
         self, images: Tensor | None, prompts: list[str], *, shown: Sequence[int], max_new_tokens: int = ..., **how: Any
     ) -> list[str]:
-        """Return an answer a prompt, given encoded images."""
+        """Return an answer to each prompt, given encoded images."""
 
     def rank(
         self, images: Tensor | None, prompts: list[str], choices: list[list[str]], *, shown: Sequence[int]
@@ -51,7 +51,7 @@ class GenerativeModel(Protocol):
 
 
 ImageProcessor = Callable[[Image.Image], Tensor]
-"""From a picture to what the model sees, (3, H, W) float32."""
+"""Makes a picture the input of the model, (3, H, W) float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class ImageGroup:
 def make_batches(questions: Sequence[Question], batch_size: int) -> list[ImageGroup]:
     """Return all rows in groups of whole images, from the longest prompts to the shortest.
 
-    A group is one batch, but for an image with more questions than a batch holds. Groups follow from the questions
-    and the batch size alone, so that any number of ranks, and a run that is continued, ask the same batches.
+    A group is one batch, but for an image with more questions than a batch holds. Groups depend on the questions and
+    the batch size alone: any number of ranks, and a continued run, ask the same batches.
     """
     rows_of: dict[Hashable, list[int]] = {}
     for row, question in enumerate(questions):
@@ -202,7 +202,7 @@ class InferenceWorker:
         return answers
 
     def _resample(self, answer: str, row: int, image: Tensor | None, prompt: str) -> str:
-        """Return the answer, or where the benchmark refuses it the last one sampled in its place."""
+        """Return the answer; where `needs_resample` refuses it, the last one sampled in its place."""
         for attempt in range(self.benchmark.num_tries):
             if not self.benchmark.needs_resample(answer):
                 break

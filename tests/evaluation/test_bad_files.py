@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.mistakes import read_mistakes
+from minigpt4.evaluation.mistakes import load_mistakes
 from minigpt4.evaluation.prepare import INFER, prepare
 from minigpt4.evaluation.result_files import read_predictions
 from minigpt4.evaluation.results import read_results
@@ -301,4 +301,4 @@ def test_a_file_of_results_that_does_not_fit_is_named(tmp_path, content, message
 def test_a_damaged_line_of_wrong_answers_is_named(tmp_path):
     (tmp_path / "wrong.jsonl").write_text('{"benchmark": "vsr"}\n{"bench')
     with pytest.raises(ValueError, match=r"wrong\.jsonl: line 2: is no JSON"):
-        read_mistakes(tmp_path)
+        load_mistakes(tmp_path / "wrong.jsonl")

@@ -161,7 +161,7 @@ def test_a_thread_that_uses_the_same_assistant_gets_the_same_answers(tiny):
 
 
 class Three(Benchmark):
-    """Three questions of text alone, each in a batch of its own."""
+    """Three questions of text alone, one in each batch."""
 
     def questions(self):
         return [Question(id=number, prompt=f"q{number}", truth="1") for number in range(3)]

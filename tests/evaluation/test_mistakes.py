@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.mistakes import Mistake, mistakes, read_mistakes, write_mistakes
+from minigpt4.evaluation.mistakes import Mistake, load_mistakes, mistakes, write_mistakes
 
 
 def rows_of(benchmark, answers, tmp_path):
@@ -37,7 +37,7 @@ def test_a_picture_that_comes_as_text_gets_a_file_one_for_all_its_questions(make
     [benchmark] = make_benchmarks("mmbench")
     rows = rows_of(benchmark, ["none of these"] * 22, tmp_path)
     files = {row["image"] for row in rows}
-    assert len(rows) == 18  # so many rows of the TSV tell their answer
+    assert len(rows) == 18  # the number of rows of the TSV that tell their answer
     assert {str(path) for path in (tmp_path / "wrong_pictures" / "mmbench").iterdir()} == files
     for file in files:
         Image.open(file).load()
@@ -82,6 +82,6 @@ def test_writing_replaces_the_rows_of_that_benchmark_alone(tmp_path):
     write_mistakes(tmp_path, {"a": [mistake("a", "1")]})
     write_mistakes(tmp_path, {"b": [mistake("b", "2")]})
     assert write_mistakes(tmp_path, {"a": [odd]}) == [mistake("b", "2"), odd]
-    assert read_mistakes(tmp_path) == [mistake("b", "2"), odd]
+    assert load_mistakes(tmp_path / "wrong.jsonl") == [mistake("b", "2"), odd]
     assert len((tmp_path / "wrong.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "wrong.jsonl").read_text().splitlines()[0]) == mistake("b", "2").to_json()

@@ -121,13 +121,13 @@ def seed_questions(annotation: Mapping[str, Any]) -> list[Question]:
 
 @registry.register_benchmark("mmbench")
 class MMBench(Benchmark):
-    """MMBench dev; the server has the last word, the accuracy here counts the rows whose answer the TSV tells."""
+    """MMBench dev; its server gives the final number, the accuracy here counts the rows with an answer in the TSV."""
 
     result_file = "mmbench.jsonl"
     source = "MMBench: https://mmbench.opencompass.org.cn"
 
     def questions(self) -> list[Question]:
-        """Return a question a row; the pictures stay in base64, one copy each, until they are asked about."""
+        """Return a question for each row; the pictures stay in base64, one copy each, until a question needs them."""
         columns = ("index", "question", "image")
         table = self.read(
             self.eval_file, lambda path: read_tsv(path, "the mmbench benchmark", columns=columns, as_text=True)
@@ -185,14 +185,14 @@ class MMBench(Benchmark):
         return read_letter(answer, question.options or {}) is not None
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Return the usual counts and, where questions come rotated, the accuracy of those right in every rotation."""
+        """Return the usual counts and, where questions come rotated, the accuracy over whole rotations."""
         rights = [(int(question.id), self.score_one(question, answer)) for question, answer in predictions]
         circular = circular_percent((index, right) for index, right in rights if right is not None)
         return {**super().score(predictions), **({} if circular is None else {"circular_accuracy": circular})}
 
 
 def _remarks(columns: Sequence[str], questions: Sequence[Question]) -> list[str]:
-    """Return what the user should know of a file that can be asked."""
+    """Return warnings about a file that can be asked."""
     found = []
     if further := [name for name in columns if re.fullmatch("[E-Z]", name)]:
         names = ", ".join(further)
@@ -207,7 +207,7 @@ def _remarks(columns: Sequence[str], questions: Sequence[Question]) -> list[str]
 def _picture(text: Any, images: Mapping[int, Any]) -> str:
     """Return the base64 text of a row's picture, which may lie in the row whose index the text is.
 
-    Raises: ValueError saying why there is none.
+    Raises: ValueError with the reason where there is none.
     """
     if is_absent(text):
         raise ValueError("holds no image in this row")

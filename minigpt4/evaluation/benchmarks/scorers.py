@@ -15,16 +15,16 @@ BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 RIGHT_FROM = 0.5
 """An answer that is right in part counts as wrong below this."""
 LETTERS = ("A", "B", "C", "D")
-"""What the options of SEED-Bench and MMBench are called."""
+"""The letters of the options of SEED-Bench and MMBench."""
 CIRCLE = 1_000_000
 """MMBench numbers the rotations of a question `index + k * CIRCLE`."""
 Z_95 = 1.959963984540054
-"""The standard normal distribution has 95 % of its mass within so many deviations."""
+"""The number of deviations within which the standard normal distribution has 95 % of its mass."""
 NUM_RESAMPLES = 10_000
 
 
 def percent(values: Sequence[float]) -> float | None:
-    """Return 100 x the mean, or None of nothing."""
+    """Return 100 x the mean, None without values."""
     return 100 * sum(values) / len(values) if values else None
 
 
@@ -36,13 +36,8 @@ def grouped(rights: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
     return dict(sorted(groups.items()))
 
 
-def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return 100 x the mean of each group of (group, how right), groups in alphabetical order."""
-    return {name: 100 * sum(group) / len(group) for name, group in grouped(rights).items()}
-
-
 def wilson(num_right: int, num_asked: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share, in percent; of nothing asked, all is possible."""
+    """Return Wilson's 95 % interval of a share, in percent; without questions it is 0 to 100."""
     if not num_asked:
         return 0.0, 100.0
     share, z2 = num_right / num_asked, Z_95**2
@@ -55,7 +50,7 @@ def wilson(num_right: int, num_asked: int) -> tuple[float, float]:
 def bootstrap(values: Sequence[float], *, seed: int) -> tuple[float, float]:
     """Return the 95 % percentile interval of the mean of values from 0 to 1, in percent, over resampled sets.
 
-    How often each distinct value comes in a resampled set is drawn at once, which is the same and fast.
+    The counts of the distinct values in a resampled set are drawn at once, which is the same and fast.
     """
     counts = Counter(values)
     distinct = sorted(counts)
@@ -76,7 +71,7 @@ def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:
 
 
 def first_letter(answer: str) -> str:
-    """Return the first character that is no blank, in upper case, or nothing."""
+    """Return the first character that is no blank, in upper case; empty where there is none."""
     return answer.strip()[:1].upper()
 
 
@@ -89,8 +84,8 @@ def leading_letter(answer: str) -> str | None:
 def read_letter(answer: str, options: Mapping[str, str]) -> str | None:
     """Return the letter of the option that an answer means, None when it means none.
 
-    It means an option by its text, by a leading letter ("B", "(b)", "b. x"), or by the only letter that stands alone
-    as a capital or in brackets ("The answer is (B)"); an article is no letter.
+    It means an option by its text, or by a leading letter ("B", "(b)", "b. x"). Or it names only one letter, as a
+    single capital or in brackets ("The answer is (B)"); an article is no letter.
     """
     text = answer.strip()
     bare = text.rstrip(".").casefold()

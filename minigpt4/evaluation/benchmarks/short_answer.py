@@ -120,7 +120,7 @@ class HatefulMemes(OneWord):
 
     def _question(self, number: int, row: Row) -> Question:
         return Question(
-            id=number,  # the misspelt word is what the model was asked before
+            id=number,  # the published prompt has the misspelt word
             prompt=f"This is an image writting '{row['text']}'. Is this image hateful? Answer yes or no. Answer:",
             image=(self.img_dir / row["img"],),
             truth=("no", "yes")[read_label(row)] if self.label in row else None,

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Prediction, Question
-from minigpt4.evaluation.benchmarks.scorers import percent_by
+from minigpt4.evaluation.benchmarks.scorers import grouped, percent
 from minigpt4.evaluation.benchmarks.vqa_accuracy import AGREEING, vqa_accuracy
 from minigpt4.evaluation.rows import Row, check_answers, each, optional_text, repeated
 
 
 def votes(answers: Iterable[str]) -> str:
-    """Return what people answered, the most frequent first, as one text."""
+    """Return the human answers, the most frequent first, as one text."""
     return ", ".join(f"{answer} ({number})" for answer, number in Counter(answers).most_common())
 
 
@@ -80,9 +80,10 @@ class OKVQA(Benchmark):
         """Return the usual counts, and the accuracies by question and answer type, all rounded as officially."""
         scored = super().score(predictions)
         scored["accuracy"] = None if scored["accuracy"] is None else round(scored["accuracy"], 2)
-        for kind in ("question_type", "answer_type"):
-            rights = [(q.reference[kind], vqa_accuracy(answer, q.reference["answers"])) for q, answer in predictions]
-            scored[f"accuracy_by_{kind}"] = {name: round(value, 2) for name, value in percent_by(rights).items()}
+        rights = [(q.reference["answer_type"], vqa_accuracy(a, q.reference["answers"])) for q, a in predictions]
+        by_answer_type: dict[str, Any] = {kind: percent(group) for kind, group in grouped(rights).items()}
+        for name, shares in (("question", scored.get("accuracy_by_type", {})), ("answer", by_answer_type)):
+            scored[f"accuracy_by_{name}_type"] = {kind: round(share, 2) for kind, share in shares.items()}
         return scored
 
 
