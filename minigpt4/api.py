@@ -140,7 +140,8 @@ def evaluate(
     with process_restored(), joined_group(cfg.run_cfg):
         if is_loaded and run_name is None:
             run_name = dist_utils.broadcast_object(weights_name(given) or uuid.uuid4().hex)
-        return Evaluator(cfg, load, only=only, num_tries=num_tries, run_name=run_name).run(chosen, on_score=on_score)
+        evaluator = Evaluator(cfg=cfg, load_model=load, only=only, num_tries=num_tries, run_name=run_name)
+        return evaluator.run(chosen, on_score=on_score)
 
 
 def _seeded_model(cfg: Config, device: torch.device, dtype: torch.dtype, load: ModelLoader) -> Any:

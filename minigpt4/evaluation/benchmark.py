@@ -62,7 +62,7 @@ class Prediction(NamedTuple):
         """Return the answer for people to read: of choices the best, or its place where there is no such choice."""
         choices = self.question.choices
         if not choices:
-            return self.answer
+            return str(self.answer)
         best = self.answer[0]
         return choices[best] if 0 <= best < len(choices) else str(best)
 

@@ -58,7 +58,7 @@ class BenchmarkResult:
     @property
     def counts_by_type(self) -> dict[str, dict[str, int]]:
         """Return `num_questions` and `num_right` of each question type."""
-        return self.facts.get("counts_by_type", {})
+        return dict(self.facts.get("counts_by_type", {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +75,26 @@ class Results:
 def image_processor(cfg: Config) -> ImageProcessor:
     """Return the image processor of the first dataset, or the model's for evaluation where no dataset is given."""
     options = image_options(cfg)
-    return registry.get_processor_class(options.name).from_config(options)
+    processor: ImageProcessor = registry.get_processor_class(options.name).from_config(options)
+    return processor
 
 
+@dataclass(kw_only=True)
 class Evaluator:
     """Asks a model one benchmark after another, scores the answers, and saves all results at the end.
 
     `run_name` is for a model that the config does not describe.
     """
 
-    def __init__(
-        self,
-        cfg: Config,
-        load_model: Callable[[], GenerativeModel],
-        *,
-        only: str | None = None,
-        num_tries: int = 0,
-        run_name: str | None = None,
-    ) -> None:
-        self.cfg, self.load_model, self.only, self.num_tries = cfg, load_model, only, num_tries
-        self.named = {} if run_name is None else {"run_name": run_name}
-        self.save_path = Path(cfg.run_cfg.save_path)
+    cfg: Config
+    load_model: Callable[[], GenerativeModel]
+    only: str | None = None
+    num_tries: int = 0
+    run_name: str | None = None
+
+    def __post_init__(self) -> None:
+        self.save_path = Path(self.cfg.run_cfg.save_path)
+        self.named = {} if self.run_name is None else {"run_name": self.run_name}
         if wrong := wrong_output_folder("run.save_path", str(self.save_path)):
             raise ValueError(wrong)
 

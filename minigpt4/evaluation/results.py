@@ -120,13 +120,12 @@ def read_results(save_path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         results = read_json(path, any_text=True)
+        if not isinstance(results, dict) or not all(isinstance(facts, dict) for facts in results.values()):
+            raise ValueError(f"{path}: should hold an object for each benchmark")
+        if not all(facts.get("accuracy") is None or is_number(facts["accuracy"]) for facts in results.values()):
+            raise ValueError(f"{path}: 'accuracy' should be a number or null")
     except ValueError as error:
         raise ValueError(f"{error}; remove or mend this file") from error
-    known = results.values() if isinstance(results, dict) else ()
-    if not isinstance(results, dict) or not all(isinstance(facts, dict) for facts in known):
-        raise ValueError(f"{path}: should hold an object for each benchmark; remove or mend this file")
-    if not all(facts.get("accuracy") is None or is_number(facts["accuracy"]) for facts in known):
-        raise ValueError(f"{path}: 'accuracy' should be a number or null; remove or mend this file")
     return results
 
 

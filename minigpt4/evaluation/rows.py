@@ -69,18 +69,17 @@ def optional_text(row: Mapping[str, Any], key: str) -> str | None:
     return row.get(key)
 
 
-def check_answers(row: Mapping[str, Any], key: str = "answers") -> None:
-    """Check that a row has human answers: one object or more with a text `answer`. Raises: ValueError."""
-    if key not in row:
-        raise ValueError(f"'{key}' is missing")
-    people = row[key]
+def read_people(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the human answers of a row: one object or more with a text `answer`. Raises: ValueError."""
+    people = row["answers"]
     if not isinstance(people, list) or not people:
-        raise ValueError(f"'{key}' should be a list of one or more objects with a text 'answer', not {shown(people)}")
+        raise ValueError(f"'answers' should be a list of one or more objects with a text 'answer', not {shown(people)}")
     for number, person in enumerate(people):
         try:
             require(person, {"answer": str}, what="person's answer")
         except ValueError as error:
-            raise ValueError(f"'{key}'[{number}]: {error}") from error
+            raise ValueError(f"'answers'[{number}]: {error}") from error
+    return people
 
 
 def id_number(value: Any) -> int | None:

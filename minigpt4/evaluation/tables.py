@@ -10,9 +10,8 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigpt4.common.row_checks import shown
 from minigpt4.common.text_files import read_text
@@ -61,16 +60,14 @@ def write_sheet(table: Any, path: Path, user: str) -> int:
     return num_changed
 
 
-@dataclass(slots=True)
-class _Cell:
-    """A cell: the line where it begins, its text, its place in the row, and how many line ends it holds.
+class _Cell(NamedTuple):
+    """A cell: the line where it begins, its text, the number of its line ends.
 
-    `is_odd` says that the quotation mark at its begin is not closed, or closed in front of more text on a later line.
+    `is_odd`: the quotation mark at its begin is not closed, or is closed in front of more text on a later line.
     """
 
     line: int
     text: str
-    place: int
     num_lines: int
     is_odd: bool
 
@@ -107,7 +104,7 @@ def check_lines(text: str, path: Path, columns: Sequence[str]) -> list[str]:
         raise ValueError(f"{path}: has the column '{twice[0]}' twice")
     problems, index = [], []
     for cells in records:
-        broken = [found for cell in cells if (found := _quotation(cell, names))]
+        broken = [found for place, cell in enumerate(cells) if (found := _quotation(cell, place, names))]
         if not broken and len(cells) != len(names):
             broken = [f"line {cells[0].line}: has {len(cells)} fields, though the first line has {len(names)}"]
         problems += broken
@@ -124,9 +121,9 @@ def _records(text: str) -> Iterator[list[_Cell]]:
     for match in _CELL.finditer(text):
         quoted, rest = match["quoted"], match["rest"]
         whole = rest if quoted is None else quoted.replace('""', '"') + rest
-        num_lines = 0 if quoted is None else len(_LINE_END.findall(quoted))
+        num_lines = len(_LINE_END.findall(quoted or ""))
         is_odd = quoted is not None and (not match["close"] or (num_lines > 0 and bool(rest)))
-        cells.append(_Cell(line, whole, place=len(cells), num_lines=num_lines, is_odd=is_odd))
+        cells.append(_Cell(line, whole, num_lines, is_odd))
         line += num_lines
         if match["end"] != "\t":
             if len(cells) > 1 or quoted is not None or rest.strip(" "):
@@ -134,18 +131,18 @@ def _records(text: str) -> Iterator[list[_Cell]]:
             line, cells = line + 1, []
 
 
-def _quotation(cell: _Cell, names: Sequence[str]) -> str | None:
+def _quotation(cell: _Cell, place: int, names: Sequence[str]) -> str | None:
     """Return the message about a quotation mark that is not closed, so that a cell holds further rows, else None."""
     is_odd = cell.is_odd
     if cell.num_lines and not is_odd:
         first, *inner, last = _LINE_END.split(cell.text)
-        ends_a_row = first.count("\t") == len(names) - 1 - cell.place
+        ends_a_row = first.count("\t") == len(names) - 1 - place
         rows = [line for line in inner if line.count("\t") == len(names) - 1]
-        rows += [last] * (ends_a_row and last.count("\t") == cell.place)
+        rows += [last] * (ends_a_row and last.count("\t") == place)
         is_odd = any(map(_INDEXED.match, rows))
     if not is_odd:
         return None
-    name = names[cell.place] if cell.place < len(names) else f"field {cell.place + 1}"
+    name = names[place] if place < len(names) else f"field {place + 1}"
     taken = f"; {cell.num_lines} further lines would become part of it" if cell.num_lines else ""
     return f"line {cell.line}: the quotation mark that begins its '{name}' is not closed{taken}"
 

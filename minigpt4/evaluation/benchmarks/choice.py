@@ -20,7 +20,7 @@ from minigpt4.evaluation.tables import is_absent, read_tsv
 
 logger = logging.getLogger(__name__)
 
-_DATA_URL = re.compile(r"\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
+_DATA_URL = re.compile(r"^\s*data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 
 
 def _row(question: Question, answer: str, **options: list[str]) -> dict[str, Any]:
@@ -219,8 +219,7 @@ def _picture(text: Any, images: Mapping[int, Any]) -> str:
             raise ValueError(f"its image names the row of index {index}, which holds no picture itself")
     if text.startswith("["):
         raise ValueError("its image is a list of pictures; a question has one")
-    found = _DATA_URL.match(text)
-    return text[found.end() :] if found else text
+    return _DATA_URL.sub("", text, count=1)
 
 
 @registry.register_benchmark("iconvqa")

@@ -11,7 +11,7 @@ from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Prediction, Question
 from minigpt4.evaluation.benchmarks.scorers import grouped, percent
 from minigpt4.evaluation.benchmarks.vqa_accuracy import AGREEING, vqa_accuracy
-from minigpt4.evaluation.rows import Row, check_answers, each, optional_text, repeated
+from minigpt4.evaluation.rows import Row, each, optional_text, read_people, repeated
 
 
 def votes(answers: Iterable[str]) -> str:
@@ -33,7 +33,7 @@ class OKVQA(Benchmark):
     fields: ClassVar = {"question_id": (int, str), "question": str, "image_id": int}
     question_file = "okvqa_test_split.json"
     annotation_file = "mscoco_val2014_annotations_clean.json"
-    annotation_fields: ClassVar = {"question_id": (int, str), "question_type": str, "answer_type": str}
+    annotation_fields: ClassVar = {"question_id": (int, str), "question_type": str, "answer_type": str, "answers": list}
 
     def questions(self) -> list[Question]:
         annotations = self.eval_file / self.annotation_file
@@ -61,7 +61,7 @@ class OKVQA(Benchmark):
 
     def _annotation(self, number: int, row: Row) -> Row:
         require(row, self.annotation_fields)
-        check_answers(row)
+        read_people(row)
         return row
 
     def clean(self, answer: str) -> str:
@@ -105,10 +105,7 @@ class VizWiz(Benchmark):
         return self.ask_each(self.rows(), self._question)
 
     def _question(self, number: int, row: Row) -> Question:
-        people = None
-        if self.label in row:
-            check_answers(row)
-            people = [person["answer"] for person in row["answers"]]
+        people = [person["answer"] for person in read_people(row)] if self.label in row else None
         return Question(
             id=number,
             prompt=self.template.format(row["question"]),
@@ -124,7 +121,7 @@ class VizWiz(Benchmark):
     def score_one(self, question: Question, answer: str) -> float | None:
         if question.reference is None:
             return None
-        agreeing = sum(person.strip().lower() == answer.lower() for person in question.reference)
+        agreeing: int = sum(person.strip().lower() == answer.lower() for person in question.reference)
         return min(agreeing / AGREEING, 1.0)
 
     def is_valid(self, answer: str) -> bool:

@@ -17,7 +17,8 @@ MAX_PERIODS = 32
 @cache
 def _tables() -> dict[str, Any]:
     file = resources.files("minigpt4.evaluation") / "vqa_normalization.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    tables: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return tables
 
 
 def without_punctuation(text: str) -> str:
