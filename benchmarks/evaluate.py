@@ -35,7 +35,7 @@ from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.worker import InferenceWorker
 from minigpt4.models.attention import PACKED
 from minigpt4.models.decoding import decoding_config
 
@@ -111,7 +111,8 @@ def our_way(model: Any, benchmark: Benchmark, questions: Sequence[Question], pro
     """Return the answers, got as the evaluation scripts do, in the order of the questions."""
     device = model.projector.linear.weight.device
     with tempfile.TemporaryDirectory() as folder:
-        infer(benchmark, model, processor, save_path=Path(folder), questions=questions, device=device)
+        worker = InferenceWorker(benchmark=benchmark, model=model, image_processor=processor, device=device)
+        worker.infer(questions, Path(folder))
         return [row["text"] for row in read_json(Path(folder) / benchmark.result_file)]
 
 
