@@ -7,28 +7,28 @@ import os
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.token_costs import TokenCosts
-from minigpt4.datasets.boxes import CLIP, DROP, INSIDE, KEEP, clip_boxes
+from minigpt4.datasets.boxes import CLIP, DROP, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
-from minigpt4.datasets.lengths import row_lengths, size_of_one
+from minigpt4.datasets.lengths import size_of_one
 from minigpt4.datasets.report import Report
 from minigpt4.datasets.row_index import table_of
+from minigpt4.datasets.row_rules import Row, RowRules
 from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.rows import JsonRecords, require
 from minigpt4.datasets.selection import count_faults, image_paths, known_faults, select_rows
 from minigpt4.processors.pictures import AS_STORED
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 
 def with_image(question: str) -> str:
@@ -36,7 +36,7 @@ def with_image(question: str) -> str:
     return f"{IMAGE_SPAN} {question} "
 
 
-class InstructionDataset(Dataset[Example]):
+class InstructionDataset(RowRules, Dataset[Example]):
     """Rows of annotation files, asked as `turns` says; a subclass overrides what is particular and nothing else.
 
     `report` says what was found in the files. `pool` holds the wordings of `pool_name`, of which a sample draws one.
@@ -45,8 +45,6 @@ class InstructionDataset(Dataset[Example]):
     (`other_files` included). `pictures` says how images are shown, `bad_boxes` what is done with bad boxes.
     """
 
-    fields: ClassVar[dict[str, Any]] = {}
-    """The keys that every row must have, with the types of their values."""
     pool_name: ClassVar[str | None] = None
     leaves_out_rows_without_image: ClassVar[bool] = False
     image_spelling: ClassVar[tuple[str, str] | None] = None
@@ -84,55 +82,20 @@ class InstructionDataset(Dataset[Example]):
         """Select the rows of the annotation files. Raises: ValueError for a broken file, or when no row can be used."""
         self.images.listings = listings
         for path in annotations:
-            table = table_of(path, self.load_rows, self, others=self.other_files)
-            drop = self.bad_boxes == DROP
+            table, drop = table_of(path, self), self.bad_boxes == DROP
             kept = select_rows(
                 table,
                 self.images,
                 self.report,
                 by_rule=self.leaves_out_rows_without_image,
                 bad_samples=bad_samples,
-                faults=known_faults(table, self) if drop else table.arrays["faults"],
+                faults=self._faults(table) if drop else table.arrays["faults"],
                 drop=drop,
             )
             self._tables.append((table, kept))
             self._ends.append(len(self) + (len(table) if kept is None else len(kept)))
         self.images.listings = None  # what is there may change; and it would travel to the workers
         self._tell(annotations)
-
-    def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records of an annotation file; `JsonRecords` stay in the file, others are copied."""
-        return JsonRecords(path)
-
-    def rows_of(self, record: Any) -> Sequence[Row]:
-        """Return the rows that a record holds; the record itself when not overridden, [] leaves it out."""
-        return [record]
-
-    def remark(self, record: Any) -> str | None:
-        """Return what the user should know about a record, of which the log has the count."""
-        return None
-
-    def image_files(self, row: Row) -> list[str]:
-        """Return the names of the row's images, below the image folder or absolute; [] for a row of text only."""
-        raise NotImplementedError
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return about how many characters the first question has (without image and wording), and all that follows.
-
-        Ranks are balanced by it. When not overridden: nothing is asked, and all texts of the row follow.
-        """
-        images = self.image_files(row)
-        values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
-        told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
-        return 0, sum(map(size_of_one, told))
-
-    def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""
-        return INSIDE
-
-    def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
-        """Return the same for a row whose `box_fault` is UNKNOWN without its image's (width, height)."""
-        raise NotImplementedError
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Return what is asked and answered; the row has `index`, and `image_size` (width, height) in pixels too."""
@@ -188,7 +151,7 @@ class InstructionDataset(Dataset[Example]):
     def row_lengths(self, costs: TokenCosts) -> np.ndarray:
         """Return about how many tokens each row takes, (num_rows,) uint16."""
         wordings = [wording.replace("{}", "") for wording in self.pool]
-        parts = [row_lengths(table, kept, costs, wording=size_of_one(wordings)) for table, kept in self._tables]
+        parts = [table.token_estimates(kept, costs, wording=size_of_one(wordings)) for table, kept in self._tables]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def image_paths(self, listings: Listings) -> dict[str, int]:
@@ -207,16 +170,19 @@ class InstructionDataset(Dataset[Example]):
             return  # has been done, and those rows are gone
         counts: Counter[int] = Counter()
         for table, kept in self._tables:
-            faults = known_faults(table, self)
+            faults = self._faults(table)
             counts.update(count_faults(faults if kept is None else faults[kept]))
         self.report.box_faults = counts
+
+    def _faults(self, table: RowTable) -> np.ndarray:
+        return known_faults(table, self, self.images, self.pictures)
 
     def bad_rows(self) -> dict[str, str]:
         """Return the rows that lack a key or have a wrong type, by file and place there, with what is wrong."""
         return {
             table.bad_row_name(number): reason
             for table, _ in self._tables
-            for number, reason in enumerate(table.reasons)
+            for number, (_, _, reason) in enumerate(table.bad)
         }
 
     def _tell(self, annotations: Sequence[str]) -> None:

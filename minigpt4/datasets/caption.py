@@ -7,13 +7,14 @@ import random
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_builder import FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_size
-from minigpt4.datasets.rows import JsonRecords, require
 
 
 class CaptionDataset(InstructionDataset):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import TURN_SIZE, cleaned_size, size
-from minigpt4.datasets.rows import require
 
 COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES}
 

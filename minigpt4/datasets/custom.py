@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
 from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
-from minigpt4.datasets.rows import require
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 

@@ -7,6 +7,7 @@ import random
 from string import ascii_uppercase as LETTERS
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
@@ -15,7 +16,6 @@ from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_size, size
-from minigpt4.datasets.rows import require
 
 
 class EngineBuilder(BaseDatasetBuilder):

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import NUMBER, require
 from minigpt4.common.safe_pickle import load_plain
 from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
@@ -21,7 +23,6 @@ from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
-from minigpt4.datasets.rows import NUMBER, JsonRecords, require
 
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)

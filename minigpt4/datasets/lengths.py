@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from minigpt4.conversation.token_costs import TokenCosts
-from minigpt4.datasets.row_table import IMAGE_SEPARATOR, MAX_SIZE, RowTable
-
 BOX_SIZE = 50
 """Characters of common words that take as many tokens as one box {<12><34><56><78>}, whose digits are tokens each."""
 TURN_SIZE = 35
@@ -35,18 +30,3 @@ def size_with_boxes(text: str) -> int:
 def cleaned_size(text: str) -> int:
     """Return the size of a text that the caption processor cuts when it is long."""
     return min(size(text), CLEANED_SIZE)
-
-
-def row_lengths(table: RowTable, kept: np.ndarray | None, costs: TokenCosts, *, wording: float) -> np.ndarray:
-    """Return the estimated tokens of the kept rows, (num_kept,) uint16; `wording` characters are asked around each."""
-    groups = [names.count(IMAGE_SEPARATOR) + 1 if names else 0 for names in table.image_names()]
-    asked, told, images = (table.arrays[name] for name in ("asked", "told", "images"))
-    if kept is not None:
-        asked, told, images = asked[kept], told[kept], images[kept]
-    tokens = (asked + np.float32(wording)) * np.float32(costs.character)
-    tokens += (np.array(groups, np.float32) * costs.image)[images]
-    np.minimum(tokens, costs.max_prompt, out=tokens)
-    tokens += np.minimum(told * np.float32(costs.character), costs.max_rest)
-    tokens += costs.layout
-    rounded: np.ndarray = np.minimum(tokens, MAX_SIZE, out=tokens).round().astype(np.uint16)
-    return rounded

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from minigpt4.common.json_records import parse_record
+from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import addresses
@@ -28,7 +29,6 @@ from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
 from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.rows import require
 from minigpt4.datasets.shards import Shard, cut_shards, named, read_shard
 from minigpt4.processors.pictures import decode_image
 

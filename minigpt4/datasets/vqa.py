@@ -6,13 +6,13 @@ import os
 import random
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import addresses
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import size, size_of_one
-from minigpt4.datasets.rows import require
 
 COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES, "image_subfolder": "train"}
 

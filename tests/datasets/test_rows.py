@@ -3,8 +3,9 @@ import pickle
 
 import pytest
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import require
 from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.rows import JsonRecords, require
 
 RECORDS = [{"text": "plain"}, {"text": "東京 ☕ é"}, {"text": "after non-ASCII", "n": [1, {"m": -2.5}]}, {}]
 
@@ -90,7 +91,7 @@ def test_a_record_of_another_shape_is_one_bad_row_with_its_place(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[[10], "x", [20]]')
     table = table_of(JsonRecords(str(path)), Numbers())
-    assert (len(table), table.reasons, table.bad_row_name(0)) == (3, ["no list"], f"{path}: record 2")
+    assert (len(table), table.bad, table.bad_row_name(0)) == (3, [(1, 2, "no list")], f"{path}: record 2")
     assert [table.place_of(index) for index in range(3)] == [None, f"{path}: record 2", None]
     assert table[1] == ("x", 0)
 

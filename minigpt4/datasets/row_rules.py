@@ -1,0 +1,55 @@
+"""How annotation files become rows: hooks that a dataset overrides, whose answers the index of a large file keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.datasets.boxes import INSIDE
+from minigpt4.datasets.lengths import size_of_one
+
+Row = dict[str, Any]
+
+
+class RowRules:
+    """Finds the rows of annotation files. All answers but `box_fault_in` depend on the files alone."""
+
+    fields: ClassVar[dict[str, Any]] = {}
+    """The keys that every row must have, with the types of their values."""
+    other_files: Sequence[str] = ()
+    """Further files that the rows depend on."""
+
+    def load_rows(self, path: str) -> Iterable[Any]:
+        """Return the records of an annotation file; `JsonRecords` stay in the file, others are copied."""
+        return JsonRecords(path)
+
+    def rows_of(self, record: Any) -> Sequence[Row]:
+        """Return the rows that a record holds; the record itself when not overridden, [] leaves it out."""
+        return [record]
+
+    def remark(self, record: Any) -> str | None:
+        """Return what the user should know about a record, of which the log has the count."""
+        return None
+
+    def image_files(self, row: Row) -> list[str]:
+        """Return the names of the row's images, below the image folder or absolute; [] for a row of text only."""
+        raise NotImplementedError
+
+    def text_sizes(self, row: Row) -> tuple[int, int]:
+        """Return about how many characters the first question has (without image and wording), and all that follows.
+
+        Ranks are balanced by it. When not overridden: nothing is asked, and all texts of the row follow.
+        """
+        images = self.image_files(row)
+        values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
+        told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
+        return 0, sum(map(size_of_one, told))
+
+    def box_fault(self, row: Row) -> int:
+        """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""
+        return INSIDE
+
+    def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
+        """Return the same for a row whose `box_fault` is UNKNOWN without its image's (width, height)."""
+        raise NotImplementedError
