@@ -51,8 +51,8 @@ class _Window:
     def __init__(self, file: BinaryIO, path: str, *, chunk: int, decoder: json.JSONDecoder) -> None:
         self.file, self.path, self.chunk, self.decode = file, path, chunk, decoder.raw_decode
         self.text, self.at = "", 0
-        self.byte = self.start = file.tell()  # of the next character; of the last value
-        self.has_halves = False  # whether the last value may hold half characters
+        self.byte = self.start = file.tell()  # of the next character; of the record
+        self.has_halves = False  # whether the record may hold half characters
         self._text_has_halves = False
         self._to_text = codecs.getincrementaldecoder("utf-8")()
 
@@ -121,7 +121,6 @@ class _Window:
     def value(self) -> Any:
         """Pass one JSON value and return it."""
         self.peek()
-        self.start = self.byte
         while True:
             begin = self.at
             try:
@@ -132,19 +131,34 @@ class _Window:
                 at = self.byte + len(self.text[self.at : self.at + error.pos - begin].encode())
                 raise ValueError(f"{self.path}: broken or cut off JSON near byte {at}: {error.msg}") from error
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a key twice
-                why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-                raise ValueError(f"{self.path}: broken JSON near byte {self.byte}: {why}") from error
-            if isinstance(value, NUMBER) and self._number_may_go_on(end):
+                raise ValueError(f"{self.path}: broken JSON near byte {self.byte}: {_why(error)}") from error
+            if isinstance(value, NUMBER) and _NUMBER.fullmatch(self.text, end):  # its next digit may follow
                 if self.more():
                     continue
                 end -= begin
-            self.has_halves = self._text_has_halves and _has_halves(self.text, self.at, end)
+            self.has_halves |= self._text_has_halves and _has_halves(self.text, self.at, end)
             self.advance(end)
             return value
 
-    def _number_may_go_on(self, end: int) -> bool:
-        match = _NUMBER.match(self.text, end)
-        return match is not None and match.end() == len(self.text)
+    def members(self, opening: str) -> Iterator[str | None]:
+        """Stop before each value of a list or an object that has begun; its reader passes the value.
+
+        Yields the value's key, None in a list. `start` and `has_halves` are then those of this member.
+        """
+        closing = "]" if opening == "[" else "}"
+        if self.peek() == closing:
+            self.take(closing)
+            return
+        while True:
+            self.peek()
+            self.start, self.has_halves = self.byte, False
+            yield self.key() if opening == "{" else None
+            if self.take("," + closing) == closing:
+                return
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 class JsonRecords:
@@ -198,7 +212,7 @@ class JsonRecords:
                 yield from self._list_under_key(window)
             else:
                 self.items = opening == "{"
-                yield from self._elements(window, "}" if self.items else "]")
+                yield from self._records(window, opening)
             if window.peek():
                 what = "list" if opening == "[" else "object"
                 raise ValueError(f"{self.path}: more text after its {what} at byte {window.byte}")
@@ -230,51 +244,29 @@ class JsonRecords:
                     text = line.decode()
                     record = decoder.decode(text)
                 except (ValueError, RecursionError) as error:
-                    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-                    raise ValueError(f"{self.path}: line {number}: is no JSON: {why}") from error
+                    raise ValueError(f"{self.path}: line {number}: is no JSON: {_why(error)}") from error
                 if _has_halves(text, 0, len(text)):
                     record = self._usable(record)
                 yield number, start, len(line), record
             start += len(line)
 
-    def _elements(self, window: _Window, closing: str) -> Iterator[tuple[int, int, int, Any]]:
-        number, end = 0, "," + closing
-        if window.peek() == closing:
-            window.take(closing)
-            return
-        while True:
-            number += 1
-            if closing == "}":
-                name = window.key()
-                start, has_halves = window.start, window.has_halves
-                record = {name: window.value()}
-                window.has_halves |= has_halves
-            else:
-                record = window.value()
-                start = window.start
-            if window.has_halves:
-                record = self._usable(record)
-            yield number, start, window.byte - start, record
-            if window.take(end) == closing:
-                return
+    def _records(self, window: _Window, opening: str) -> Iterator[tuple[int, int, int, Any]]:
+        for number, key in enumerate(window.members(opening), 1):
+            record = window.value() if key is None else {key: window.value()}
+            start = window.start
+            yield number, start, window.byte - start, self._usable(record) if window.has_halves else record
 
     def _list_under_key(self, window: _Window) -> Iterator[tuple[int, int, int, Any]]:
         """Yield the elements of the list under the key, and pass the rest of the object."""
         is_found = False
-        while window.peek() != "}":
-            if window.key() == self.key:
-                if is_found:
-                    raise ValueError(f"{self.path}: has '{self.key}' twice, again at byte {window.byte}")
-                is_found = True
-                window.take("[")
-                yield from self._elements(window, "]")
-            else:
+        for key in window.members("{"):
+            if key != self.key:
                 window.value()
-            if window.peek() == "}":
-                break
-            window.take(",}")
-            window.need('"')
-        window.take("}")
+                continue
+            if is_found:
+                raise ValueError(f"{self.path}: has '{self.key}' twice, again at byte {window.byte}")
+            is_found = True
+            yield from self._records(window, window.take("["))
         if not is_found:
             raise ValueError(f"{self.path}: has no list under '{self.key}'")
 
@@ -314,13 +306,7 @@ def read_json(path: str | os.PathLike[str], *, any_text: bool = False) -> Any:
     """
     records = JsonRecords(path, unique_keys=True, any_text=any_text)
     found = list(records)
-    if not records.items:
-        return found
-    return _whole(found, records.path)
-
-
-def _whole(items: list[dict[str, Any]], path: str) -> dict[str, Any]:
     try:
-        return _unique([pair for item in items for pair in item.items()])
+        return _unique([pair for item in found for pair in item.items()]) if records.items else found
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{records.path}: {error}") from error

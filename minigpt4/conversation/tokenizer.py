@@ -65,16 +65,20 @@ class _PieceTokenizer:
 
 
 class SentencePieceTokenizer(_PieceTokenizer):
-    """The tokenizer of a `tokenizer.model` file.
+    """The tokenizer of a `tokenizer.model`, or of a `tokenizer.json` with the same ids.
 
-    Raises: ValueError when the file is not a sentencepiece model.
+    Raises: ValueError with the reason when the file cannot be read, or when its ids may differ.
     """
 
     def __init__(self, path: str | Path) -> None:
         import sentencepiece
 
+        from minigpt4.conversation.tokenizer_json import read_as_sentencepiece
+
+        path = Path(path)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=self._read_model(Path(path)))
+            serialized = read_as_sentencepiece(path) if path.suffix == ".json" else path.read_bytes()
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=serialized)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path}: cannot read it as a sentencepiece model: {error}") from error
         if not self._model.vocab_size():
@@ -87,10 +91,6 @@ class SentencePieceTokenizer(_PieceTokenizer):
         # piece_to_id answers the unknown id for what the vocabulary lacks; it pads as well as any other
         self.pad_id = self._model.piece_to_id(PAD_PIECE)
         self._skip = {self.bos_id, self.eos_id, unk_id, self.pad_id}
-
-    def _read_model(self, path: Path) -> bytes:
-        """Return the serialized sentencepiece model of a file."""
-        return path.read_bytes()
 
     @property
     def model_bytes(self) -> bytes:
@@ -109,18 +109,6 @@ class SentencePieceTokenizer(_PieceTokenizer):
         """Return the text of ids, without the special tokens among them."""
         text: str = self._model.decode([i for i in map(int, ids) if i not in self._skip])
         return text
-
-
-class JsonTokenizer(SentencePieceTokenizer):
-    """The same tokenizer from a `tokenizer.json`, for folders that come without `tokenizer.model`.
-
-    Raises: ValueError with the reason when the file cannot be read, or when its ids may differ.
-    """
-
-    def _read_model(self, path: Path) -> bytes:
-        from minigpt4.conversation.tokenizer_json import read_as_sentencepiece
-
-        return read_as_sentencepiece(path)
 
 
 class ByteTokenizer(_PieceTokenizer):
@@ -147,10 +135,10 @@ def load_tokenizer(llama_model: str) -> SentencePieceTokenizer:
 
     Raises: ValueError naming `model.llama_model` when both files are absent, or the file that cannot be used.
     """
-    for name, reader in (("tokenizer.model", SentencePieceTokenizer), ("tokenizer.json", JsonTokenizer)):
+    for name in ("tokenizer.model", "tokenizer.json"):
         path = Path(llama_model) / name if Path(llama_model).is_dir() else _from_hub(llama_model, name)
         if path is not None and path.is_file():
-            return reader(path)
+            return SentencePieceTokenizer(path)
     raise ValueError(f"model.llama_model: {llama_model} has neither tokenizer.model nor tokenizer.json")
 
 

@@ -23,9 +23,6 @@ class CaptionDataset(InstructionDataset):
     fields: ClassVar = {"image": str, "caption": str}
     pool_name = "caption"
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
     def text_sizes(self, row: Row) -> tuple[int, int]:
         return 0, cleaned_size(row["caption"])
 

@@ -30,8 +30,23 @@ OTHER_KEYS = ("img", "img_path", "image_path", "image_file", "image_name", "file
 SPEAKERS = (("human", "user"), ("gpt", "assistant"))
 
 
-class CustomDataset(InstructionDataset):
-    """Rows of JSON or JSONL files; of several answers a sample draws one."""
+class _Conversations(InstructionDataset):
+    """Rows of {images, turns: [(question, its possible answers), ..]}; of several answers a sample draws one."""
+
+    def image_files(self, row: Row) -> list[str]:
+        images: list[str] = row["images"]
+        return images
+
+    def box_fault(self, row: Row) -> int:
+        return text_fault(text for question, answers in row["turns"] for text in (question, *answers))
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Ask the questions as they are, images where they show them or else before the first."""
+        return ask(row["turns"], rng, num_images=len(row["images"]))
+
+
+class CustomDataset(_Conversations):
+    """Rows of JSON or JSONL files."""
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, {})
@@ -51,24 +66,13 @@ class CustomDataset(InstructionDataset):
         found = next((key for key in OTHER_KEYS if record.get(key)), None)
         return found and f"asked without an image: '{found}' is not read; name the image under 'image'"
 
-    def image_files(self, row: Row) -> list[str]:
-        images: list[str] = row["images"]
-        return images
-
     def text_sizes(self, row: Row) -> tuple[int, int]:
         (question, answers), *later = row["turns"]
         rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
         return size(question), size_of_one(answers) + rest
 
-    def box_fault(self, row: Row) -> int:
-        return fault_of(row["turns"])
 
-    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the questions as they are, images where they show them or else before the first."""
-        return ask(row["turns"], rng, num_images=len(row["images"]))
-
-
-class CustomStream(StreamDataset):
+class CustomStream(_Conversations, StreamDataset):
     """The same rows in tar shards, each beside its one image."""
 
     fields: ClassVar = {}
@@ -76,13 +80,7 @@ class CustomStream(StreamDataset):
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
-        return [{"turns": read_turns(record, num_images=1)}]
-
-    def box_fault(self, row: Row) -> int:
-        return fault_of(row["turns"])
-
-    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return ask(row["turns"], rng, num_images=1)
+        return [{"images": ["beside it"], "turns": read_turns(record, num_images=1)}]
 
 
 def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
@@ -109,11 +107,6 @@ def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
         if not all(map(str.strip, answers)):
             raise ValueError("an answer is empty")
     return turns
-
-
-def fault_of(turns: Sequence[tuple[str, list[str]]]) -> int:
-    """Return the worst that is wrong with the boxes of questions and their possible answers."""
-    return text_fault(text for question, answers in turns for text in (question, *answers))
 
 
 def _conversation(record: Row) -> list[tuple[str, list[str]]]:

@@ -32,14 +32,10 @@ class EngineBuilder(BaseDatasetBuilder):
 
 @dataset("engine_da", builder=EngineBuilder)
 class EngineDADataset(InstructionDataset):
-    """Every item, answered in words."""
+    """Every item, answered in words; its `image` begins with the folder of its collection, such as vg/."""
 
     fields: ClassVar = {"image": str, "instruction": str, "answer": str}
     leaves_out_rows_without_image = True
-
-    def image_files(self, row: Row) -> list[str]:
-        """Return the row's `image`, which begins with the folder of its collection, such as vg/."""
-        return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
         return cleaned_size(row["instruction"]), cleaned_size(row["answer"])

@@ -44,9 +44,6 @@ class ReferDataset(InstructionDataset):
         checked_box(record["box"])
         return [record]
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
     def text_sizes(self, row: Row) -> tuple[int, int]:
         return size_of_one(row["sentences"]), BOX_SIZE
 

@@ -33,8 +33,11 @@ class RowRules:
         return None
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the names of the row's images, below the image folder or absolute; [] for a row of text only."""
-        raise NotImplementedError
+        """Return the names of the row's images, below the image folder or absolute; [] for a row of text only.
+
+        When not overridden: the row's `image`.
+        """
+        return [row["image"]]
 
     def text_sizes(self, row: Row) -> tuple[int, int]:
         """Return about how many characters the first question has (without image and wording), and all that follows.

@@ -23,9 +23,6 @@ class VQADataset(InstructionDataset):
     fields: ClassVar = {"image": str, "question": str, "answer": list[str]}
     pool_name = "vqa"
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
     def text_sizes(self, row: Row) -> tuple[int, int]:
         return size(row["question"]), size_of_one(row["answer"])
 
