@@ -37,8 +37,8 @@ def table() -> str:
     for name, body in cfg.datasets_cfg.items():
         name = str(name)
         builder = registry.get_builder_class(name)(body, name=name)
-        images = builder.image_place()
-        annotations = dict.fromkeys(place.address for place in [*builder.annotation_places(), *builder.other_places()])
+        images = builder.image_folder_path()
+        annotations = dict.fromkeys(place.address for place in [*builder.annotation_paths(), *builder.other_paths()])
         if any(annotations):
             row = ", ".join(map(linked, annotations)), linked(images.address) if images else "none"
             rows.setdefault(row, []).append(f"`{name}`")

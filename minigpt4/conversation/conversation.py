@@ -61,7 +61,7 @@ class Batch:
     image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
     very beginning is predicted from nothing and counts as none); weights (targets,) and divisor () float32: the batch's
     loss is the weighted sum of its targets' losses over the divisor, their mean unless `with_fields` gives others;
-    bounds (B + 1,) int32, where examples begin and end; sizes, the lengths as numbers.
+    cu_seqlens (B + 1,) int32, where examples begin and end; seq_lens, the lengths as Python numbers.
     """
 
     images: Tensor
@@ -74,8 +74,8 @@ class Batch:
     target_positions: Tensor = field(init=False)
     weights: Tensor = field(init=False)
     divisor: Tensor = field(init=False)
-    bounds: Tensor = field(init=False)
-    sizes: tuple[int, ...] = field(init=False)
+    cu_seqlens: Tensor = field(init=False)
+    seq_lens: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         targets = (self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
@@ -84,8 +84,8 @@ class Batch:
             target_positions=targets,
             weights=torch.ones_like(targets, dtype=torch.float32),
             divisor=torch.tensor(float(max(len(targets), 1))),
-            bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
-            sizes=tuple(self.lengths.tolist()),
+            cu_seqlens=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
+            seq_lens=tuple(self.lengths.tolist()),
         )
 
     @classmethod
@@ -132,9 +132,9 @@ class ImageTokens:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, places: Sequence[int] | slice) -> ImageTokens:
+    def __getitem__(self, chosen: Sequence[int] | slice) -> ImageTokens:
         """Return the tokens of these images, in this order."""
-        return ImageTokens(self.values[places if isinstance(places, slice) else list(places)])
+        return ImageTokens(self.values[chosen if isinstance(chosen, slice) else list(chosen)])
 
 
 class Losses(NamedTuple):

@@ -20,7 +20,7 @@ from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Ex
 from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.boxes import CLIP, DROP, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
-from minigpt4.datasets.lengths import size_of_one
+from minigpt4.datasets.lengths import mean_chars
 from minigpt4.datasets.report import Report
 from minigpt4.datasets.row_index import table_of
 from minigpt4.datasets.row_rules import Row, RowRules
@@ -39,13 +39,16 @@ def with_image(question: str) -> str:
 class InstructionDataset(RowRules, Dataset[Example]):
     """Rows of annotation files, asked as `turns` says; a subclass overrides what is particular and nothing else.
 
-    `report` says what was found in the files. `pool` holds the wordings of `pool_name`, of which a sample draws one.
+    `report` says what was found in the files. `templates` are the prompt templates of
+    `templates_name`; a sample takes one at random.
     `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files`,
-    `text_sizes`, `box_fault` and `remark` say of a large file is kept beside it, so they depend on the files alone
+    `text_chars`, `box_fault` and `remark` say of a large file is kept beside it, so they depend on the files alone
     (`other_files` included). `pictures` says how images are shown, `bad_boxes` what is done with bad boxes.
     """
 
-    pool_name: ClassVar[str | None] = None
+    templates_name: ClassVar[str | None] = None
+    is_stream: ClassVar[bool] = False
+    """Whether rows are numbered without end; such a dataset has no length."""
     leaves_out_rows_without_image: ClassVar[bool] = False
     image_spelling: ClassVar[tuple[str, str] | None] = None
     """A part of image names, and how it may be written instead: the other is taken when only that file is there."""
@@ -59,7 +62,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         vis_processor: Callable[[Image.Image], Tensor],
         text_processor: Callable[[str], str],
         other_files: Sequence[str] = (),
-        pool: Sequence[str] = (),
+        templates: Sequence[str] = (),
         seed: int = 0,
         listings: Listings | None = None,
         bad_samples: Collection[str] = frozenset(),
@@ -69,7 +72,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         self.name, self.seed = name, seed
         self.pictures, self.bad_boxes = pictures, bad_boxes
         self.vis_processor, self.text_processor = vis_processor, text_processor
-        self.pool = list(pool)
+        self.templates = list(templates)
         self.other_files = list(other_files)
         folder = image_folder or os.path.dirname(annotations[0]) or "."
         self.images = ImageFolder(folder, spelling=self.image_spelling)
@@ -150,8 +153,8 @@ class InstructionDataset(RowRules, Dataset[Example]):
 
     def row_lengths(self, costs: TokenCosts) -> np.ndarray:
         """Return about how many tokens each row takes, (num_rows,) uint16."""
-        wordings = [wording.replace("{}", "") for wording in self.pool]
-        parts = [table.token_estimates(kept, costs, wording=size_of_one(wordings)) for table, kept in self._tables]
+        around = mean_chars([template.replace("{}", "") for template in self.templates])
+        parts = [table.token_estimates(kept, costs, around=around) for table, kept in self._tables]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def image_paths(self, listings: Listings) -> dict[str, int]:

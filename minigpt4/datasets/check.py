@@ -22,8 +22,7 @@ from minigpt4.common.weight_files import WeightFile, weight_files
 from minigpt4.conversation.tokenizer import load_tokenizer
 from minigpt4.datasets.bad_samples import open_each, open_images, read_report, write_report
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.draws import ENDLESS
-from minigpt4.datasets.files import Place
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.picture_kinds import lines_of
 from minigpt4.datasets.report import MAX_EXAMPLES
@@ -38,7 +37,7 @@ class DatasetCheck:
     """What was found of one dataset; `splits` stays None when it cannot be built."""
 
     name: str
-    places: Sequence[Place]
+    places: Sequence[DataPath]
     splits: dict[str, InstructionDataset] | None = None
     num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
     problems: list[str] = field(default_factory=list)
@@ -49,7 +48,7 @@ class DatasetCheck:
         counts = ["-", "-", "-", "-"]
         if self.splits is not None:
             dataset, report = self.splits["train"], self.splits["train"].report
-            endless = len(dataset) == ENDLESS
+            endless = dataset.is_stream
             without_image = f"{report.num_left_out + report.num_missing:,}"
             unreadable = f"{report.num_bad + self.num_unreadable:,}"
             counts = ["endless"] * 2 + ["-"] * 2 if endless else [f"{report.num_rows:,}", f"{len(dataset):,}"]
@@ -130,7 +129,7 @@ def check_images(checkup: Checkup, run_cfg: Any) -> None:
     report = run_cfg.bad_samples_report or os.path.join(run_cfg.output_dir, "bad_samples.json")
     listings, shown = Listings(), {}
     for one in checkup.datasets:
-        if one.splits is not None and len(one.splits["train"]) != ENDLESS:
+        if one.splits is not None and not one.splits["train"].is_stream:
             shown[one.name] = one.splits["train"].image_paths(listings)
     paths = sorted({path for images in shown.values() for path in images})
     num_processes = run_cfg.num_workers or os.cpu_count() or 1
@@ -164,8 +163,8 @@ def _open_shards(checkup: Checkup, journal: Path, num_processes: int) -> dict[st
     """Open every sample of every shard of the streams; add what is wrong to the checkup and return it by shard."""
     shards: dict[str, Any] = {}
     for one in checkup.datasets:
-        stream: Any = one.splits["train"] if one.splits is not None else ()
-        if len(stream) != ENDLESS:
+        stream: Any = one.splits["train"] if one.splits is not None else None
+        if stream is None or not stream.is_stream:
             continue
         look = partial(open_shards, stream.read_row)
         opened = open_each(stream.shards, look, journal, chunk=1, unit="shard", num_processes=num_processes)
@@ -210,7 +209,7 @@ def _build(builder: Any) -> DatasetCheck:
     """Build one dataset, or say why that cannot be."""
     found = DatasetCheck(builder.name, ())
     try:
-        found.places, found.problems = builder.places(), builder.problems()
+        found.places, found.problems = builder.data_paths(), builder.problems()
         if not found.problems:
             found.remarks = builder.remarks()
             found.splits = builder.build_datasets()
@@ -235,9 +234,9 @@ def _judge_bad_rows(checkup: Checkup, max_bad_samples: int) -> None:
         checkup.remarks.append(f"{num_bad:,} rows are bad: tolerated, {tolerated}")
 
 
-def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
+def _lines_of(places: Sequence[DataPath]) -> list[tuple[str, str, str]]:
     """Return (file or folder, key, address) of each place; many files of one key are one line."""
-    lines: dict[tuple[str, bool], list[Place]] = {}
+    lines: dict[tuple[str, bool], list[DataPath]] = {}
     for place in places:
         several = len(places) > 2 * MAX_EXAMPLES
         lines.setdefault((place.key if several else f"{place.key} {place.paths}", place.folder), []).append(place)

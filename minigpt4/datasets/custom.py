@@ -17,8 +17,8 @@ from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Tu
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.files import Place
-from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
+from minigpt4.datasets.data_path import DataPath
+from minigpt4.datasets.lengths import TURN_CHARS, mean_chars, num_chars
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 
@@ -66,17 +66,17 @@ class CustomDataset(_Conversations):
         found = next((key for key in OTHER_KEYS if record.get(key)), None)
         return found and f"asked without an image: '{found}' is not read; name the image under 'image'"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
+    def text_chars(self, row: Row) -> tuple[int, int]:
         (question, answers), *later = row["turns"]
-        rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
-        return size(question), size_of_one(answers) + rest
+        rest = sum(num_chars(ask) + mean_chars(said) + TURN_CHARS for ask, said in later)
+        return num_chars(question), mean_chars(answers) + rest
 
 
 class CustomStream(_Conversations, StreamDataset):
     """The same rows in tar shards, each beside its one image."""
 
     fields: ClassVar = {}
-    pool_name = None
+    templates_name = None
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
@@ -151,23 +151,23 @@ class CustomBuilder(StreamBuilder):
     """
 
     DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}
-    annotations_address = ""
+    annotations_url = ""
     has_images = True
     pictures = AS_SEEN
 
     def dataset_class(self) -> type[InstructionDataset]:
         return CustomStream if self.option("storage") else CustomDataset
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         if self.option("storage"):
-            return super().annotation_places()
+            return super().annotation_paths()
         if not self.option("annotations.train.storage") and not self.option("ann_path"):
-            return [self.place("ann_path", None)]
-        return BaseDatasetBuilder.annotation_places(self)
+            return [self.data_path("ann_path", None)]
+        return BaseDatasetBuilder.annotation_paths(self)
 
     def remarks(self) -> list[str]:
         return super().remarks() if self.option("storage") else []
 
-    def image_place(self) -> Place | None:
+    def image_folder_path(self) -> DataPath | None:
         is_set = self.option("image_path") or self.option("images.storage")
-        return BaseDatasetBuilder.image_place(self) if is_set else None
+        return BaseDatasetBuilder.image_folder_path(self) if is_set else None

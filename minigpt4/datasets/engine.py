@@ -11,18 +11,18 @@ from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import cleaned_size, size
+from minigpt4.datasets.lengths import cleaned_chars, num_chars
 
 
 class EngineBuilder(BaseDatasetBuilder):
     """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
 
-    annotations_address = addresses.DATA_ENGINE
-    images_address = addresses.VG_IMAGES
+    annotations_url = urls.DATA_ENGINE
+    images_url = urls.VG_IMAGES
 
     def image_folder(self, found: str) -> str:
         """Return the parent of a folder `vg`, since the rows' paths begin with it."""
@@ -37,8 +37,8 @@ class EngineDADataset(InstructionDataset):
     fields: ClassVar = {"image": str, "instruction": str, "answer": str}
     leaves_out_rows_without_image = True
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return cleaned_size(row["instruction"]), cleaned_size(row["answer"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return cleaned_chars(row["instruction"]), cleaned_chars(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         question = f"[vqa] {self.text_processor(row['instruction'])}"
@@ -73,8 +73,10 @@ class EngineMCDataset(EngineDADataset):
         """Return the options in the order in which they are asked, and the letter of the right one."""
         return row["options"], row["choice_answer"]
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["instruction"]) + sum(size(option) + 4 for option in row["options"]) + len(BY_LETTER), 1
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["instruction"]) + sum(num_chars(option) + 4 for option in row["options"]) + len(
+            BY_LETTER
+        ), 1
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         options, letter = self.ordered(row)

@@ -6,15 +6,15 @@ import random
 from typing import Any, ClassVar
 
 from minigpt4.conversation.conversation import Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import size, size_with_boxes
+from minigpt4.datasets.lengths import chars_with_boxes, num_chars
 
 FLICKR: dict[str, Any] = {
-    "annotations_address": addresses.FLICKR,
-    "images_address": addresses.FLICKR_IMAGES,
+    "annotations_url": urls.FLICKR,
+    "images_url": urls.FLICKR_IMAGES,
     "spellings": (("/filtered_flickr/images", "/flickr/flickr30k-images"), ("/filtered_flickr/", "/flickr/")),
 }
 
@@ -38,13 +38,13 @@ class GroundedCaptionDataset(FlickrDataset):
 
     fields: ClassVar = {"image_id": (int, str), "grounded_caption": str}
     boxed = "grounded_caption"
-    pool_name = "grounding"
+    templates_name = "grounding"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return 0, size_with_boxes(row["grounded_caption"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return 0, chars_with_boxes(row["grounded_caption"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), row["grounded_caption"])]
+        return [Turn(with_image(rng.choice(self.templates)), row["grounded_caption"])]
 
 
 @dataset("flickr_CaptionToPhrase", **FLICKR)
@@ -54,8 +54,8 @@ class CaptionToPhraseDataset(FlickrDataset):
     fields: ClassVar = {"image_id": (int, str), "caption": str, "output": str}
     boxed = "output"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["caption"]), size_with_boxes(row["output"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["caption"]), chars_with_boxes(row["output"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         return [Turn(with_image(f"[detection] {row['caption']}"), row["output"])]
@@ -68,8 +68,8 @@ class ObjectToPhraseDataset(FlickrDataset):
     fields: ClassVar = {"image_id": (int, str), "phrase": str, "bbox": str}
     boxed = "bbox"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["phrase"]), size(row["phrase"]) + size_with_boxes(row["bbox"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["phrase"]), num_chars(row["phrase"]) + chars_with_boxes(row["bbox"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         return [Turn(with_image(f"[detection] {row['phrase']}"), f"<p>{row['phrase']}</p> {row['bbox']}")]

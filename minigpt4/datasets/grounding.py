@@ -15,14 +15,14 @@ from minigpt4.common.safe_pickle import load_plain
 from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder, FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, checked_box, coco_boxes, stated_size
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
+from minigpt4.datasets.lengths import BOX_CHARS, mean_chars
 
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)
@@ -37,19 +37,19 @@ class ReferDataset(InstructionDataset):
     """
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
-    pool_name = "refer"
+    templates_name = "refer"
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, self.fields)
         checked_box(record["box"])
         return [record]
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size_of_one(row["sentences"]), BOX_SIZE
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return mean_chars(row["sentences"]), BOX_CHARS
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), sentence)), self.box_of(row))]
+        return [Turn(with_image(fill(rng.choice(self.templates), sentence)), self.box_of(row))]
 
     def box_fault(self, row: Row) -> int:
         return box_fault(row["box"], row.get("stated_size"))
@@ -71,19 +71,19 @@ class ReferDataset(InstructionDataset):
 class ReferBuilder(BaseDatasetBuilder):
     """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
 
-    images_address = addresses.COCO_IMAGES
+    images_url = urls.COCO_IMAGES
     spellings = (("(umd)", "(und)"),)
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         return [self._file(f"refs({self.option('splitBy')}).p")]
 
-    def other_places(self) -> list[Place]:
+    def other_paths(self) -> list[DataPath]:
         return [self._file("instances.json")]
 
-    def _file(self, name: str) -> Place:
+    def _file(self, name: str) -> DataPath:
         dataset = str(self.option("dataset")).removeprefix("inv")
-        address = f"{addresses.REFER}/{dataset}.zip"
-        return self.place("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", address)
+        address = f"{urls.REFER}/{dataset}.zip"
+        return self.data_path("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", address)
 
 
 @dataset("refcoco", builder=ReferBuilder)
@@ -120,11 +120,11 @@ class RefCOCODataset(ReferDataset):
 class InvRefCOCODataset(RefCOCODataset):
     """The same the other way round: the box is asked, one of its sentences is the answer."""
 
-    pool_name = "identify"
+    templates_name = "identify"
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), self.box_of(row))), sentence)]
+        return [Turn(with_image(fill(rng.choice(self.templates), self.box_of(row))), sentence)]
 
 
 @dataset(
@@ -132,8 +132,8 @@ class InvRefCOCODataset(RefCOCODataset):
     builder=FolderBuilder,
     annotation_file="region_descriptions.json",
     other_file="image_data.json",
-    annotations_address=addresses.VG_REGIONS,
-    images_address=addresses.VG_IMAGES,
+    annotations_url=urls.VG_REGIONS,
+    images_url=urls.VG_IMAGES,
 )
 class RefVGDataset(ReferDataset):
     """The regions of Visual Genome below MAX_REGION_AREA; the first other file, image_data.json, knows the images."""

@@ -154,7 +154,7 @@ def _places(path: str, key: str) -> list[str]:
 @functools.cache
 def _key_of(cls: Any) -> str:
     """Return a name for what decides the rows of a class; classes that inherit all of it share their indexes."""
-    names = ("load_rows", "rows_of", "image_files", "text_sizes", "box_fault", "remark")
+    names = ("load_rows", "rows_of", "image_files", "text_chars", "box_fault", "remark")
     rules: list[Any] = [getattr(cls, name) for name in names]
     named = [f"{rule.__module__}.{rule.__qualname__}" for rule in rules]
     return hashlib.blake2b(repr([named, getattr(cls, "fields", None)]).encode(), digest_size=4).hexdigest()

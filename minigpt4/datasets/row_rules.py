@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from minigpt4.common.json_records import JsonRecords
 from minigpt4.datasets.boxes import INSIDE
-from minigpt4.datasets.lengths import size_of_one
+from minigpt4.datasets.lengths import mean_chars
 
 Row = dict[str, Any]
 
@@ -39,15 +39,16 @@ class RowRules:
         """
         return [row["image"]]
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return about how many characters the first question has (without image and wording), and all that follows.
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        """Return about how many characters the first question has, and all that follows it.
 
-        Ranks are balanced by it. When not overridden: nothing is asked, and all texts of the row follow.
+        Images and the prompt template do not count. Balancing the ranks uses it. By default all texts of the row count
+        as its answer.
         """
         images = self.image_files(row)
         values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
-        told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
-        return 0, sum(map(size_of_one, told))
+        answers = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
+        return 0, sum(map(mean_chars, answers))
 
     def box_fault(self, row: Row) -> int:
         """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""

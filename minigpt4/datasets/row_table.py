@@ -23,8 +23,8 @@ ROW = {
     "lengths": np.int32,  # the bytes of its record
     "parts": np.int32,  # its number among the rows of its record
     "images": np.int32,  # its number among the distinct image names
-    "asked": np.uint16,  # the size of its first question, 65,535 for more
-    "told": np.uint16,  # the size of all that follows that question, likewise
+    "prompt_chars": np.uint16,  # the characters of its first question, 65,535 for more
+    "answer_chars": np.uint16,  # those of all that follows that question, likewise
     "faults": np.uint8,  # what is wrong with its boxes, as of datasets.boxes
 }
 """What is known of each row."""
@@ -33,7 +33,7 @@ DTYPES = ROW | {
     "blob": np.uint8,  # the records themselves where they came from no JSON file
 }
 _PACKED, _pack = np.dtype(list(ROW.items())), struct.Struct("<qiiiHHB").pack
-MAX_SIZE = np.iinfo(np.uint16).max
+MAX_CHARS = np.iinfo(np.uint16).max
 IMAGE_SEPARATOR = "\n"
 """Stands between the names of a row with several images."""
 
@@ -81,14 +81,14 @@ class RowTable:
                         raise ValueError(row.error)
                     if fields:
                         require(row, fields)
-                    names, (asked, told), fault = rules.image_files(row), rules.text_sizes(row), rules.box_fault(row)
+                    names, chars, fault = rules.image_files(row), rules.text_chars(row), rules.box_fault(row)
                     joined = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
                     if (image := numbers.get(joined)) is None:
                         image = _add_names(joined, len(names), numbers)
                 except ValueError as error:
                     bad.append((len(found) // _PACKED.itemsize, number, str(error)))
-                    image, asked, told, fault = numbers.setdefault("", len(numbers)), 0, 0, 0
-                found += _pack(start, length, part, image, min(asked, MAX_SIZE), min(told, MAX_SIZE), fault)
+                    image, chars, fault = numbers.setdefault("", len(numbers)), (0, 0), 0
+                found += _pack(start, length, part, image, min(chars[0], MAX_CHARS), min(chars[1], MAX_CHARS), fault)
         packed = np.frombuffer(found, _PACKED)
         arrays: dict[str, np.ndarray] = {name: np.ascontiguousarray(packed[name]) for name in ROW}
         arrays["names"] = np.frombuffer("\0".join(numbers).encode(), np.uint8)
@@ -135,18 +135,18 @@ class RowTable:
         is_bad = number < len(self.bad) and self.bad[number][0] == index
         return self.bad_row_name(number) if is_bad else None
 
-    def token_estimates(self, kept: np.ndarray | None, costs: TokenCosts, *, wording: float) -> np.ndarray:
-        """Return the estimated tokens of the kept rows, (num_kept,) uint16; `wording` characters are around each."""
+    def token_estimates(self, kept: np.ndarray | None, costs: TokenCosts, *, around: float) -> np.ndarray:
+        """Return the estimated tokens of the kept rows, (num_kept,) uint16; `around`: characters of templates."""
         groups = [names.count(IMAGE_SEPARATOR) + 1 if names else 0 for names in self.image_names()]
-        asked, told, images = (self.arrays[name] for name in ("asked", "told", "images"))
+        prompt_chars, answer_chars, images = (self.arrays[name] for name in ("prompt_chars", "answer_chars", "images"))
         if kept is not None:
-            asked, told, images = asked[kept], told[kept], images[kept]
-        tokens = (asked + np.float32(wording)) * np.float32(costs.character)
+            prompt_chars, answer_chars, images = prompt_chars[kept], answer_chars[kept], images[kept]
+        tokens = (prompt_chars + np.float32(around)) * np.float32(costs.character)
         tokens += (np.array(groups, np.float32) * costs.image)[images]
         np.minimum(tokens, costs.max_prompt, out=tokens)
-        tokens += np.minimum(told * np.float32(costs.character), costs.max_rest)
+        tokens += np.minimum(answer_chars * np.float32(costs.character), costs.max_rest)
         tokens += costs.layout
-        rounded: np.ndarray = np.minimum(tokens, MAX_SIZE, out=tokens).round().astype(np.uint16)
+        rounded: np.ndarray = np.minimum(tokens, MAX_CHARS, out=tokens).round().astype(np.uint16)
         return rounded
 
     def _read(self, start: int, length: int) -> bytes:

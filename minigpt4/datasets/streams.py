@@ -21,14 +21,14 @@ from minigpt4.common.json_records import parse_record
 from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, FAULTS
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
-from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
+from minigpt4.datasets.samples import STREAM_BLOCK
 from minigpt4.datasets.shards import Shard, cut_shards, named, read_shard
 from minigpt4.processors.pictures import decode_image
 
@@ -44,16 +44,16 @@ MAX_WORKERS = 256
 class StreamBuilder(BaseDatasetBuilder):
     """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
 
-    annotations_address = addresses.STREAMS
+    annotations_url = urls.STREAMS
     has_images = False  # they are in the shards
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         present, absent, patterns = self._shards()
         if present and absent:
             counts = f"{len(absent)} of its {len(present) + len(absent)}"
             logger.warning("%s: %s shards are not there", self.name, counts)
-        return [self.place("storage", path, self.annotations_address) for path in (present or patterns)] or [
-            self.place("storage", None, self.annotations_address)
+        return [self.data_path("storage", path, self.annotations_url) for path in (present or patterns)] or [
+            self.data_path("storage", None, self.annotations_url)
         ]
 
     def remarks(self) -> list[str]:
@@ -70,7 +70,7 @@ class StreamBuilder(BaseDatasetBuilder):
         """Return the shards that are there, those that are not, and the patterns that name them."""
         from webdataset.shardlists import expand_urls
 
-        patterns = self.paths("storage")
+        patterns = self.option_list("storage")
         try:
             paths = [path for pattern in patterns for path in expand_urls(pattern)]
         except ValueError as error:
@@ -88,8 +88,9 @@ class StreamDataset(InstructionDataset):
     `remarks` says what the user should know about the first block's shard, which `build` reads.
     """
 
+    is_stream = True
     fields: ClassVar = {"caption": str}
-    pool_name: ClassVar[str | None] = "caption"
+    templates_name: ClassVar[str | None] = "caption"
 
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
         """Keep the paths of the shards, which are opened when their turn comes.
@@ -109,8 +110,8 @@ class StreamDataset(InstructionDataset):
         return int(self._skipped.sum())
 
     def __len__(self) -> int:
-        """Return ENDLESS."""
-        return ENDLESS
+        """Raises: TypeError, since a stream has no last row."""
+        raise TypeError(f"{self.name} is a stream and has no number of rows")
 
     def get(self, index: int, rng: random.Random) -> Example:
         """Return the sample of a row. Raises: ValueError when its block has none that can be read."""
@@ -138,7 +139,7 @@ class StreamDataset(InstructionDataset):
         return row
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
+        return [Turn(with_image(rng.choice(self.templates)), self.text_processor(row["caption"]))]
 
     def _read(self, path: str, member: np.ndarray, sample_id: str, rng: random.Random) -> Example:
         image_start, image_size, text_start, text_size = (int(number) for number in member)

@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from minigpt4.common import schema
-from minigpt4.datasets.mixture import ENDLESS
 
 Keys = tuple[str, ...]
 REFUSED = {
@@ -60,8 +59,8 @@ class Change:
 
 def num_rows_of(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
     """Return the number of training rows of each dataset; None for a stream, which has no number."""
-    numbers = {name: len(splits["train"]) for name, splits in datasets.items()}
-    return {name: None if number == ENDLESS else number for name, number in numbers.items()}
+    trained = {name: splits["train"] for name, splits in datasets.items()}
+    return {name: None if dataset.is_stream else len(dataset) for name, dataset in trained.items()}
 
 
 def changed_options(

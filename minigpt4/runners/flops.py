@@ -66,8 +66,8 @@ class ModelFlops:
 
     def parts(self, batch: Batch) -> dict[str, float]:
         """Return the same by part: vit, projection, llm (with LoRA), head."""
-        tokens = (4 * self._size["llm"] + 6 * self._size["lora"]) * sum(batch.sizes)
-        attention = self._attention * float(sum(size**2 for size in batch.sizes))
+        tokens = (4 * self._size["llm"] + 6 * self._size["lora"]) * sum(batch.seq_lens)
+        attention = self._attention * float(sum(size**2 for size in batch.seq_lens))
         images = {part: float(each * len(batch.images)) for part, each in self._image.items()}
         return {**images, "llm": tokens + attention, "head": 4.0 * self._head * len(batch.target_positions)}
 

@@ -83,7 +83,7 @@ def dataset_of(tmp_path):
             vis_processor=lambda image: image,
             text_processor=BlipCaptionProcessor(),
             other_files=[str(tmp_path / "image_data.json")],
-            pool=["{}", "[x] {}"],
+            templates=["{}", "[x] {}"],
         )
 
     return make

@@ -13,19 +13,19 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 
 class ColourDataset(InstructionDataset):  # a new dataset: this class, its builder, a YAML of its paths
     fields = {"file": str, "colour": str}  # noqa: RUF012
-    pool_name = "caption"
+    templates_name = "caption"
 
     def image_files(self, row):
         return [row["file"]]
 
     def turns(self, row, rng):
-        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["colour"]))]
+        return [Turn(with_image(rng.choice(self.templates)), self.text_processor(row["colour"]))]
 
 
 class ColourBuilder(BaseDatasetBuilder):  # under @registry.register_builder("colour")
     train_dataset_cls = ColourDataset
     DATASET_CONFIG_DICT = {"default": "configs/datasets/colour.yaml"}  # noqa: RUF012
-    annotations_address = "https://example.org/colours.json"
+    annotations_url = "https://example.org/colours.json"
 
 
 class ByRuleDataset(ColourDataset):

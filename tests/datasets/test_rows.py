@@ -21,7 +21,7 @@ class OneEach:
     def image_files(self, row):
         return []
 
-    def text_sizes(self, row):
+    def text_chars(self, row):
         return 0, 0
 
     def box_fault(self, row):

@@ -16,7 +16,6 @@ from minigpt4.api import open_picture
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.check import check, check_images
-from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.images import read_image
 from minigpt4.evaluation.evaluator import prepare
 from minigpt4.sample_world.world import WorldSize, write_world
@@ -92,7 +91,7 @@ def readers(world: Path) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for name, body in cfg.datasets_cfg.items():
         builder = registry.get_builder_class(body.type or str(name))(body, name=str(name))
-        for place in builder.places():
+        for place in builder.data_paths():
             if not place.folder and place.find():
                 found.setdefault(Path(str(place.find())).resolve(), []).append(str(name))
     return found
@@ -109,7 +108,7 @@ def try_training_file(world: Path, path: Path, rng: random.Random) -> None:
     assert checkup.found() and checkup.verdict()
     for name, splits in checkup.built().items():
         dataset = splits["train"]
-        count = 50 if len(dataset) == ENDLESS else len(dataset)
+        count = 50 if dataset.is_stream else len(dataset)
         for row in rng.sample(range(count), min(NUM_FETCHED, count)):
             try:
                 dataset.get(row, random.Random(row))

@@ -163,7 +163,7 @@ class LanguageModel(nn.Module):
         """
         causal_lm = self.causal_lm
         assert causal_lm.config._attn_implementation == PACKED, "another attention would mix the examples"
-        self.decoder.check_window(max(batch.sizes))
+        self.decoder.check_window(max(batch.seq_lens))
         with language_autocast(causal_lm, embeds.device), self._low_precision_copies(embeds.device):
             output = causal_lm.base_model(
                 inputs_embeds=embeds[None],
@@ -171,8 +171,8 @@ class LanguageModel(nn.Module):
                 attention_mask=embeds.new_empty(1, 1, 1, 1),
                 position_ids=batch.position_ids[None],
                 use_cache=False,
-                sizes=batch.sizes,
-                bounds=batch.bounds,
+                sizes=batch.seq_lens,
+                bounds=batch.cu_seqlens,
             )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden

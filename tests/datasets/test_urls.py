@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from tools.data_table import PAGE, URL, linked, with_table
 
@@ -19,11 +19,11 @@ def test_the_table_of_the_page_is_what_the_tool_writes():
 
 
 def test_no_url_of_the_python_module_stands_in_a_yaml_file_too():
-    texts = [text for name, text in vars(addresses).items() if name.isupper()]
-    urls = {url for text in texts for url in URL.findall(text)}
-    assert len(urls) > 15
+    texts = [text for name, text in vars(urls).items() if name.isupper()]
+    found = {url for text in texts for url in URL.findall(text)}
+    assert len(found) > 15
     for path in (ROOT / "minigpt4/configs/datasets").glob("*.yaml"):
-        assert not urls & set(URL.findall(path.read_text(encoding="utf-8"))), path.name
+        assert not found & set(URL.findall(path.read_text(encoding="utf-8"))), path.name
 
 
 def test_a_link_shows_the_file_or_else_the_host():
@@ -33,13 +33,13 @@ def test_a_link_shows_the_file_or_else_the_host():
 
 
 class MyBuilder(BaseDatasetBuilder):
-    annotations_address = "https://a.org/all.json"
-    images_address = "https://a.org/images"
+    annotations_url = "https://a.org/all.json"
+    images_url = "https://a.org/images"
 
 
 def addresses_of(build_info):
     builder = MyBuilder(OmegaConf.create({"build_info": build_info}), name="mine")
-    return [place.address for place in builder.places()]
+    return [place.address for place in builder.data_paths()]
 
 
 def test_a_url_of_the_yaml_comes_before_that_of_the_builder():

@@ -10,7 +10,7 @@ from minigpt4.common.paths import wrong_path
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPath:
     """One file or folder: the paths where it may lie (the first that exists counts), and the YAML key that sets it."""
 
     key: str
