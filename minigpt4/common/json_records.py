@@ -1,7 +1,7 @@
-"""Records of JSON files, read one after the other with their places; no file is held in memory.
+"""Reads records of JSON files one after the other with their positions; no file is held in memory.
 
-Training and evaluation files are read here, by the same rules. The content decides how: a list gives its elements, an
-object its items, and objects on lines of their own are JSON lines.
+Training and evaluation files follow the same rules. The content decides: a list gives its elements, an object its items,
+and one object a line is JSON lines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from minigpt4.common.text_files import open_text
 
 CHUNK = 1 << 22
 LONGEST_TEXT = 1 << 26
-"""Characters after which text that does not parse is no longer taken for a record that the window cuts."""
+"""Maximum length of a record in characters. Longer text that does not parse is an error."""
 LOOK_AHEAD = 1 << 20
-"""Characters within which the first of several JSON lines ends where the file's name does not tell."""
+"""Maximum length of the first JSON line in characters, in a file without the ending .jsonl."""
 HALF = "a text holds half a character: a \\ud8xx escape without its other half"
 BLANKS = " \t\n\r"
 _BLANKS = re.compile(f"[{BLANKS}]*")
@@ -39,14 +39,14 @@ _DECODER, _CAREFUL_DECODER = json.JSONDecoder(), json.JSONDecoder(object_pairs_h
 
 
 class BadRecord:
-    """What `scan` yields in place of a record that cannot be used; `error` says why."""
+    """Replaces an unusable record in `scan`; `error` is the reason."""
 
     def __init__(self, error: str) -> None:
         self.error = error
 
 
 class _Window:
-    """A piece of text that slides over a UTF-8 file and knows its place in bytes."""
+    """A piece of text that slides over a UTF-8 file and counts bytes."""
 
     def __init__(self, file: BinaryIO, path: str, *, chunk: int, decoder: json.JSONDecoder) -> None:
         self.file, self.path, self.chunk, self.decode = file, path, chunk, decoder.raw_decode
@@ -57,7 +57,7 @@ class _Window:
         self._to_text = codecs.getincrementaldecoder("utf-8")()
 
     def more(self) -> bool:
-        """Read on, at least as much as is still unread; False at the end of the file."""
+        """Read more, at least the length of the unread rest; return False at the end of the file."""
         data = self.file.read(max(self.chunk, len(self.text) - self.at))
         num_kept = len(self._to_text.getstate()[0])
         try:
@@ -66,7 +66,7 @@ class _Window:
             at = self.file.tell() - len(data) - num_kept + error.start
             raise ValueError(f"{self.path}: is not UTF-8 text: {error.reason} at byte {at}") from error
         self.at = 0
-        self._text_has_halves = _has_halves(self.text, 0, len(self.text))  # asking once a chunk is cheap
+        self._text_has_halves = _has_halves(self.text, 0, len(self.text))  # once a chunk is cheap
         return bool(data)
 
     def advance(self, end: int) -> None:
@@ -164,9 +164,9 @@ def _why(error: Exception) -> str:
 class JsonRecords:
     """The records of a JSON file: the elements of its list, its JSON lines, or the items of its object as dicts.
 
-    With `key`, and one object in the file, the records are the elements of the list under that key. Of a key that an
-    object has twice the last value counts, as for Python; `unique_keys` makes it an error, which takes longer.
-    `any_text` takes half characters for text, as a model may write them.
+    With `key`, and one object in the file, the records are the elements of the list under that key. If an object has a
+    key twice, the last value counts, as in Python; `unique_keys` makes it an error, which takes longer. `any_text`
+    accepts half characters, since a model may write them.
     """
 
     def __init__(
@@ -181,10 +181,10 @@ class JsonRecords:
         self.path, self.key, self.chunk = os.fspath(path), key, chunk
         self.any_text, self.unique_keys = any_text, unique_keys
         self.unit, self.items = "record", False
-        """What a record's number counts, and whether records are items; known once the file has been looked into."""
+        """The unit of record numbers, and whether records are items; `scan` sets both."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the records one after the other. Raises: as `scan`, and naming a record that cannot be used."""
+        """Yield the records one after the other. Raises: as `scan`, and naming an unusable record."""
         for number, _, _, record in self.scan():
             if isinstance(record, BadRecord):
                 raise ValueError(f"{self.path}: {self.unit} {number}: {record.error}")
@@ -193,7 +193,7 @@ class JsonRecords:
     def scan(self) -> Iterator[tuple[int, int, int, Any]]:
         """Yield (number from 1, first byte, number of bytes, record); a BadRecord for one with half characters.
 
-        Raises: ValueError naming the file and the byte or line where it is no JSON, ends too early or has more text.
+        Raises: ValueError naming the file and the byte or line where it is not JSON, ends early or has more text.
         """
         self.unit, self.items = "record", False
         with open_text(self.path) as file:
@@ -206,7 +206,7 @@ class JsonRecords:
                 yield from self._lines(file, decoder)
                 return
             if not window.peek():
-                raise ValueError(f"{self.path}: holds nothing but blanks")
+                raise ValueError(f"{self.path}: is blank")
             opening = window.take("[{")
             if opening == "{" and self.key is not None:
                 yield from self._list_under_key(window)
@@ -275,12 +275,12 @@ class JsonRecords:
 
 
 def _has_halves(text: str, begin: int, end: int) -> bool:
-    """Return whether JSON text has escapes of half characters, which a pair of them has too."""
+    """Return whether JSON text has surrogate escapes; a whole character has two of them."""
     return text.find("\\ud", begin, end) >= 0 or text.find("\\uD", begin, end) >= 0
 
 
 def holds_half_characters(value: Any) -> bool:
-    """Return whether a text of a JSON value holds half a character, which no file can hold as UTF-8."""
+    """Return whether a text in a JSON value has half a character, which UTF-8 cannot represent."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -289,7 +289,7 @@ def holds_half_characters(value: Any) -> bool:
 
 
 def parse_record(data: bytes) -> Any:
-    """Return the record that a piece of JSON holds. Raises: ValueError where it is none, or holds half characters."""
+    """Return the record of a piece of JSON. Raises: ValueError if it is invalid or has half characters."""
     try:
         record = json.loads(data)
     except RecursionError as error:
@@ -302,7 +302,7 @@ def parse_record(data: bytes) -> Any:
 def read_json(path: str | os.PathLike[str], *, any_text: bool = False) -> Any:
     """Return the whole content of a JSON file: the object, or the list of the records of a list or of JSON lines.
 
-    Raises: ValueError naming the file and the place when it is broken, or an object has a key twice.
+    Raises: ValueError naming the file and the position where it is broken, or where an object has a key twice.
     """
     records = JsonRecords(path, unique_keys=True, any_text=any_text)
     found = list(records)

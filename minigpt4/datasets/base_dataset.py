@@ -1,4 +1,4 @@
-"""What all training datasets share: rows are selected once, and a row becomes an Example when it is fetched."""
+"""The base of all training datasets: selects rows once, and turns a fetched row into an Example."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ logger = logging.getLogger(__name__)
 
 
 def with_image(question: str) -> str:
-    """Return the prompt that asks a question about an image: behind the image span, with one closing space."""
+    """Return the prompt of a question about an image: the image span, the question, one space."""
     return f"{IMAGE_SPAN} {question} "
 
 
 class InstructionDataset(RowRules, Dataset[Example]):
-    """Rows of annotation files, asked as `turns` says; a subclass overrides what is particular and nothing else.
+    """Rows of annotation files; a subclass overrides the hooks in which its dataset differs.
 
-    `report` says what was found in the files. `templates` are the prompt templates of
+    `report` counts what the files contain. `templates` are the prompt templates of
     `templates_name`; a sample takes one at random.
-    `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files`,
-    `text_chars`, `box_fault` and `remark` say of a large file is kept beside it, so they depend on the files alone
-    (`other_files` included). `pictures` says how images are shown, `bad_boxes` what is done with bad boxes.
+    `bad_samples` names image files and bad rows to leave out. The index of a large file keeps the answers of the hooks
+    of RowRules, so these depend on the files alone (`other_files` included). `pictures` says how images are shown,
+    `bad_boxes` how bad boxes are treated.
     """
 
     templates_name: ClassVar[str | None] = None
@@ -51,7 +51,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
     """Whether rows are numbered without end; such a dataset has no length."""
     leaves_out_rows_without_image: ClassVar[bool] = False
     image_spelling: ClassVar[tuple[str, str] | None] = None
-    """A part of image names, and how it may be written instead: the other is taken when only that file is there."""
+    """A part of image names and its alternative, used when only that file exists."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class InstructionDataset(RowRules, Dataset[Example]):
             )
             self._tables.append((table, kept))
             self._ends.append(len(self) + (len(table) if kept is None else len(kept)))
-        self.images.listings = None  # what is there may change; and it would travel to the workers
+        self.images.listings = None  # files may come and go, and the listings would travel to the workers
         self._tell(annotations)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Return what is asked and answered; the row has `index`, and `image_size` (width, height) in pixels too."""
+        """Return the questions and answers of a row, which also has `index` and `image_size` (width, height) in pixels."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         return {**row, "index": index}
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """Return one row as an Example; all that is drawn for it is drawn from `rng`.
+        """Return one row as an Example; all its random choices use `rng`.
 
         Raises: ValueError that names dataset, index and file when row or image is bad.
         """
@@ -141,18 +141,18 @@ class InstructionDataset(RowRules, Dataset[Example]):
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}[{index}]: {error}") from error
         if sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in turns) > len(images):
-            raise ValueError(f"{sample_id}: its own text holds {IMAGE_PLACEHOLDER}, which stands for an image")
+            raise ValueError(f"{sample_id}: its own text contains {IMAGE_PLACEHOLDER}, the placeholder of an image")
         return Example(turns=turns, images=tuple(images), id=sample_id)
 
     def clipped_turns(self, row: Row, rng: random.Random) -> tuple[Turn, ...]:
-        """Return the turns of a row; boxes are moved into their image where `bad_boxes` says so."""
+        """Return the turns of a row, with boxes moved into their image if `bad_boxes` is clip."""
         turns = self.turns(row, rng)
         if self.bad_boxes == CLIP:
             turns = [Turn(clip_boxes(turn.prompt), clip_boxes(turn.answer)) for turn in turns]
         return tuple(turns)
 
     def row_lengths(self, costs: TokenCosts) -> np.ndarray:
-        """Return about how many tokens each row takes, (num_rows,) uint16."""
+        """Return the estimated tokens of each row, (num_rows,) uint16."""
         around = mean_chars([template.replace("{}", "") for template in self.templates])
         parts = [table.token_estimates(kept, costs, around=around) for table, kept in self._tables]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -168,9 +168,9 @@ class InstructionDataset(RowRules, Dataset[Example]):
         return counts
 
     def look_at_boxes(self) -> None:
-        """Let `report` count the boxes whose image has to be asked for its size too."""
+        """Count bad boxes in `report`, also those that need the size of the image file."""
         if self.bad_boxes == DROP:
-            return  # has been done, and those rows are gone
+            return  # done when the dataset was built, without those rows
         counts: Counter[int] = Counter()
         for table, kept in self._tables:
             faults = self._faults(table)
@@ -181,7 +181,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         return known_faults(table, self, self.images, self.pictures)
 
     def bad_rows(self) -> dict[str, str]:
-        """Return the rows that lack a key or have a wrong type, by file and place there, with what is wrong."""
+        """Return the reason for each bad row, by its file and its number there."""
         return {
             table.bad_row_name(number): reason
             for table, _ in self._tables
@@ -189,7 +189,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         }
 
     def _tell(self, annotations: Sequence[str]) -> None:
-        """Log what the report says. Raises: ValueError when no usable row is left."""
+        """Log the report. Raises: ValueError when no usable row is left."""
         report, root = self.report, self.images.root
         boxes = report.boxes(self.name, self.bad_boxes)
         if report.num_rows == 0:

@@ -32,15 +32,15 @@ class CaptionDataset(InstructionDataset):
 
 @dataset("coco_caption", images_url=urls.COCO_IMAGES, image_subfolder="train")
 class COCOCaptionDataset(CaptionDataset):
-    """COCO captions of the Karpathy split; rows count as train when "train" stands anywhere in their path."""
+    """COCO captions of the Karpathy split; a row belongs to train if its path contains "train"."""
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Leave out what is not of the training split."""
+        """Leave out rows of other splits."""
         require(record, self.fields)
         return [record] if "train" in record["image"] else []
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the file, which lies in the image folder whatever folder the row names."""
+        """Return the file name; the row's folder does not matter."""
         return [os.path.basename(row["image"])]
 
 

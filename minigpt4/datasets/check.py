@@ -243,7 +243,7 @@ def _lines_of(places: Sequence[DataPath]) -> list[tuple[str, str, str]]:
     texts = []
     for first, *more in lines.values():
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
-        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
+        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.url))
     return texts
 
 

@@ -19,12 +19,12 @@ COCO: dict[str, Any] = {"images_url": urls.COCO_IMAGES}
 @dataset("llava_conversation", annotations_url=urls.LLAVA_CONVERSATION, **COCO)
 @dataset("multitask_conversation", annotations_url=urls.MULTITASK, **COCO)
 class ConversationDataset(InstructionDataset):
-    """Rows of {id, conversations: [{from, value}, ..]}, in turn a question and its answer whatever `from` says."""
+    """Rows of {id, conversations: [{from, value}, ..]}, alternately a question and its answer, whatever `from` says."""
 
     fields: ClassVar = {"id": str, "conversations": list}
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Name what is asked and answered; a question at the end that has no answer is left out."""
+        """Pair questions and answers; a last question without an answer is left out."""
         require(record, self.fields)
         said = record["conversations"]
         for part in said:
@@ -103,5 +103,5 @@ class UnnaturalDataset(InstructionDataset):
 
 
 def without_image_tag(question: str) -> str:
-    """Return the question without `<image>` and line breaks, in whose place nothing comes, and outer blanks."""
+    """Return the question without `<image>`, line breaks and outer blanks; nothing replaces them."""
     return question.replace("<image>", "").replace("\n", "").strip()

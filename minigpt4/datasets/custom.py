@@ -1,6 +1,6 @@
 """A user's own data, by YAML alone: an entry of any name with `type: custom`.
 
-A row, of a JSON or JSONL file or beside an image in a tar shard, has either form; texts are taken as they are:
+A row of a JSON or JSONL file, or of a tar shard together with its image, has one of two forms. Texts stay unchanged:
     {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A"}]}
     {"image": "a.jpg" or ["a.jpg", "b.jpg"] or absent, "question": "What?", "answer": "A" or ["A", "B"]}
 """
@@ -23,15 +23,15 @@ from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 
 TAG = "<image>"
-"""Stands in a question where an image is shown."""
+"""Marks the position of an image in a question."""
 IMAGE_KEYS = ("image", "images")
 OTHER_KEYS = ("img", "img_path", "image_path", "image_file", "image_name", "file_name", "filename", "image_url")
-"""Keys that others use for an image; they are not read here."""
+"""Keys that other tools use for an image; we do not read them."""
 SPEAKERS = (("human", "user"), ("gpt", "assistant"))
 
 
 class _Conversations(InstructionDataset):
-    """Rows of {images, turns: [(question, its possible answers), ..]}; of several answers a sample draws one."""
+    """Rows of {images, turns: [(question, its possible answers), ..]}; a sample takes one answer at random."""
 
     def image_files(self, row: Row) -> list[str]:
         images: list[str] = row["images"]
@@ -41,7 +41,7 @@ class _Conversations(InstructionDataset):
         return text_fault(text for question, answers in row["turns"] for text in (question, *answers))
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the questions as they are, images where they show them or else before the first."""
+        """Keep the questions; images go where a question shows them, else before the first."""
         return ask(row["turns"], rng, num_images=len(row["images"]))
 
 
@@ -73,14 +73,14 @@ class CustomDataset(_Conversations):
 
 
 class CustomStream(_Conversations, StreamDataset):
-    """The same rows in tar shards, each beside its one image."""
+    """The same rows in tar shards, each with one image."""
 
     fields: ClassVar = {}
     templates_name = None
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
-        return [{"images": ["beside it"], "turns": read_turns(record, num_images=1)}]
+        return [{"images": ["in the shard"], "turns": read_turns(record, num_images=1)}]
 
 
 def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
@@ -103,7 +103,7 @@ def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
         raise ValueError(f"its questions show {TAG} {shown} times but it has {num_images} images")
     for question, answers in turns:
         if IMAGE_PLACEHOLDER in question or any(IMAGE_PLACEHOLDER in answer for answer in answers):
-            raise ValueError(f"its own text holds {IMAGE_PLACEHOLDER}, which stands for an image; write {TAG}")
+            raise ValueError(f"its own text contains {IMAGE_PLACEHOLDER}, the placeholder of an image; write {TAG}")
         if not all(map(str.strip, answers)):
             raise ValueError("an answer is empty")
     return turns
@@ -123,10 +123,10 @@ def _conversation(record: Row) -> list[tuple[str, list[str]]]:
 
 
 def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_images: int) -> list[Turn]:
-    """Return the turns as the model gets them.
+    """Return the turns for the model, with images where the questions show them.
 
-    Images stand where the questions show them. Where none does, or where the first question shows the only one, they
-    stand before the first question, as in all other datasets.
+    If no question shows an image, or the first question shows the only one, images come before the first question, as
+    in all other datasets.
     """
     shown = sum(question.count(TAG) for question, _ in turns)
     in_front = num_images > 0 and (shown == 0 or (num_images == 1 and TAG in turns[0][0]))
@@ -145,9 +145,9 @@ def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_image
 
 @registry.register_builder("custom")
 class CustomBuilder(StreamBuilder):
-    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage`, shards.
+    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage` with shards.
 
-    Without an image folder, images are looked for below the folder of the (first) annotation file.
+    Without an image folder, image paths start at the folder of the first annotation file.
     """
 
     DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}

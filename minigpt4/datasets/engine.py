@@ -19,13 +19,13 @@ from minigpt4.datasets.lengths import cleaned_chars, num_chars
 
 
 class EngineBuilder(BaseDatasetBuilder):
-    """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
+    """Builds the three: one annotation file, and images by their path below the parent folder of `vg`."""
 
     annotations_url = urls.DATA_ENGINE
     images_url = urls.VG_IMAGES
 
     def image_folder(self, found: str) -> str:
-        """Return the parent of a folder `vg`, since the rows' paths begin with it."""
+        """Return the parent of a folder `vg`, since the rows' paths begin with `vg`."""
         parent, name = os.path.split(os.path.normpath(found))
         return parent or "." if name == "vg" else found
 
@@ -57,7 +57,7 @@ class EngineMCDataset(EngineDADataset):
         return "left out: 'choide_answer' is a misspelling of 'choice_answer'" if misspelt else None
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Leave out what has no choice."""
+        """Leave out items without a choice."""
         require(record, {})
         if record.get("choice_answer") is None:
             return []
@@ -70,7 +70,7 @@ class EngineMCDataset(EngineDADataset):
         return [record]
 
     def ordered(self, row: Row) -> tuple[list[str], str]:
-        """Return the options in the order in which they are asked, and the letter of the right one."""
+        """Return the options in their order in the question, and the letter of the right one."""
         return row["options"], row["choice_answer"]
 
     def text_chars(self, row: Row) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class EngineMCPDataset(EngineMCDataset):
     """As engine_mc, with the options of every item shuffled once for the whole run."""
 
     def ordered(self, row: Row) -> tuple[list[str], str]:
-        """Return an order that is a function of (seed, dataset, row) alone; of equal options the first is right."""
+        """Return an order that depends on (seed, dataset, row) only; of equal options the first is right."""
         options = list(row["options"])
         right = options[LETTERS.index(row["choice_answer"])]
         derive_rng(self.seed, self.name, "options", row["index"]).shuffle(options)

@@ -1,4 +1,4 @@
-"""Grounded Flickr30k: captions whose phrases carry boxes, asked in three ways. Texts are taken as they are."""
+"""Grounded Flickr30k: captions whose phrases carry boxes, in three tasks. Texts stay unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLICKR: dict[str, Any] = {
 
 
 class FlickrDataset(InstructionDataset):
-    """What the three Flickr30k datasets share: images by number, and one text that holds boxes."""
+    """The base of the three Flickr30k datasets: images by number, and one text with boxes."""
 
     boxed: ClassVar[str]
     """The key of that text."""
@@ -34,7 +34,7 @@ class FlickrDataset(InstructionDataset):
 
 @dataset("flickr_grounded_caption", **FLICKR)
 class GroundedCaptionDataset(FlickrDataset):
-    """Captions with a box behind each phrase."""
+    """Captions with a box after each phrase."""
 
     fields: ClassVar = {"image_id": (int, str), "grounded_caption": str}
     boxed = "grounded_caption"
@@ -49,7 +49,7 @@ class GroundedCaptionDataset(FlickrDataset):
 
 @dataset("flickr_CaptionToPhrase", **FLICKR)
 class CaptionToPhraseDataset(FlickrDataset):
-    """A caption is asked, its phrases with their boxes are the answer."""
+    """The question is a caption, the answer its phrases with their boxes."""
 
     fields: ClassVar = {"image_id": (int, str), "caption": str, "output": str}
     boxed = "output"
@@ -63,7 +63,7 @@ class CaptionToPhraseDataset(FlickrDataset):
 
 @dataset("flickr_ObjectToPhrase", **FLICKR)
 class ObjectToPhraseDataset(FlickrDataset):
-    """A phrase is asked, its boxes are the answer."""
+    """The question is a phrase, the answer its boxes."""
 
     fields: ClassVar = {"image_id": (int, str), "phrase": str, "bbox": str}
     boxed = "bbox"

@@ -1,4 +1,4 @@
-"""Where is it, and what is there: RefCOCO, RefCOCO+, RefCOCOg, the same the other way round, Visual Genome regions."""
+"""Questions for boxes and about boxes: RefCOCO, RefCOCO+, RefCOCOg, their inverses, Visual Genome regions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MAX_REGION_AREA = 16384
 
 
 class ReferDataset(InstructionDataset):
-    """Rows of {image, sentences: [..], box: [x, y, width, height]}: a sentence is asked, its box is the answer.
+    """Rows of {image, sentences: [..], box: [x, y, width, height]}: the question is a sentence, the answer its box.
 
-    `stated_size` is the image's (width, height) where the annotation files state it.
+    `stated_size` is the image's (width, height) if the annotation files state it.
     """
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
@@ -58,18 +58,18 @@ class ReferDataset(InstructionDataset):
         return box_fault(row["box"], image_size)
 
     def box_of(self, row: Row) -> str:
-        """Return the text of the row's box. Raises: ValueError when a row should have been left out for it."""
+        """Return the text of the row's box. Raises: ValueError for a box that `bad_boxes: drop` missed."""
         box, size = row["box"], row["image_size"]
         if self.bad_boxes == DROP and box_fault(box, size) in DROPPED:
             raise ValueError(
-                f"its box {box} lies outside of its image, which is {size[0]} x {size[1]}; "
+                f"its box {box} lies outside its image of {size[0]} x {size[1]} pixels; "
                 f"the annotation files say {row.get('stated_size')}"
             )
         return box_text(box, size)
 
 
 class ReferBuilder(BaseDatasetBuilder):
-    """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
+    """Builds the six: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
 
     images_url = urls.COCO_IMAGES
     spellings = (("(umd)", "(und)"),)
@@ -90,7 +90,7 @@ class ReferBuilder(BaseDatasetBuilder):
 @dataset("refcocop", builder=ReferBuilder)
 @dataset("refcocog", builder=ReferBuilder)
 class RefCOCODataset(ReferDataset):
-    """The training refs of a file of RefCOCO's kind; the first other file, instances.json, has the boxes."""
+    """The training refs of a file of RefCOCO's kind; the first of `other_files`, instances.json, has the boxes."""
 
     def load_rows(self, path: str) -> Iterator[Row]:
         boxes, sizes = coco_boxes(self.other_files[0])
@@ -118,7 +118,7 @@ class RefCOCODataset(ReferDataset):
 @dataset("invrefcocop", builder=ReferBuilder)
 @dataset("invrefcocog", builder=ReferBuilder)
 class InvRefCOCODataset(RefCOCODataset):
-    """The same the other way round: the box is asked, one of its sentences is the answer."""
+    """The inverse: the question is the box, the answer one of its sentences."""
 
     templates_name = "identify"
 
@@ -136,12 +136,12 @@ class InvRefCOCODataset(RefCOCODataset):
     images_url=urls.VG_IMAGES,
 )
 class RefVGDataset(ReferDataset):
-    """The regions of Visual Genome below MAX_REGION_AREA; the first other file, image_data.json, knows the images."""
+    """The regions of Visual Genome below MAX_REGION_AREA; the first of `other_files`, image_data.json, lists the images."""
 
     fields: ClassVar = {}  # rows_of has checked the regions already
 
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
-        """Read which file each image is, then select the regions; the records are images with their regions."""
+        """Read the file name of each image, then select the regions; a record is an image with its regions."""
         known = []
         for number, image in enumerate(JsonRecords(self.other_files[0]), 1):
             try:
@@ -158,11 +158,11 @@ class RefVGDataset(ReferDataset):
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, {"id": int, "regions": list}, what="record")
-        place = int(np.searchsorted(self._ids, record["id"]))
-        if place == len(self._ids) or self._ids[place] != record["id"]:
+        position = int(np.searchsorted(self._ids, record["id"]))
+        if position == len(self._ids) or self._ids[position] != record["id"]:
             raise ValueError(f"image_data.json has no image {record['id']}")
-        image, regions = self._files[place].decode(), record["regions"]
-        width, height = self._sizes[place].tolist()
+        image, regions = self._files[position].decode(), record["regions"]
+        width, height = self._sizes[position].tolist()
         size = (width, height) if (width, height) != NO_SIZE else None
         if not _are_regions(regions):
             for region in regions:
@@ -180,7 +180,7 @@ class RefVGDataset(ReferDataset):
 
 
 def _are_regions(regions: list[Any]) -> bool:
-    """Return whether all regions have what they should; of millions, asking `require` for each takes too long."""
+    """Return whether all regions have the right keys and types; `require` is too slow for millions."""
     try:
         sides = [region[side] for region in regions for side in SIDES]
         are_numbers = set(map(type, sides)) <= {int, float} and math.isfinite(sum(sides))

@@ -1,4 +1,4 @@
-"""Images that the model may see otherwise than a viewer shows them: the full check counts each kind of them."""
+"""Kinds of images that the model may see differently from a viewer; the full check counts them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = {
     CMYK: "are CMYK",
 }
 ALWAYS = {DEEP: "scaled to 8 bits", REAL: "scaled to 8 bits", FRAMES: "the first is shown", CMYK: "converted to RGB"}
-"""What is done with a kind, whatever `pictures` is."""
+"""The treatment of kinds that does not depend on `pictures`."""
 SHOWN = {
     AS_SEEN: {**ALWAYS, TURNED: "shown upright", TRANSPARENT: "shown on white"},
     AS_STORED: {**ALWAYS, TURNED: "shown as stored", TRANSPARENT: "shown without their alpha channel"},
@@ -27,10 +27,7 @@ SHOWN = {
 
 
 def kinds_of_file(file: Source) -> list[str]:
-    """Return the kinds of an image file, which is decoded and converted.
-
-    Raises: ValueError with the reason, which names no file, when the model cannot be shown it.
-    """
+    """Decode and convert an image file; return its kinds. Raises: ValueError with the reason, without the file name."""
     with opened(file) as image:
         kinds = kinds_of(image)
         as_rgb(image, AS_SEEN)

@@ -1,4 +1,4 @@
-"""A look at the data before training: samples of every dataset as the model will get them, and what a step holds."""
+"""The preview page: samples of every dataset as the model gets them, and the contents of a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
 
 NUM_MEASURED = 32
-"""Samples of each dataset whose lengths are measured."""
+"""Samples of each dataset that are measured."""
 
 
 def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> Path:
@@ -31,7 +31,7 @@ def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num
 
 
 def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> list[DatasetView]:
-    """Return what there is to see of each dataset."""
+    """Return the view of each dataset."""
     encoder = registry.get_model_class(cfg.model_cfg.arch).chat_encoder_of(cfg.model_cfg)
     bodies = {str(name): body for name, body in cfg.datasets_cfg.items()}
     components = [
@@ -96,7 +96,7 @@ def _sample(encoded: Encoded, tokenizer: Tokenizer, scale: Tensor) -> Sample:
 
 def _tokens(encoded: Encoded, tokenizer: Tokenizer) -> list[Token]:
     """Return the tokens as text; image tokens that follow each other are one entry."""
-    anchor = tokenizer.encode("x")[-1]  # decoded behind it, a piece keeps the blank that it begins with
+    anchor = tokenizer.encode("x")[-1]  # after it, a decoded piece keeps its leading blank
     before = len(tokenizer.decode([anchor]))
     named = {number: text for text, number in tokenizer.special.items()}
     tokens: list[Token] = []

@@ -1,7 +1,7 @@
-"""Row tables kept in files: what was found in a large annotation file is found once and mapped into memory after that.
+"""Indexes of large annotation files: a file is scanned once, later runs map its row table into memory.
 
-The index lies beside the annotation, or in the cache folder of the user where that place is read-only. It holds nothing
-about image files, which come and go without the annotation changing.
+The index lies in the folder of the annotation file, or in the user's cache folder if that one is read-only. It does not
+depend on image files, since these may come and go.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 SMALLEST = 1 << 22
 """Bytes; smaller annotation files get no index and are scanned at every start."""
 LOCK_SECONDS = 600.0
-"""How long a process waits for another one that writes an index, before it goes on without."""
+"""Seconds that a process waits for another one to write an index."""
 _MAGIC = b"minigpt4 rows 2\n"
 
 
@@ -59,12 +59,12 @@ def table_of(path: str, rules: RowRules) -> RowTable:
             return _open(path, place, signature) or _write(path, place, signature, rules)
         finally:
             lock.release()
-    logger.warning("%s: its index can be kept nowhere; it is read anew at every start", path)
+    logger.warning("%s: no folder can hold its index; it is scanned at every start", path)
     return RowTable.scan(path, rules.load_rows(path), rules)
 
 
 def _locked(path: str, place: str) -> FileLock | None:
-    """Wait for the right to write an index; None where its folder is read-only, or the lock does not come."""
+    """Wait for the lock of an index; None if its folder is read-only, or the lock does not come."""
     holder = f"{path}: another process writes its index"
     try:
         os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
@@ -75,11 +75,11 @@ def _locked(path: str, place: str) -> FileLock | None:
 
 
 def _parts(place: str) -> list[tuple[str, int]]:
-    """Return the half-written files of an index, each with its time: they are renewed while their writer works."""
+    """Return the partial files of an index, each with its time, which its writer keeps renewing."""
     found = []
     folder, name = os.path.split(place)
     for part in glob.glob(f"{glob.escape(folder)}/*{glob.escape(name)}.*.part", include_hidden=True):
-        with contextlib.suppress(FileNotFoundError):  # it has just become the index
+        with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
             found.append((part, os.stat(part).st_mtime_ns))
     return found
 
@@ -145,7 +145,7 @@ def _open(path: str, place: str, signature: Any) -> RowTable | None:
 
 
 def _places(path: str, key: str) -> list[str]:
-    """Return where an index may be: beside the annotation, in the cache folder."""
+    """Return the possible paths of an index: in the annotation's folder, in the cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=8).hexdigest()
     return [f"{path}.{key}.index", os.path.join(cache, "minigpt4", f"{name}.{key}.index")]
@@ -153,7 +153,7 @@ def _places(path: str, key: str) -> list[str]:
 
 @functools.cache
 def _key_of(cls: Any) -> str:
-    """Return a name for what decides the rows of a class; classes that inherit all of it share their indexes."""
+    """Return a key of the hooks that find a class's rows; classes with the same hooks share an index."""
     names = ("load_rows", "rows_of", "image_files", "text_chars", "box_fault", "remark")
     rules: list[Any] = [getattr(cls, name) for name in names]
     named = [f"{rule.__module__}.{rule.__qualname__}" for rule in rules]

@@ -1,4 +1,4 @@
-"""How annotation files become rows: hooks that a dataset overrides, whose answers the index of a large file keeps."""
+"""Hooks that turn annotation files into rows. A dataset overrides them; an index keeps their answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class RowRules:
-    """Finds the rows of annotation files. All answers but `box_fault_in` depend on the files alone."""
+    """Finds the rows of annotation files. All answers but those of `box_fault_in` depend on the files alone."""
 
     fields: ClassVar[dict[str, Any]] = {}
     """The keys that every row must have, with the types of their values."""
@@ -25,17 +25,17 @@ class RowRules:
         return JsonRecords(path)
 
     def rows_of(self, record: Any) -> Sequence[Row]:
-        """Return the rows that a record holds; the record itself when not overridden, [] leaves it out."""
+        """Return the rows of a record, by default the record itself; [] leaves it out."""
         return [record]
 
     def remark(self, record: Any) -> str | None:
-        """Return what the user should know about a record, of which the log has the count."""
+        """Return a remark about a record; the log counts equal ones."""
         return None
 
     def image_files(self, row: Row) -> list[str]:
         """Return the names of the row's images, below the image folder or absolute; [] for a row of text only.
 
-        When not overridden: the row's `image`.
+        By default the row's `image`.
         """
         return [row["image"]]
 
@@ -51,9 +51,9 @@ class RowRules:
         return 0, sum(map(mean_chars, answers))
 
     def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""
+        """Return the fault of the row's boxes, see `datasets.boxes`; by default it has none."""
         return INSIDE
 
     def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
-        """Return the same for a row whose `box_fault` is UNKNOWN without its image's (width, height)."""
+        """Return the fault of a row whose `box_fault` is UNKNOWN, given its image's (width, height)."""
         raise NotImplementedError

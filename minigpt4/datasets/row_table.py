@@ -1,4 +1,4 @@
-"""Where the rows of one annotation file lie, which images each of them shows, and how long its text is."""
+"""The table of one annotation file: position, images, text length and box fault of each row."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ROW = {
     "lengths": np.int32,  # the bytes of its record
     "parts": np.int32,  # its number among the rows of its record
     "images": np.int32,  # its number among the distinct image names
-    "prompt_chars": np.uint16,  # the characters of its first question, 65,535 for more
-    "answer_chars": np.uint16,  # those of all that follows that question, likewise
-    "faults": np.uint8,  # what is wrong with its boxes, as of datasets.boxes
+    "prompt_chars": np.uint16,  # the characters of its first question, at most 65,535
+    "answer_chars": np.uint16,  # the characters after that question, at most 65,535
+    "faults": np.uint8,  # the fault of its boxes, see datasets.boxes
 }
-"""What is known of each row."""
+"""The columns of the table."""
 DTYPES = ROW | {
     "names": np.uint8,  # the distinct image names, UTF-8, a zero byte between them
     "blob": np.uint8,  # the records themselves where they came from no JSON file
@@ -35,15 +35,15 @@ DTYPES = ROW | {
 _PACKED, _pack = np.dtype(list(ROW.items())), struct.Struct("<qiiiHHB").pack
 MAX_CHARS = np.iinfo(np.uint16).max
 IMAGE_SEPARATOR = "\n"
-"""Stands between the names of a row with several images."""
+"""Joins the image names of a row with several images."""
 
 
 class RowTable:
-    """Says for each row where it is; a row's record is decoded when it is asked for.
+    """Finds each row in its file; a row's record is decoded when it is needed.
 
-    `arrays` are those of DTYPES. `info` says how the file is read, and has two lists: `bad`, for each row that cannot
-    be used (its number, that of its record, the reason), and `remarks`, counts of what the user should know.
-    `reopen` is what another process calls to get the table; without it the arrays travel.
+    `arrays` are those of DTYPES. `info` says how to read the file, and has two lists: `bad`, (row, number of its record,
+    reason) for each unusable row, and `remarks`, counts of remarks for the user. Another process calls `reopen` to get
+    the table; without it the arrays travel.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class RowTable:
         return record, int(self.arrays["parts"][index])
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Leave the open file behind: another process opens its own."""
+        """Leave out the open file: another process opens its own."""
         return self._reopen or (RowTable, (self.path, self.arrays, self.info))
 
     def num_bytes(self) -> int:
@@ -126,11 +126,11 @@ class RowTable:
         return bytes(self.arrays["names"]).decode().split("\0") if len(self) else []
 
     def bad_row_name(self, number: int) -> str:
-        """Return what the n-th of the bad rows is called in messages: its file and where it is there."""
+        """Return the name of the n-th bad row in messages: its file and its number there."""
         return f"{self.path}: {self.info['unit']} {self.bad[number][1]}"
 
     def place_of(self, index: int) -> str | None:
-        """Return what a row is called in messages when it is one of the bad ones."""
+        """Return the name of a row in messages, None if it is not a bad one."""
         number = bisect_left(self.bad, index, key=itemgetter(0))
         is_bad = number < len(self.bad) and self.bad[number][0] == index
         return self.bad_row_name(number) if is_bad else None

@@ -1,4 +1,4 @@
-"""What a mixture deals in: its components, references to samples, and samples that were fetched."""
+"""The parts of a mixture: its components, references to samples, and fetched samples."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class BadSample:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample reference and what was fetched for it."""
+    """A sample reference with the fetched content."""
 
     ref: SampleRef
     content: Example | BadSample

@@ -1,4 +1,4 @@
-"""Which rows of a table a dataset keeps, given the images that are there and the samples known to be bad."""
+"""Selects the rows of a table that a dataset keeps, given the existing images and known bad samples."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def select_rows(
 ) -> np.ndarray | None:
     """Return the kept rows, (num_kept,) int32, None for all; `report` gets the counts.
 
-    `by_rule`: rows without image are left out. `bad_samples` names image files and bad rows that are left out anyway.
-    `faults`, (num_rows,) uint8, says what is wrong with each row's boxes; `drop` leaves out those with DROPPED ones.
+    `by_rule` leaves out rows without image. `bad_samples` names image files and bad rows to leave out. `faults`,
+    (num_rows,) uint8, are those of the rows' boxes; `drop` leaves out rows with DROPPED ones.
     """
     image_of = table.arrays["images"]
     paths = [_paths_of(names, images) for names in table.image_names()]
@@ -62,7 +62,7 @@ def select_rows(
 
 
 def known_faults(table: RowTable, rules: RowRules, images: ImageFolder, pictures: str) -> np.ndarray:
-    """Return what is wrong with each row's boxes, (num_rows,) uint8; where sizes are not stated, images are asked."""
+    """Return the fault of each row's boxes, (num_rows,) uint8; image files give the sizes that no row states."""
     faults = table.arrays["faults"].copy()
     sizes: dict[str, tuple[int, int] | None] = {}
     for at in np.flatnonzero(faults == UNKNOWN).tolist():

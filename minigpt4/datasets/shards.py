@@ -1,4 +1,4 @@
-"""What lies in a tar shard: its samples, an image and a .json of one name each, and the members that belong to none."""
+"""The samples of a tar shard (an image and a .json of the same name), and its members without a sample."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Shard:
     cut: str | None = None
 
     def remarks(self) -> list[str]:
-        """Return what is wrong with the shard, in words that begin with its path."""
+        """Return remarks about faults of the shard; each begins with its path."""
         found = [f"{self.path}: cannot be read to its end: {self.cut}"] if self.cut else []
         if self.unused:
             first = {reason: name for name, reason in reversed(self.unused)}
@@ -67,8 +67,8 @@ class Shard:
 
 
 def read_shard(path: str) -> Shard:
-    """Return what lies in a shard, up to where it is cut off; no content is read."""
-    # webdataset's own reader gives contents in the order of the file; a row that can be found again needs their places
+    """Return the samples of a shard up to its end or cut; reads no content."""
+    # webdataset's reader yields contents in the order of the file; finding a row again needs byte positions
     from webdataset.tariterators import base_plus_ext
 
     shard = Shard(path)
@@ -118,7 +118,7 @@ def _why_cut(path: str, error: Exception) -> str:
 
 
 def open_shards(read_row: Callable[[bytes], Any], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return as `shards` how many samples each has, what is wrong with which of them, their kinds, and its remarks."""
+    """Read every sample; return under `shards` each one's number of samples, bad samples, kinds and remarks."""
     found = {}
     for path in paths:
         shard = read_shard(path)
@@ -142,7 +142,7 @@ def open_shards(read_row: Callable[[bytes], Any], paths: Sequence[str]) -> dict[
 
 
 def cut_shards(paths: Sequence[str]) -> list[str]:
-    """Return the shards that do not end as a tar file does, found at their last bytes alone."""
+    """Return the shards whose last bytes are not the end of a tar file."""
     return [path for path in paths if not _has_end(path)]
 
 
@@ -158,6 +158,6 @@ def _has_end(path: str) -> bool:
 
 
 def named(paths: Sequence[str]) -> str:
-    """Return the first few paths, and how many more there are."""
+    """Return the first few paths, and the number of the others."""
     more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
     return ", ".join(paths[:MAX_NAMED]) + more

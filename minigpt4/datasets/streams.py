@@ -1,7 +1,7 @@
 """Endless streams from WebDataset tar shards (cc_sbu, laion): captions of web images.
 
-Shards are drawn again and again. Which sample a row is follows from (seed, row) alone, so a resumed run goes on exactly
-on any number of workers; rows come in blocks, each from one shard, so that a worker reads few shards' headers.
+Shards repeat without end. A row's sample depends on (seed, row) only, so a resumed run continues exactly on any number of
+workers. Rows come in blocks, each from one shard, so that a worker reads the headers of few shards.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MAX_TRIES = 100
 """The number of unreadable samples in a row after which a stream raises an error."""
 NUM_BLOCKS_KEPT = 2
 MAX_WORKERS = 256
-"""So many workers count what they skip in places of their own."""
+"""Workers up to this number each have their own counter of skipped samples."""
 
 
 class StreamBuilder(BaseDatasetBuilder):
-    """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
+    """Builds streams: `storage` is one or more patterns of shards; those that exist are used."""
 
     annotations_url = urls.STREAMS
     has_images = False  # they are in the shards
@@ -67,7 +67,7 @@ class StreamBuilder(BaseDatasetBuilder):
         ]
 
     def _shards(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the shards that are there, those that are not, and the patterns that name them."""
+        """Return the shards that exist, those that do not, and their patterns."""
         from webdataset.shardlists import expand_urls
 
         patterns = self.option_list("storage")
@@ -82,10 +82,10 @@ class StreamBuilder(BaseDatasetBuilder):
 @dataset("cc_sbu", builder=StreamBuilder)
 @dataset("laion", builder=StreamBuilder)
 class StreamDataset(InstructionDataset):
-    """Samples of tar shards: an image, and beside it a .json with its `caption`.
+    """Samples of tar shards: an image, and a .json of its name with its `caption`.
 
-    A sample that does not decode is skipped: another of its block takes its place, and `num_skipped` counts it.
-    `remarks` says what the user should know about the first block's shard, which `build` reads.
+    A sample that does not decode is skipped: another of its block replaces it, and `num_skipped` counts it. `remarks`
+    are those about the first block's shard, which `build` reads.
     """
 
     is_stream = True
@@ -93,7 +93,7 @@ class StreamDataset(InstructionDataset):
     templates_name: ClassVar[str | None] = "caption"
 
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
-        """Keep the paths of the shards, which are opened when their turn comes.
+        """Keep the paths of the shards, which are opened later.
 
         Raises: ValueError when no shard has a sample.
         """
@@ -160,7 +160,7 @@ class StreamDataset(InstructionDataset):
             logger.warning("%s is skipped (%d skipped so far): %s", sample_id, count, error)
 
     def _block(self, block: int) -> tuple[str, np.ndarray]:
-        """Return a block's shard and where its samples lie there, in the block's order, (num_samples, 4) int64."""
+        """Return a block's shard and the positions of its samples, in the block's order, (num_samples, 4) int64."""
         if block not in self._blocks:
             shard, members = self._read_block(block)
             for old in sorted(self._blocks)[: -NUM_BLOCKS_KEPT + 1]:
@@ -169,7 +169,7 @@ class StreamDataset(InstructionDataset):
         return self._blocks[block]
 
     def _read_block(self, block: int) -> tuple[Shard, np.ndarray]:
-        """Return a block's shard, and where its samples lie there, in the block's order."""
+        """Return a block's shard and the positions of its samples, in the block's order."""
         rng = derive_rng(self.seed, self.name, "shard", block)
         shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
         members = np.array(shard.samples, np.int64).reshape(-1, 4)

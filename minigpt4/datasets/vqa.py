@@ -34,12 +34,12 @@ class VQADataset(InstructionDataset):
 @dataset("coco_vqa", **COCO)
 @dataset("ok_vqa", **COCO)
 class COCOVQADataset(VQADataset):
-    """COCO VQA and OK-VQA: many rows are about images of the validation split, which are left out."""
+    """COCO VQA and OK-VQA: many rows are about images of the validation split, which the builder leaves out."""
 
     leaves_out_rows_without_image = True
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the file, which lies in the image folder whatever folder the row names."""
+        """Return the file name; the row's folder does not matter."""
         return [os.path.basename(row["image"])]
 
 

@@ -1,4 +1,4 @@
-"""What happens to a picture and to a caption before the encoder sees them."""
+"""The image processor (resize, normalise) and the caption processor (clean, cut)."""
 
 from __future__ import annotations
 

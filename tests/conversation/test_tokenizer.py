@@ -95,5 +95,5 @@ def test_the_byte_tokenizer_needs_no_file_and_knows_the_special_tokens():
 
 def test_an_empty_file_is_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer.model").touch()
-    with pytest.raises(ValueError, match=r"tokenizer\.model: is no sentencepiece model, it has no pieces"):
+    with pytest.raises(ValueError, match=r"tokenizer\.model: is not a sentencepiece model: it has no pieces"):
         load_tokenizer(str(tmp_path))

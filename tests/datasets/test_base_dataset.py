@@ -142,14 +142,14 @@ def test_a_dataset_that_forgets_the_image_span_is_told(colours):
 @pytest.mark.parametrize("text", ["a red <ImageHere> thing", "<Img><ImageHere></Img>"])
 def test_a_placeholder_in_a_rows_own_text_is_refused_with_dataset_index_and_file(colours, text):
     dataset = colours([{"file": "0.png", "colour": text}], EchoBuilder)
-    with pytest.raises(ValueError, match=r"colour\[0\] .*images/0\.png: its own text holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"colour\[0\] .*images/0\.png: its own text contains <ImageHere>"):
         get(dataset, 0)
 
 
 def test_a_placeholder_in_an_answer_is_refused(colours):
     dataset = colours([{"file": "0.png", "colour": "<ImageHere>"}])
     dataset.text_processor = str
-    with pytest.raises(ValueError, match=r"colour\[0\] .*0\.png: an answer holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"colour\[0\] .*0\.png: an answer contains <ImageHere>"):
         get(dataset, 0)
 
 
@@ -160,9 +160,9 @@ def test_every_missing_path_is_told_with_its_key_and_address():
     builder = ColourBuilder(cfg, name="colour")
     assert builder.problems() == [
         "datasets.colour.build_info.annotations.train.storage: no file x/a.json; "
-        "to be had from https://example.org/colours.json",
+        "download it from https://example.org/colours.json",
         "datasets.colour.build_info.annotations.train.storage: no file x/b.json; "
-        "to be had from https://example.org/colours.json",
+        "download it from https://example.org/colours.json",
         "datasets.colour.build_info.images.storage: no folder is set",
     ]
     with pytest.raises(ValueError, match=r"no file x/a\.json(.|\n)*no file x/b\.json(.|\n)*no folder is set"):

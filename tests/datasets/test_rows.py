@@ -138,7 +138,7 @@ def test_a_table_goes_to_another_process(tmp_path):
         ('[{"a": 1}, {"a": "xy', "broken or cut off JSON near byte 17: Unterminated string"),
         ('[{"a": 1}', r"broken JSON at byte 9: its end where one of ,\] should be"),
         ('[{"a": 1} {"a": 2}]', r"broken JSON at byte 10: '\{' where one of ,\] should be"),
-        (" \n", "holds nothing but blanks"),
+        (" \n", "is blank"),
         ("", "is empty"),
         ("<html>", r"broken JSON at byte 0: '<' where one of \[\{ should be"),
         ('{"other": []}', "has no list under 'data'"),
@@ -158,7 +158,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
         list(JsonRecords(str(path)))
 
 
-def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
+def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(RECORDS))
     table = table_of(JsonRecords(str(path)))
@@ -180,6 +180,6 @@ def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
         ("x", "a row should be an object with q, n, a, not 'x'"),
     ],
 )
-def test_a_row_of_another_shape_is_told_in_words(row, message):
+def test_the_message_names_the_key_of_a_row_of_another_shape(row, message):
     with pytest.raises(ValueError, match=message):
         require(row, {"q": str, "n": (int, str), "a": list[str]})

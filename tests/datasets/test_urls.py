@@ -1,4 +1,4 @@
-"""Download URLs: each is written once, and the page that lists them is current."""
+"""Download URLs: each occurs once, and the page that lists them is current."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_the_table_of_the_page_is_what_the_tool_writes():
         assert f"`{name}`" in page
 
 
-def test_no_url_of_the_python_module_stands_in_a_yaml_file_too():
+def test_no_url_of_the_python_module_is_in_a_yaml_file_too():
     texts = [text for name, text in vars(urls).items() if name.isupper()]
     found = {url for text in texts for url in URL.findall(text)}
     assert len(found) > 15
@@ -37,23 +37,23 @@ class MyBuilder(BaseDatasetBuilder):
     images_url = "https://a.org/images"
 
 
-def addresses_of(build_info):
+def urls_of(build_info):
     builder = MyBuilder(OmegaConf.create({"build_info": build_info}), name="mine")
-    return [place.address for place in builder.data_paths()]
+    return [path.url for path in builder.data_paths()]
 
 
 def test_a_url_of_the_yaml_comes_before_that_of_the_builder():
     train = {"storage": ["a.json", "b.json"], "url": ["https://b.org/a.json", "https://b.org/b.json"]}
     images = {"storage": "images", "url": "https://b.org/images.zip"}
-    assert addresses_of({"annotations": {"train": train}, "images": images}) == [*train["url"], images["url"]]
+    assert urls_of({"annotations": {"train": train}, "images": images}) == [*train["url"], images["url"]]
     train["url"] = ["https://b.org/1", "https://b.org/2", "https://b.org/3"]
     joined = "https://b.org/1 and https://b.org/2 and https://b.org/3"
-    assert addresses_of({"annotations": {"train": train}, "images": {"storage": "x"}})[:2] == [joined] * 2
+    assert urls_of({"annotations": {"train": train}, "images": {"storage": "x"}})[:2] == [joined] * 2
 
 
 def test_a_placeholder_is_no_url():
     train = {"storage": "a.json", "url": ["/path/to/data"]}
-    assert addresses_of({"annotations": {"train": train}, "image_path": "x"}) == [
+    assert urls_of({"annotations": {"train": train}, "image_path": "x"}) == [
         "https://a.org/all.json",
         "https://a.org/images",
     ]
