@@ -1,7 +1,7 @@
 """Reads records of JSON files one after the other with their positions; no file is held in memory.
 
-Training and evaluation files follow the same rules. The content decides: a list gives its elements, an object its items,
-and one object a line is JSON lines.
+Training and evaluation files follow the same rules. The content decides: a list gives its elements, an object its
+items, and one object a line is JSON lines.
 """
 
 from __future__ import annotations

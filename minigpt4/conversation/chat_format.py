@@ -18,8 +18,8 @@ class ChatFormat:
     """The marks of one model family, and its prompts.
 
     A conversation is laid out as `bos`, `system`, template(question), answer, `end`, and for each later turn `between`,
-    template(question), answer, `end`. Two kinds of pieces are tokenized separately: a question with the marks before it,
-    and an answer with its `end`.
+    template(question), answer, `end`. Two kinds of pieces are tokenized separately: a question with the marks before
+    it, and an answer with its `end`.
 
     template: the text around a question, with one {} for it.
     end: closes each answer; `model.end_sym` of a YAML replaces it.
@@ -99,7 +99,7 @@ class ChatFormat:
     def pieces(self, prompt: str) -> Iterator[str]:
         """Yield the pieces of a generation prompt that are tokenized separately: question, answer, question..
 
-        An answer begins after the template's text that follows a question, and ends before the next question's `between`.
+        An answer begins after the template's text behind a question, and ends before the next question's `between`.
         """
         before, mark = self.around_question
         opening, following = self.generation_start + self.system + before, self.between + before.rstrip()

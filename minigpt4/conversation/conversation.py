@@ -140,8 +140,7 @@ class Losses(NamedTuple):
     """The losses of a Batch.
 
     loss () float32, with a gradient: the sum of the target losses by `Batch.weights`, by default their mean;
-    target_losses (targets,) float32 without a gradient; target_positions (targets,) int64, the position of each target in the
-    stream.
+    target_losses (targets,) float32 without a gradient; target_positions (targets,) int64 in the stream.
     """
 
     loss: Tensor

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,11 @@ def _check_kind(content: Mapping[str, Any]) -> None:
                 raise _DiffersError(f"its {key} has the step {step['type']}, which Llama-2's tokenizer lacks")
 
 
-def _steps(stage: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the steps of a normalizer or pre-tokenizer, those of sequences too."""
-    if stage is None:
-        return
-    if stage["type"] != "Sequence":
-        yield stage
-        return
-    for step in stage.get("normalizers") or stage.get("pretokenizers") or ():
-        yield from _steps(step)
+def _steps(stage: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the steps of a normalizer or pre-tokenizer, including those of sequences."""
+    if stage is None or stage["type"] != "Sequence":
+        return [] if stage is None else [stage]
+    return [inner for step in stage.get("normalizers") or stage.get("pretokenizers") or () for inner in _steps(step)]
 
 
 def _convert(vocab: Mapping[str, int], merges: Sequence[Any], added: Mapping[str, bool], path: Path) -> bytes:

@@ -101,7 +101,7 @@ class InstructionDataset(RowRules, Dataset[Example]):
         self._tell(annotations)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Return the questions and answers of a row, which also has `index` and `image_size` (width, height) in pixels."""
+        """Return the questions and answers of a row, which also has `index` and `image_size`, (width, height)."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -159,11 +159,10 @@ class InstructionDataset(RowRules, Dataset[Example]):
 
     def image_paths(self, listings: Listings) -> dict[str, int]:
         """Return all image files of the dataset, each with the number of rows that show it."""
-        counts: dict[str, int] = {}
+        counts = Counter[str]()
         self.images.listings = listings
         for table, kept in self._tables:
-            for path, count in image_paths(table, kept, self.images).items():
-                counts[path] = counts.get(path, 0) + count
+            counts.update(image_paths(table, kept, self.images))
         self.images.listings = None
         return counts
 

@@ -30,13 +30,10 @@ BOX = re.compile(r"\{<(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)>\}")
 
 def checked_box(box: Any) -> list[float]:
     """Return a box (x, y, width, height). Raises: ValueError unless it is four finite numbers."""
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+    are_finite = isinstance(box, list) and all(type(side) in (int, float) and abs(side) < MAX_SIDE for side in box)
+    if not are_finite or len(box) != 4:
         raise ValueError(f"its box should be four finite numbers x, y, width, height, not {box!r}")
     return [float(side) for side in box]
-
-
-def _is_finite(side: Any) -> bool:
-    return type(side) in (int, float) and abs(side) < MAX_SIDE
 
 
 def box_fault(box: Sequence[float], image_size: ImageSize | None) -> int:

@@ -145,7 +145,7 @@ def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_image
 
 @registry.register_builder("custom")
 class CustomBuilder(StreamBuilder):
-    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage` with shards.
+    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage`: shards.
 
     Without an image folder, image paths start at the folder of the first annotation file.
     """

@@ -82,8 +82,8 @@ class ReferBuilder(BaseDatasetBuilder):
 
     def _file(self, name: str) -> DataPath:
         dataset = str(self.option("dataset")).removeprefix("inv")
-        address = f"{urls.REFER}/{dataset}.zip"
-        return self.data_path("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", address)
+        url = f"{urls.REFER}/{dataset}.zip"
+        return self.data_path("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", url)
 
 
 @dataset("refcoco", builder=ReferBuilder)
@@ -136,7 +136,7 @@ class InvRefCOCODataset(RefCOCODataset):
     images_url=urls.VG_IMAGES,
 )
 class RefVGDataset(ReferDataset):
-    """The regions of Visual Genome below MAX_REGION_AREA; the first of `other_files`, image_data.json, lists the images."""
+    """The regions of Visual Genome below MAX_REGION_AREA; `other_files` begins with image_data.json."""
 
     fields: ClassVar = {}  # rows_of has checked the regions already
 

@@ -20,14 +20,11 @@ class Listings:
         """Return whether the file existed when its folder was read."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
-            self._names[folder] = _files_in(folder) if os.path.isdir(folder) else ()
+            self._names[folder] = ()
+            if os.path.isdir(folder):
+                with os.scandir(folder) as entries:
+                    self._names[folder] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
         return name in self._names[folder]
-
-
-def _files_in(folder: str) -> frozenset[str]:
-    """Return the names of a folder's files, without subfolders."""
-    with os.scandir(folder) as entries:
-        return frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 class ImageFolder:

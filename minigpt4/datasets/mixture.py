@@ -127,12 +127,9 @@ class MixtureSampler(Sampler[list[SampleRef]]):
         component = self.components[choice]
         positions: Sequence[int] = range(position, position + component.batch_size)
         if component.num_rows is None:
-            positions = [self._own_block(place, micro_batch_id % self.world_size) for place in positions]
+            rank, blocks = micro_batch_id % self.world_size, (divmod(place, STREAM_BLOCK) for place in positions)
+            positions = [(block * self.world_size + rank) * STREAM_BLOCK + place for block, place in blocks]
         return [orders[choice].ref_at(place, micro_batch_id) for place in positions]
-
-    def _own_block(self, position: int, rank: int) -> int:
-        block, place = divmod(position, STREAM_BLOCK)
-        return (block * self.world_size + rank) * STREAM_BLOCK + place
 
     def _choices(self, rank: int) -> np.ndarray:
         uniform = _raw(derive_seed(self.seed, "mixture", rank), self.num_steps) / 2.0**64

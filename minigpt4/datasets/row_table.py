@@ -41,9 +41,9 @@ IMAGE_SEPARATOR = "\n"
 class RowTable:
     """Finds each row in its file; a row's record is decoded when it is needed.
 
-    `arrays` are those of DTYPES. `info` says how to read the file, and has two lists: `bad`, (row, number of its record,
-    reason) for each unusable row, and `remarks`, counts of remarks for the user. Another process calls `reopen` to get
-    the table; without it the arrays travel.
+    `arrays` are those of DTYPES. `info` says how to read the file. Its `bad` has (row, number of its record, reason)
+    for each unusable row, its `remarks` count remarks for the user. Another process calls `reopen` to get the table;
+    without it the arrays travel.
     """
 
     def __init__(

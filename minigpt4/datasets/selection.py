@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -85,14 +86,13 @@ def count_faults(faults: np.ndarray) -> dict[int, int]:
     return {fault: counts[fault] for fault in FAULTS}
 
 
-def image_paths(table: RowTable, kept: np.ndarray | None, images: ImageFolder) -> dict[str, int]:
+def image_paths(table: RowTable, kept: np.ndarray | None, images: ImageFolder) -> Counter[str]:
     """Return the image files of the kept rows, each with the number of rows that show it."""
     numbers = table.arrays["images"] if kept is None else table.arrays["images"][kept]
     names = table.image_names()
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for group, count in zip(names, np.bincount(numbers, minlength=len(names)).tolist(), strict=True):
-        for path in _paths_of(group, images) if count else ():
-            counts[path] = counts.get(path, 0) + count
+        counts.update(dict.fromkeys(_paths_of(group, images), count) if count else {})
     return counts
 
 

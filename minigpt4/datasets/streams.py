@@ -1,7 +1,7 @@
 """Endless streams from WebDataset tar shards (cc_sbu, laion): captions of web images.
 
-Shards repeat without end. A row's sample depends on (seed, row) only, so a resumed run continues exactly on any number of
-workers. Rows come in blocks, each from one shard, so that a worker reads the headers of few shards.
+Shards repeat without end. A row's sample depends on (seed, row) only, so a resumed run continues exactly on any number
+of workers. Rows come in blocks, each from one shard, so that a worker reads the headers of few shards.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ class StreamDataset(InstructionDataset):
         self.shards = list(annotations)
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # a place a worker: no races
         self._blocks: dict[int, tuple[str, np.ndarray]] = {}
-        shard, members = self._read_block(0)
-        self._blocks[0] = shard.path, members
-        self.remarks = [f"{self.name}: {remark}" for remark in shard.remarks()]
+        self._block(0)
 
     @property
     def num_skipped(self) -> int:
@@ -162,19 +160,16 @@ class StreamDataset(InstructionDataset):
     def _block(self, block: int) -> tuple[str, np.ndarray]:
         """Return a block's shard and the positions of its samples, in the block's order, (num_samples, 4) int64."""
         if block not in self._blocks:
-            shard, members = self._read_block(block)
+            rng = derive_rng(self.seed, self.name, "shard", block)
+            shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
+            members = np.array(shard.samples, np.int64).reshape(-1, 4)
+            order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
             for old in sorted(self._blocks)[: -NUM_BLOCKS_KEPT + 1]:
                 del self._blocks[old]
-            self._blocks[block] = shard.path, members
+            self._blocks[block] = shard.path, members[np.argsort(order, kind="stable")]
+            if block == 0:
+                self.remarks = [f"{self.name}: {remark}" for remark in shard.remarks()]
         return self._blocks[block]
-
-    def _read_block(self, block: int) -> tuple[Shard, np.ndarray]:
-        """Return a block's shard and the positions of its samples, in the block's order."""
-        rng = derive_rng(self.seed, self.name, "shard", block)
-        shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
-        members = np.array(shard.samples, np.int64).reshape(-1, 4)
-        order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
-        return shard, members[np.argsort(order, kind="stable")]
 
     def _first_with_samples(self, shards: Sequence[str]) -> Shard:
         """Return the first shard that has samples. Raises: ValueError when none has one."""

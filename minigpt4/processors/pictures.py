@@ -62,7 +62,9 @@ def opened(source: Source) -> Iterator[Image.Image]:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if image.format == "EPS":
                 raise ValueError("it is an EPS drawing, which Pillow gives to another program; save it as PNG")
-            if image.format == "TIFF" and _has_deep_planes(image):
+            tags: Any = getattr(image, "tag_v2", {})
+            bits = tags.get(_BITS, (8,))
+            if image.format == "TIFF" and tags.get(_PLANAR) == 2 and len(bits) > 1 and max(bits) > 8:
                 raise ValueError("it has a 16-bit plane for each colour, which Pillow misreads; save it as PNG")
             image.load()
             yield image
@@ -115,12 +117,6 @@ def orientation_of(image: Image.Image) -> int:
     except Exception:  # damaged EXIF data: every viewer shows the picture as it is stored
         return 1
     return orientation if orientation in TURNS else 1
-
-
-def _has_deep_planes(image: Any) -> bool:
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS, (8,))
-    return tags.get(_PLANAR) == 2 and len(bits) > 1 and max(bits) > 8
 
 
 def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:

@@ -75,11 +75,17 @@ def test_an_annotation_that_changes_is_scanned_again(gqa, tmp_path, caplog):
     assert len(indexes(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"no index at all", None])
+OLD_INDEX = b"minigpt4 rows\0\0"
+"""How an index of an earlier version begins."""
+
+
+@pytest.mark.parametrize("damage", [b"", b"no index at all", OLD_INDEX, None])
 def test_a_damaged_index_is_written_again(gqa, tmp_path, caplog, damage):
     gqa()
     index = tmp_path / indexes(tmp_path)[0]
-    index.write_bytes(index.read_bytes()[:-100] if damage is None else damage)
+    whole = index.read_bytes()
+    rest = whole[len(OLD_INDEX) :] if damage == OLD_INDEX else b""
+    index.write_bytes(whole[:-100] if damage is None else damage + rest)
     assert questions(gqa(), 1999) == ["Q1999 é?"]
     assert num_scans(caplog) == 2
 
