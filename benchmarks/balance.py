@@ -20,45 +20,46 @@ from typing import Any
 import numpy as np
 
 from minigpt4.common.config import PACKAGE_DIR, Config
-from minigpt4.datasets.mixture import Ingredient, MixtureSampler
+from minigpt4.datasets.mixture import MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 NUM_ROWS = 1000
 
 
-def shipped_mixture() -> tuple[dict[str, np.ndarray], list[Ingredient]]:
+def shipped_mixture() -> tuple[dict[str, np.ndarray], list[MixtureComponent]]:
     """Return the drawn tokens of each row by dataset, and the 25 datasets of the shipped mixture with estimates."""
     rng = np.random.default_rng(0)
-    tokens, ingredients = {}, []
+    tokens, components = {}, []
     for name, body in Config.load(MIXTURE).datasets_cfg.items():
         image = 0 if name == "unnatural_instruction" else 256
         text = rng.exponential(60, NUM_ROWS)
         tokens[str(name)] = image + text
         lengths = image + text * rng.normal(1, 0.2, NUM_ROWS)
-        ingredients.append(Ingredient(str(name), NUM_ROWS, body.batch_size, body.sample_ratio, lengths=lengths))
-    return tokens, ingredients
+        components.append(MixtureComponent(str(name), NUM_ROWS, body.batch_size, body.sample_ratio, lengths=lengths))
+    return tokens, components
 
 
 def cost_ratio(
     num_ranks: int, *, num_steps: int, together: int = 1, balance: bool = True, by_length: bool = True
 ) -> float:
     """Return the mean over steps, `together` at a time, of the largest rank's cost over the mean rank's."""
-    tokens, ingredients = shipped_mixture()
+    tokens, components = shipped_mixture()
     if not by_length:
-        ingredients = [replace(ingredient, lengths=None) for ingredient in ingredients]
+        components = [replace(component, lengths=None) for component in components]
     at: dict[str, Any] = {"num_steps": num_steps, "seed": 1, "world_size": num_ranks, "balance": balance}
-    sampler = MixtureSampler(ingredients, **at, together=[together] * (num_steps // together))
+    sampler = MixtureSampler(components, **at, steps_per_batch=[together] * (num_steps // together))
     ratios = []
     for plan in sampler.plans():
-        costs = [sum(tokens[draw.dataset][draw.row] for draw in draws) for draws in plan]
+        costs = [sum(tokens[ref.dataset][ref.row] for ref in draws) for draws in plan]
         ratios.append(max(costs) / np.mean(costs))
     return float(np.mean(ratios))
 
 
 def planning_ms(num_ranks: int, *, num_steps: int) -> float:
     """Return the milliseconds that a rank takes to plan a step of all ranks."""
-    _, ingredients = shipped_mixture()
-    sampler = MixtureSampler(ingredients, num_steps=num_steps, seed=1, world_size=num_ranks, balance=True)
+    _, components = shipped_mixture()
+    sampler = MixtureSampler(components, num_steps=num_steps, seed=1, world_size=num_ranks, balance=True)
     began = time.perf_counter()
     num_draws = sum(map(len, sampler))
     assert num_draws > 0

@@ -27,7 +27,8 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.images import read_image
-from minigpt4.datasets.mixture import Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent
 from minigpt4.runners.loader import build_loader
 
 
@@ -89,13 +90,13 @@ def main() -> None:
         dataset = registry.get_builder_class(str(name))(body, name=name).build_datasets()["train"]
         num_image_tokens = (args.image_size // 14) ** 2 // 4
         encoder = ChatEncoder(ByteTokenizer(), num_image_tokens=num_image_tokens)
-        ingredient = Ingredient(name=dataset.name, num_rows=len(dataset), batch_size=args.batch_size, ratio=1.0)
+        component = MixtureComponent(name=dataset.name, num_rows=len(dataset), batch_size=args.batch_size, ratio=1.0)
         steps = costs(dataset, encoder, image_size=args.image_size, num_samples=4 * args.num_images)
         print(json.dumps({"one_image": steps, "cores": len(os.sched_getaffinity(0))}))
         for num_workers in args.workers:
             loader = build_loader(
                 MixtureDataset({dataset.name: dataset}, seed=0),
-                MixtureSampler([ingredient], num_steps=args.steps, seed=0),
+                MixtureSampler([component], num_steps=args.steps, seed=0),
                 encoder,
                 num_workers=num_workers,
                 prefetch_factor=2,

@@ -98,9 +98,9 @@ class MeasuredRunner(RunnerBase):
 
     def _count(self, packed_batches: list[PackedBatch]) -> None:
         batches = [packed.batch for packed in packed_batches]
-        self.samples += sum(len(batch.sizes) for batch in batches)
-        self.tokens += sum(sum(batch.sizes) for batch in batches)
-        self.flops += sum(self.flops_of(batch) for batch in batches if len(batch.sizes))
+        self.samples += sum(len(batch.seq_lens) for batch in batches)
+        self.tokens += sum(sum(batch.seq_lens) for batch in batches)
+        self.flops += sum(self.flops_of(batch) for batch in batches if len(batch.seq_lens))
 
     def _mark(self) -> None:
         number = len(self.marks) + 1

@@ -72,6 +72,8 @@ def write_pictures(folder: Path, *, count: int) -> list[Path]:
 class MadeUpDataset:
     """Rows with a dataset's kind of text and one of the pictures, read and resized as real ones are."""
 
+    is_stream = False
+
     def __init__(self, name: str, pictures: Sequence[Path], *, image_size: int) -> None:
         self.name, self.text, self.pictures = name, TEXTS[name], pictures
         self.has_image = name != "unnatural_instruction"

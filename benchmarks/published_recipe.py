@@ -23,16 +23,16 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, L
 
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.datasets.draws import Fetched
+from minigpt4.datasets.samples import Sample
 from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.lora import FusedLoraLinear
 from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.runners.flops import ModelFlops, utilisation
 
 
-def examples_of(fetched: Sequence[Fetched]) -> list[Example]:
+def examples_of(fetched: Sequence[Sample]) -> list[Example]:
     """Return what was fetched; the published loader hands texts to the step."""
-    return [item.sample for item in fetched if isinstance(item.sample, Example)]
+    return [item.content for item in fetched if isinstance(item.content, Example)]
 
 
 PLAIN: dict[type, type] = {

@@ -26,7 +26,8 @@ from minigpt4.common.config import PACKAGE_DIR, Config
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.common.seeds import derive_rng
-from minigpt4.datasets.mixture import Ingredient, MixtureSampler
+from minigpt4.datasets.mixture import MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent
 from minigpt4.runners.flops import PEAK_FLOPS, ModelFlops
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
@@ -50,13 +51,13 @@ def mean_draw(model: Any, *, num_draws: int) -> Counter[str]:
     """Return a mean draw's samples, images, tokens, tokens when padded, targets, and FLOPs by part."""
     body = Config.load(MIXTURE).datasets_cfg
     datasets = {str(name): MadeUpDataset(str(name), (), image_size=448) for name in body}
-    ingredients = [Ingredient(n, len(d), body[n].batch_size, body[n].sample_ratio) for n, d in datasets.items()]
+    components = [MixtureComponent(n, len(d), body[n].batch_size, body[n].sample_ratio) for n, d in datasets.items()]
     count, total = ModelFlops(model), Counter[str]()
-    for number, draws in enumerate(MixtureSampler(ingredients, num_steps=num_draws, seed=0)):
+    for number, draws in enumerate(MixtureSampler(components, num_steps=num_draws, seed=0)):
         rng, dataset = derive_rng("scaling", number), datasets[draws[0].dataset]
         batch = work_of(model.chat_encoder, [(dataset.turns(rng), int(dataset.has_image)) for _ in draws])
-        total += Counter({"samples": len(draws), "images": len(batch.images), "tokens": sum(batch.sizes)})
-        total += Counter({"targets": len(batch.target_positions), "padded": max(batch.sizes) * len(batch.sizes)})
+        total += Counter({"samples": len(draws), "images": len(batch.images), "tokens": sum(batch.seq_lens)})
+        total += Counter({"targets": len(batch.target_positions), "padded": max(batch.seq_lens) * len(batch.seq_lens)})
         total += Counter({part: flops for part, flops in count.parts(batch).items() if flops})
     return Counter({key: value / num_draws for key, value in total.items()})
 
@@ -97,7 +98,7 @@ def at_scale(
     num_gpus: int, draw: Counter[str], *, draw_seconds: float, num_bytes: float, together: int
 ) -> dict[str, Any]:
     """Return what to expect of a number of GPUs."""
-    ratio = cost_ratio(num_gpus, num_steps=8 * together, together=together)
+    ratio = cost_ratio(num_gpus, num_steps=8 * together, steps_per_batch=together)
     update = together * draw_seconds * ratio + sending(num_bytes, num_gpus)
     rate = num_gpus * together * draw["samples"] / update
     samples = PUBLISHED_STEPS * PUBLISHED_GPUS * draw["samples"]

@@ -37,7 +37,7 @@ from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.runners.loader import ingredients_of
+from minigpt4.runners.loader import components_of
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 SIZES: dict[str, list[str]] = {
@@ -118,9 +118,9 @@ def published_trainer(
     """Return the published trainer, in a separate process group, and the loader of all its steps."""
     device = torch.device(args.device)
     model = build(cfg, device, torch.float16 if device.type == "cuda" else torch.float32)
-    ingredients = ingredients_of(datasets, cfg.datasets_cfg, model.chat_encoder)
+    components = components_of(datasets, cfg.datasets_cfg, model.chat_encoder)
     num_steps = (args.warmup + args.steps) * args.accum
-    sampler = MixtureSampler(ingredients, num_steps=num_steps, seed=cfg.run_cfg.seed)
+    sampler = MixtureSampler(components, num_steps=num_steps, seed=cfg.run_cfg.seed)
     mixture = MixtureDataset(datasets, seed=cfg.run_cfg.seed)
     loader: Any = DataLoader(mixture, batch_sampler=sampler, collate_fn=examples_of, num_workers=args.workers)
     return PublishedTrainer(model, device, timer), loader

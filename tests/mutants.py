@@ -210,8 +210,8 @@ MUTANTS = (
     Mutant(
         name="a url of the user's YAML is not shown",
         file="datasets/base_builder.py",
-        line="one or self.annotations_address",
-        fault="self.annotations_address",
-        test="tests/datasets/test_addresses.py::test_a_url_of_the_yaml_comes_before_that_of_the_builder",
+        line="one or self.annotations_url",
+        fault="self.annotations_url",
+        test="tests/datasets/test_urls.py::test_a_url_of_the_yaml_comes_before_that_of_the_builder",
     ),
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from minigpt4.datasets.draws import Draw, Fetched
+from minigpt4.datasets.samples import Sample, SampleRef
 from minigpt4.models.attention import PACKED, packed_attention
 from tests.models.golden_model import examples_of, recorded, tiny_model
 from tests.models.test_llama import random_model
@@ -38,7 +38,7 @@ def test_the_published_way_computes_the_recorded_loss_and_our_gradients(benchmar
     ours, theirs = (tiny_model(image_size=call["image_size"], **call["config"]) for _ in range(2))
     ours(ours.chat_encoder.collate(examples)).loss.backward()
     padded = PaddedModel(theirs, PartTimer(torch.device("cpu"), enabled=False))
-    loss = padded(fetched_examples([Fetched(Draw("gqa", row, 0), example) for row, example in enumerate(examples)]))
+    loss = padded(fetched_examples([Sample(SampleRef("gqa", row, 0), example) for row, example in enumerate(examples)]))
     loss.backward()
     assert loss.item() == pytest.approx(call["loss"], abs=1e-4)
     wanted = gradients(ours)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": {"models", "common", "conversation"},
     "evaluation": {"evaluation", "common", "conversation", "processors", "reports"},
     "tasks": {"tasks", "common", "conversation", "datasets", "models", "preflight"},
-    "runners": {"runners", "common", "conversation", "datasets.mixture", "tasks", "reports"},
+    "runners": {"runners", "common", "conversation", "datasets", "tasks", "reports"},
     "cli": {"cli", "api", "chat", "export", "inference", *PACKAGES},
     "sample_world": {"sample_world", "common", "conversation", "processors", "models", "datasets", "evaluation"},
 }

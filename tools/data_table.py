@@ -37,10 +37,10 @@ def table() -> str:
     for name, body in cfg.datasets_cfg.items():
         name = str(name)
         builder = registry.get_builder_class(name)(body, name=name)
-        images = builder.image_place()
-        annotations = dict.fromkeys(place.address for place in [*builder.annotation_places(), *builder.other_places()])
+        images = builder.image_folder_path()
+        annotations = dict.fromkeys(place.url for place in [*builder.annotation_paths(), *builder.other_paths()])
         if any(annotations):
-            row = ", ".join(map(linked, annotations)), linked(images.address) if images else "none"
+            row = ", ".join(map(linked, annotations)), linked(images.url) if images else "none"
             rows.setdefault(row, []).append(f"`{name}`")
     lines = [f"| {', '.join(names)} | {row[0]} | {row[1]} |\n" for row, names in rows.items()]
     return "".join(["| dataset | annotations | images |\n", "|---|---|---|\n", *sorted(lines)])

@@ -48,7 +48,7 @@ def write_whole(path: str | Path, write: Callable[[Any], Any], *, num_bytes: Cal
     `num_bytes` is called only for the error's message. Raises: NotWrittenError.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = part_of(path)
     with writing(path, num_bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -61,6 +61,11 @@ def write_whole(path: str | Path, write: Callable[[Any], Any], *, num_bytes: Cal
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def part_of(path: str | Path) -> Path:
+    """Return the file beside `path` that this process writes first."""
+    return Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
 
 
 def _fill(beside: Path, write: Callable[[Any], Any]) -> None:

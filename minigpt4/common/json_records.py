@@ -1,7 +1,7 @@
-"""Records of JSON files, read one after the other with their places; no file is held in memory.
+"""Reads records of JSON files one after the other with their positions; no file is held in memory.
 
-Training and evaluation files are read here, by the same rules. The content decides how: a list gives its elements, an
-object its items, and objects on lines of their own are JSON lines.
+Training and evaluation files follow the same rules. The content decides: a list gives its elements, an object its
+items, and one object a line is JSON lines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from minigpt4.common.text_files import open_text
 
 CHUNK = 1 << 22
 LONGEST_TEXT = 1 << 26
-"""Characters after which text that does not parse is no longer taken for a record that the window cuts."""
+"""Maximum length of a record in characters. Longer text that does not parse is an error."""
 LOOK_AHEAD = 1 << 20
-"""Characters within which the first of several JSON lines ends where the file's name does not tell."""
+"""Maximum length of the first JSON line in characters, in a file without the ending .jsonl."""
 HALF = "a text holds half a character: a \\ud8xx escape without its other half"
 BLANKS = " \t\n\r"
 _BLANKS = re.compile(f"[{BLANKS}]*")
@@ -39,25 +39,25 @@ _DECODER, _CAREFUL_DECODER = json.JSONDecoder(), json.JSONDecoder(object_pairs_h
 
 
 class BadRecord:
-    """What `scan` yields in place of a record that cannot be used; `error` says why."""
+    """Replaces an unusable record in `scan`; `error` is the reason."""
 
     def __init__(self, error: str) -> None:
         self.error = error
 
 
 class _Window:
-    """A piece of text that slides over a UTF-8 file and knows its place in bytes."""
+    """A piece of text that slides over a UTF-8 file and counts bytes."""
 
     def __init__(self, file: BinaryIO, path: str, *, chunk: int, decoder: json.JSONDecoder) -> None:
         self.file, self.path, self.chunk, self.decode = file, path, chunk, decoder.raw_decode
         self.text, self.at = "", 0
-        self.byte = self.start = file.tell()  # of the next character; of the last value
-        self.has_halves = False  # whether the last value may hold half characters
+        self.byte = self.start = file.tell()  # of the next character; of the record
+        self.has_halves = False  # whether the record may hold half characters
         self._text_has_halves = False
         self._to_text = codecs.getincrementaldecoder("utf-8")()
 
     def more(self) -> bool:
-        """Read on, at least as much as is still unread; False at the end of the file."""
+        """Read more, at least the length of the unread rest; return False at the end of the file."""
         data = self.file.read(max(self.chunk, len(self.text) - self.at))
         num_kept = len(self._to_text.getstate()[0])
         try:
@@ -66,7 +66,7 @@ class _Window:
             at = self.file.tell() - len(data) - num_kept + error.start
             raise ValueError(f"{self.path}: is not UTF-8 text: {error.reason} at byte {at}") from error
         self.at = 0
-        self._text_has_halves = _has_halves(self.text, 0, len(self.text))  # asking once a chunk is cheap
+        self._text_has_halves = _has_halves(self.text, 0, len(self.text))  # once a chunk is cheap
         return bool(data)
 
     def advance(self, end: int) -> None:
@@ -121,7 +121,6 @@ class _Window:
     def value(self) -> Any:
         """Pass one JSON value and return it."""
         self.peek()
-        self.start = self.byte
         while True:
             begin = self.at
             try:
@@ -132,27 +131,42 @@ class _Window:
                 at = self.byte + len(self.text[self.at : self.at + error.pos - begin].encode())
                 raise ValueError(f"{self.path}: broken or cut off JSON near byte {at}: {error.msg}") from error
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a key twice
-                why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-                raise ValueError(f"{self.path}: broken JSON near byte {self.byte}: {why}") from error
-            if isinstance(value, NUMBER) and self._number_may_go_on(end):
+                raise ValueError(f"{self.path}: broken JSON near byte {self.byte}: {_why(error)}") from error
+            if isinstance(value, NUMBER) and _NUMBER.fullmatch(self.text, end):  # its next digit may follow
                 if self.more():
                     continue
                 end -= begin
-            self.has_halves = self._text_has_halves and _has_halves(self.text, self.at, end)
+            self.has_halves |= self._text_has_halves and _has_halves(self.text, self.at, end)
             self.advance(end)
             return value
 
-    def _number_may_go_on(self, end: int) -> bool:
-        match = _NUMBER.match(self.text, end)
-        return match is not None and match.end() == len(self.text)
+    def members(self, opening: str) -> Iterator[str | None]:
+        """Stop before each value of a list or an object that has begun; its reader passes the value.
+
+        Yields the value's key, None in a list. `start` and `has_halves` are then those of this member.
+        """
+        closing = "]" if opening == "[" else "}"
+        if self.peek() == closing:
+            self.take(closing)
+            return
+        while True:
+            self.peek()
+            self.start, self.has_halves = self.byte, False
+            yield self.key() if opening == "{" else None
+            if self.take("," + closing) == closing:
+                return
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 class JsonRecords:
     """The records of a JSON file: the elements of its list, its JSON lines, or the items of its object as dicts.
 
-    With `key`, and one object in the file, the records are the elements of the list under that key. Of a key that an
-    object has twice the last value counts, as for Python; `unique_keys` makes it an error, which takes longer.
-    `any_text` takes half characters for text, as a model may write them.
+    With `key`, and one object in the file, the records are the elements of the list under that key. If an object has a
+    key twice, the last value counts, as in Python; `unique_keys` makes it an error, which takes longer. `any_text`
+    accepts half characters, since a model may write them.
     """
 
     def __init__(
@@ -167,10 +181,10 @@ class JsonRecords:
         self.path, self.key, self.chunk = os.fspath(path), key, chunk
         self.any_text, self.unique_keys = any_text, unique_keys
         self.unit, self.items = "record", False
-        """What a record's number counts, and whether records are items; known once the file has been looked into."""
+        """The unit of record numbers, and whether records are items; `scan` sets both."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the records one after the other. Raises: as `scan`, and naming a record that cannot be used."""
+        """Yield the records one after the other. Raises: as `scan`, and naming an unusable record."""
         for number, _, _, record in self.scan():
             if isinstance(record, BadRecord):
                 raise ValueError(f"{self.path}: {self.unit} {number}: {record.error}")
@@ -179,7 +193,7 @@ class JsonRecords:
     def scan(self) -> Iterator[tuple[int, int, int, Any]]:
         """Yield (number from 1, first byte, number of bytes, record); a BadRecord for one with half characters.
 
-        Raises: ValueError naming the file and the byte or line where it is no JSON, ends too early or has more text.
+        Raises: ValueError naming the file and the byte or line where it is not JSON, ends early or has more text.
         """
         self.unit, self.items = "record", False
         with open_text(self.path) as file:
@@ -192,13 +206,13 @@ class JsonRecords:
                 yield from self._lines(file, decoder)
                 return
             if not window.peek():
-                raise ValueError(f"{self.path}: holds nothing but blanks")
+                raise ValueError(f"{self.path}: is blank")
             opening = window.take("[{")
             if opening == "{" and self.key is not None:
                 yield from self._list_under_key(window)
             else:
                 self.items = opening == "{"
-                yield from self._elements(window, "}" if self.items else "]")
+                yield from self._records(window, opening)
             if window.peek():
                 what = "list" if opening == "[" else "object"
                 raise ValueError(f"{self.path}: more text after its {what} at byte {window.byte}")
@@ -230,51 +244,29 @@ class JsonRecords:
                     text = line.decode()
                     record = decoder.decode(text)
                 except (ValueError, RecursionError) as error:
-                    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-                    raise ValueError(f"{self.path}: line {number}: is no JSON: {why}") from error
+                    raise ValueError(f"{self.path}: line {number}: is no JSON: {_why(error)}") from error
                 if _has_halves(text, 0, len(text)):
                     record = self._usable(record)
                 yield number, start, len(line), record
             start += len(line)
 
-    def _elements(self, window: _Window, closing: str) -> Iterator[tuple[int, int, int, Any]]:
-        number, end = 0, "," + closing
-        if window.peek() == closing:
-            window.take(closing)
-            return
-        while True:
-            number += 1
-            if closing == "}":
-                name = window.key()
-                start, has_halves = window.start, window.has_halves
-                record = {name: window.value()}
-                window.has_halves |= has_halves
-            else:
-                record = window.value()
-                start = window.start
-            if window.has_halves:
-                record = self._usable(record)
-            yield number, start, window.byte - start, record
-            if window.take(end) == closing:
-                return
+    def _records(self, window: _Window, opening: str) -> Iterator[tuple[int, int, int, Any]]:
+        for number, key in enumerate(window.members(opening), 1):
+            record = window.value() if key is None else {key: window.value()}
+            start = window.start
+            yield number, start, window.byte - start, self._usable(record) if window.has_halves else record
 
     def _list_under_key(self, window: _Window) -> Iterator[tuple[int, int, int, Any]]:
         """Yield the elements of the list under the key, and pass the rest of the object."""
         is_found = False
-        while window.peek() != "}":
-            if window.key() == self.key:
-                if is_found:
-                    raise ValueError(f"{self.path}: has '{self.key}' twice, again at byte {window.byte}")
-                is_found = True
-                window.take("[")
-                yield from self._elements(window, "]")
-            else:
+        for key in window.members("{"):
+            if key != self.key:
                 window.value()
-            if window.peek() == "}":
-                break
-            window.take(",}")
-            window.need('"')
-        window.take("}")
+                continue
+            if is_found:
+                raise ValueError(f"{self.path}: has '{self.key}' twice, again at byte {window.byte}")
+            is_found = True
+            yield from self._records(window, window.take("["))
         if not is_found:
             raise ValueError(f"{self.path}: has no list under '{self.key}'")
 
@@ -283,12 +275,12 @@ class JsonRecords:
 
 
 def _has_halves(text: str, begin: int, end: int) -> bool:
-    """Return whether JSON text has escapes of half characters, which a pair of them has too."""
+    """Return whether JSON text has surrogate escapes; a whole character has two of them."""
     return text.find("\\ud", begin, end) >= 0 or text.find("\\uD", begin, end) >= 0
 
 
 def holds_half_characters(value: Any) -> bool:
-    """Return whether a text of a JSON value holds half a character, which no file can hold as UTF-8."""
+    """Return whether a text in a JSON value has half a character, which UTF-8 cannot represent."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -297,7 +289,7 @@ def holds_half_characters(value: Any) -> bool:
 
 
 def parse_record(data: bytes) -> Any:
-    """Return the record that a piece of JSON holds. Raises: ValueError where it is none, or holds half characters."""
+    """Return the record of a piece of JSON. Raises: ValueError if it is invalid or has half characters."""
     try:
         record = json.loads(data)
     except RecursionError as error:
@@ -310,17 +302,11 @@ def parse_record(data: bytes) -> Any:
 def read_json(path: str | os.PathLike[str], *, any_text: bool = False) -> Any:
     """Return the whole content of a JSON file: the object, or the list of the records of a list or of JSON lines.
 
-    Raises: ValueError naming the file and the place when it is broken, or an object has a key twice.
+    Raises: ValueError naming the file and the position where it is broken, or where an object has a key twice.
     """
     records = JsonRecords(path, unique_keys=True, any_text=any_text)
     found = list(records)
-    if not records.items:
-        return found
-    return _whole(found, records.path)
-
-
-def _whole(items: list[dict[str, Any]], path: str) -> dict[str, Any]:
     try:
-        return _unique([pair for item in items for pair in item.items()])
+        return _unique([pair for item in found for pair in item.items()]) if records.items else found
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{records.path}: {error}") from error

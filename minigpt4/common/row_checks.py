@@ -1,4 +1,4 @@
-"""What a row of a file should hold: keys with values of the right types, said in words."""
+"""Checks that a row of a file has the right keys, with values of the right types."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import GenericAlias
 from typing import Any
 
 NUMBER = (int, float)
-"""The kind of a whole or broken number; `require` takes finite ones alone."""
+"""The types of a number; `require` accepts only finite ones."""
 _LARGEST, _LARGEST_ID = 1e15, 1 << 63
-"""Larger numbers are no pixels and no ids; they would overflow where they are used."""
+"""Larger numbers are neither pixels nor ids; they would overflow later."""
 _LONGEST = 40
-"""Characters of a value that a message shows."""
+"""The most characters of a value in a message."""
 
 
 def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
@@ -37,7 +37,7 @@ def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number of a size that pixels have: finite, and not huge."""
+    """Return whether a value is a number that pixels may have: finite, and not huge."""
     return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
@@ -55,7 +55,7 @@ def shown(value: Any) -> str:
 
 
 def _odd_list(value: Any) -> str:
-    """Return what is wrong with a value that should be a list of texts."""
+    """Return the wrong part of a value that should be a list of texts."""
     other = [one for one in value if type(one) is not str] if isinstance(value, list) else []
     return f"a list with {shown(other[0])}" if other else shown(value)
 

@@ -1,4 +1,4 @@
-"""The chat layout of a model family: which marks stand around questions, answers and images."""
+"""The chat layout of a model family: the marks around questions, answers and images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 
 MIN_MARK = 4
-"""A template's text after the question that is shorter than this may be part of an answer; cleaning skips it."""
+"""Cleaning skips a template's text after the question if it is shorter: it may be part of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatFormat:
-    """The marks of one model family, and the prompts that they make.
+    """The marks of one model family, and its prompts.
 
     A conversation is laid out as `bos`, `system`, template(question), answer, `end`, and for each later turn `between`,
-    template(question), answer, `end`. Each question with what precedes it is tokenized by itself, and so is each
-    answer with its `end`.
+    template(question), answer, `end`. Two kinds of pieces are tokenized separately: a question with the marks before
+    it, and an answer with its `end`.
 
     template: the text around a question, with one {} for it.
     end: closes each answer; `model.end_sym` of a YAML replaces it.
@@ -89,7 +89,7 @@ class ChatFormat:
     def chat_prompt(self, turns: Sequence[Turn], question: str) -> str:
         """Return the prompt that asks `question` after the turns so far, each answer closed as in training.
 
-        Image spans stand where they were shown: in the turns' prompts, or in `question`.
+        Image spans keep their positions in the turns' prompts, or in `question`.
         """
         first, *later = *(turn.prompt for turn in turns), question
         texts = self.first_question(first), *map(self.later_question, later)
@@ -97,7 +97,7 @@ class ChatFormat:
         return self.generation_start + "".join(text + answer for text, answer in zip(texts, answers, strict=True))
 
     def pieces(self, prompt: str) -> Iterator[str]:
-        """Yield the pieces of a generation prompt that are tokenized by themselves: question, answer, question..
+        """Yield the pieces of a generation prompt that are tokenized separately: question, answer, question..
 
         An answer begins after the template's text behind a question, and ends before the next question's `between`.
         """

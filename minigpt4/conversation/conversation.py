@@ -13,9 +13,9 @@ from torch import Tensor
 IMAGE_PLACEHOLDER = "<ImageHere>"
 IMAGE_SPAN = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
 IMAGE_TOKEN = -200
-"""Stands in `Batch.input_ids` where one image embedding goes; no vocabulary has a negative id."""
+"""The place of one image embedding in `Batch.input_ids`; no vocabulary has a negative id."""
 IGNORE_INDEX = -100
-"""Stands in `Batch.labels` where nothing is learnt; what PyTorch's cross-entropy ignores by default."""
+"""The label of tokens without a loss in `Batch.labels`; PyTorch's cross-entropy ignores it by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Turn:
 class Example:
     """One training sample: turns, and one (3, H, W) float image for each `<ImageHere>` of its prompts.
 
-    Raises: ValueError when there is no turn, when a placeholder stands in an answer, or when prompts and images
+    Raises: ValueError when there is no turn, when an answer contains a placeholder, or when prompts and images
     disagree; the message begins with `id` ("gqa[17] images/3.jpg").
     """
 
@@ -42,7 +42,7 @@ class Example:
         if not self.turns:
             raise ValueError(f"{self.id}: an example needs at least one turn")
         if any(IMAGE_PLACEHOLDER in turn.answer for turn in self.turns):
-            raise ValueError(f"{self.id}: an answer holds {IMAGE_PLACEHOLDER}, which only prompts may show")
+            raise ValueError(f"{self.id}: an answer contains {IMAGE_PLACEHOLDER}, which only prompts may show")
         shown = sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in self.turns)
         if shown != len(self.images):
             raise ValueError(f"{self.id}: its prompts show {shown} images but it carries {len(self.images)}")
@@ -53,15 +53,15 @@ class Batch:
     """Examples laid end to end, no padding between them.
 
     images (N, 3, H, W) float, N = 0 for text only; vision_features (N, patches, width) float32, with `run.look_ahead`
-    what a frozen vision tower made of the images, else None; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
+    the output of a frozen vision tower, else None; input_ids (T,) int64 with IMAGE_TOKEN at image embeddings;
     labels (T,) int64, IGNORE_INDEX except on answers; position_ids (T,) int64, from 0 at each example's BOS;
     lengths (B,) int64, sum = T.
 
-    Found from these when the batch is made, which is on the CPU, so that no step waits for a device to tell them:
-    image_positions (image tokens,) and target_positions (targets,) int64, where they are in the stream (a label at its
-    very beginning is predicted from nothing and counts as none); weights (targets,) and divisor () float32: the batch's
+    Derived from these when the batch is made, on the CPU, so that no step waits for a device: image_positions
+    (image tokens,) and target_positions (targets,) int64 in the stream (nothing predicts the label of the first token,
+    so it does not count); weights (targets,) and divisor () float32: the batch's
     loss is the weighted sum of its targets' losses over the divisor, their mean unless `with_fields` gives others;
-    bounds (B + 1,) int32, where examples begin and end; sizes, the lengths as numbers.
+    cu_seqlens (B + 1,) int32, where examples begin and end; seq_lens, the lengths as Python numbers.
     """
 
     images: Tensor
@@ -74,8 +74,8 @@ class Batch:
     target_positions: Tensor = field(init=False)
     weights: Tensor = field(init=False)
     divisor: Tensor = field(init=False)
-    bounds: Tensor = field(init=False)
-    sizes: tuple[int, ...] = field(init=False)
+    cu_seqlens: Tensor = field(init=False)
+    seq_lens: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         targets = (self.labels[1:] != IGNORE_INDEX).nonzero().squeeze(1) + 1
@@ -84,8 +84,8 @@ class Batch:
             target_positions=targets,
             weights=torch.ones_like(targets, dtype=torch.float32),
             divisor=torch.tensor(float(max(len(targets), 1))),
-            bounds=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
-            sizes=tuple(self.lengths.tolist()),
+            cu_seqlens=torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)]).int(),
+            seq_lens=tuple(self.lengths.tolist()),
         )
 
     @classmethod
@@ -105,15 +105,14 @@ class Batch:
     def with_fields(self, **values: Any) -> Batch:
         """Return a batch with other values in the named fields; it shares all other tensors with this one.
 
-        What was found when this batch was made is kept, so no device is asked again: the caller names those fields too
-        where other values change them.
+        Derived fields are kept, so no step waits for a device: the caller names those too if new values change them.
         """
         other = copy(self)
         other._set(**values)
         return other
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return a batch of changed tensors; what was found when this one was made is not looked for again."""
+        """Return a batch of changed tensors; nothing is derived again."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return self.with_fields(**{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
 
@@ -125,24 +124,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """What the language model sees of images: `values` (N, tokens, hidden)."""
+    """Image embeddings for the language model: `values` (N, tokens, hidden)."""
 
     values: Tensor
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, places: Sequence[int] | slice) -> ImageTokens:
+    def __getitem__(self, chosen: Sequence[int] | slice) -> ImageTokens:
         """Return the tokens of these images, in this order."""
-        return ImageTokens(self.values[places if isinstance(places, slice) else list(places)])
+        return ImageTokens(self.values[chosen if isinstance(chosen, slice) else list(chosen)])
 
 
 class Losses(NamedTuple):
-    """What a model makes of a Batch.
+    """The losses of a Batch.
 
     loss () float32, with a gradient: the sum of the target losses by `Batch.weights`, by default their mean;
-    target_losses (targets,) float32 without a gradient; target_positions (targets,) int64, where in the stream each
-    target is.
+    target_losses (targets,) float32 without a gradient; target_positions (targets,) int64 in the stream.
     """
 
     loss: Tensor

@@ -1,4 +1,4 @@
-"""The chat layout: turns to token ids and labels, examples to a packed Batch. The one place that knows it."""
+"""Encodes turns as token ids and labels, and packs examples into a Batch; the only place with the token layout."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Tokens:
         self.labels += ids if learnt else [IGNORE_INDEX] * len(ids)
 
     def cut(self, limit: int) -> None:
-        """Take text off the end until at most `limit` tokens are left."""
+        """Remove text from the end until at most `limit` tokens are left."""
         excess = len(self.ids) - limit
         if excess <= 0:
             return
@@ -121,7 +121,7 @@ class ChatEncoder:
         for number, turn in enumerate(turns):
             if number:
                 self._add_prompt(rest, layout.later_question(turn.prompt))
-            elif self.chat_template or len(turns) > 1:  # conversations use the template whatever the option says
+            elif self.chat_template or len(turns) > 1:  # conversations always use the template
                 self._add_prompt(prompt, layout.first_question(turn.prompt))
             else:
                 self._add_prompt(prompt, layout.bare_question(turn.prompt))
@@ -155,7 +155,7 @@ class ChatEncoder:
         return self.pack([self.encode_example(example) for example in examples])
 
     def pack(self, encoded: Sequence[Encoded]) -> Batch:
-        """Lay encoded examples end to end; none at all give a Batch without tokens. Raises: as `collate`."""
+        """Lay encoded examples end to end; no examples make an empty Batch. Raises: as `collate`."""
         if not encoded:
             return Batch.empty()
         labels = torch.cat([item.labels for item in encoded])
@@ -174,7 +174,7 @@ class ChatEncoder:
     def prompt_ids(self, prompt: str) -> Tensor:
         """Return the ids (T,) int64 of a whole generation prompt, with the BOS before it.
 
-        Of a prompt over several turns each question and each answer is tokenized by itself, as in training.
+        In a prompt of several turns each question and each answer is tokenized separately, as in training.
         """
         tokens = _Tokens(ids=list(self._bos))
         for piece in self.chat_format.pieces(prompt):

@@ -1,4 +1,4 @@
-"""How datasets and benchmarks word their questions: pools of wordings in a YAML file, and choices by letter."""
+"""How datasets and benchmarks phrase their questions: prompt templates of a YAML file, and choices by letter."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from omegaconf import OmegaConf
 
 from minigpt4.common.registry import did_you_mean
 
-POOLS_FILE = Path(__file__).resolve().parents[1] / "configs" / "prompts" / "pools.yaml"
+TEMPLATES_FILE = Path(__file__).resolve().parents[1] / "configs" / "prompts" / "pools.yaml"
 SLOT = "{}"
 BY_LETTER = "Answer with the option's letter from the given choices directly."
 
 
-def load_pool(name: str, path: str | Path = POOLS_FILE) -> list[str]:
-    """Return the wordings of one pool, canonical ones first.
+def load_templates(name: str, path: str | Path = TEMPLATES_FILE) -> list[str]:
+    """Return the prompt templates of one name, canonical ones first.
 
-    Raises: ValueError when the file has no such pool, or when a wording lacks the `{}` that the first one has.
+    Raises: ValueError when the file lacks the name, or when a template lacks the `{}` that the first one has.
     """
-    pools = OmegaConf.to_container(OmegaConf.load(path))
-    known = [str(known) for known in pools] if isinstance(pools, dict) else []
-    if not isinstance(pools, dict) or name not in known:
-        raise ValueError(f"{path}: no pool of wordings is named '{name}'{did_you_mean(name, known)}")
-    pool = pools[name]
-    if not isinstance(pool, list) or not pool or not all(isinstance(wording, str) for wording in pool):
-        raise ValueError(f"{path}: pool '{name}' should be a list of one or more texts")
-    for wording in pool:
-        if wording.count(SLOT) != pool[0].count(SLOT):
-            raise ValueError(f"{path}: pool '{name}': '{wording}' should have {SLOT} as often as '{pool[0]}'")
-    return [str(wording) for wording in pool]
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    known = content if isinstance(content, dict) else {}
+    if name not in known:
+        raise ValueError(f"{path}: there are no prompt templates '{name}'{did_you_mean(name, map(str, known))}")
+    templates = known[name]
+    if not isinstance(templates, list) or not templates or not all(isinstance(text, str) for text in templates):
+        raise ValueError(f"{path}: the prompt templates '{name}' should be a list of one or more texts")
+    for text in templates:
+        if text.count(SLOT) != templates[0].count(SLOT):
+            first = templates[0]
+            raise ValueError(f"{path}: '{name}': the template '{text}' should have {SLOT} as often as '{first}'")
+    return templates
 
 
-def fill(wording: str, text: str) -> str:
-    """Return the wording with `text` in its place; braces inside `text` stay as they are."""
-    return wording.replace(SLOT, text, 1)
+def fill(template: str, text: str) -> str:
+    """Return the template with `text` in its place; braces inside `text` stay as they are."""
+    return template.replace(SLOT, text, 1)
 
 
 def choice_question(question: str, options: Mapping[str, str]) -> str:

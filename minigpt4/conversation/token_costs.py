@@ -1,4 +1,4 @@
-"""What the tokens of a text are estimated by before it is encoded: measured with the run's tokenizer and layout."""
+"""Token costs that estimate a text's length before it is encoded, measured with the run's tokenizer and layout."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.encoder import ChatEncoder
 
 ENGLISH = "A man in a red jacket is standing next to the kitchen table. What is the name of the large brown animal?"
-"""Its tokens say how many a character takes."""
+"""A text that gives the mean number of tokens of a character."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCosts:
-    """The tokens of an image with its span, of one character, and of what the chat layout puts around the first turn.
+    """The tokens of an image with its span, of one character, and of the chat marks around the first turn.
 
-    `max_prompt` and `max_rest` are where the first question, and all that follows it, are cut.
+    `max_prompt` and `max_rest` limit the first question, and all text after it.
     """
 
     image: int

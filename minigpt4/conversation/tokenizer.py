@@ -1,4 +1,4 @@
-"""Text to token ids and back, the way the published weights learnt it.
+"""Tokenizers: text to token ids and back, as the published weights learnt it.
 
 The ids are those of the slow sentencepiece Llama tokenizer in its "legacy" behaviour: `<s>`, `</s>` and `<unk>` in a
 text are recognised, and each piece of text between them gets its own word-start mark.
@@ -14,12 +14,12 @@ from typing import Protocol
 from minigpt4.common.downloads import UnreachableError, from_hub, in_cache
 
 PAD_PIECE = "$$"
-"""An ordinary piece of the Llama vocabulary that serves as pad token; encoding does not single it out."""
+"""An ordinary piece of the Llama vocabulary that is the pad token; encoding does not treat it specially."""
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """What the encoder and the model ask of a tokenizer; it must pickle, as it goes to DataLoader workers."""
+    """The interface of a tokenizer; it must pickle, since DataLoader workers get it."""
 
     @property
     def bos_id(self) -> int | None:
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     pad_id: int
     vocab_size: int
     special: dict[str, int]
-    """The special tokens, which `encode` recognises in a text and `decode` leaves out."""
+    """The special tokens: `encode` recognises them in a text, `decode` leaves them out."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; nothing is added at its ends."""
@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
 
 class _PieceTokenizer:
-    """Encodes the text between special pieces piece by piece."""
+    """Encodes the pieces of text between special tokens separately."""
 
     def __init__(self, special: dict[str, int]) -> None:
         self.special = special
@@ -65,32 +65,32 @@ class _PieceTokenizer:
 
 
 class SentencePieceTokenizer(_PieceTokenizer):
-    """The tokenizer of a `tokenizer.model` file.
+    """The tokenizer of a `tokenizer.model`, or of a `tokenizer.json` with the same ids.
 
-    Raises: ValueError when the file is not a sentencepiece model.
+    Raises: ValueError with the reason when the file cannot be read, or when its ids may differ.
     """
 
     def __init__(self, path: str | Path) -> None:
         import sentencepiece
 
+        from minigpt4.conversation.tokenizer_json import read_as_sentencepiece
+
+        path = Path(path)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=self._read_model(Path(path)))
+            serialized = read_as_sentencepiece(path) if path.suffix == ".json" else path.read_bytes()
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=serialized)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path}: cannot read it as a sentencepiece model: {error}") from error
         if not self._model.vocab_size():
-            raise ValueError(f"{path}: is no sentencepiece model, it has no pieces")
+            raise ValueError(f"{path}: is not a sentencepiece model: it has no pieces")
         self.bos_id = self._model.bos_id()
         self.eos_id = self._model.eos_id()
         unk_id = self._model.unk_id()
         self.vocab_size = self._model.vocab_size()
         super().__init__({self._model.id_to_piece(i): i for i in (self.bos_id, self.eos_id, unk_id)})
-        # piece_to_id answers the unknown id for what the vocabulary lacks; it pads as well as any other
+        # piece_to_id gives the unknown id for a piece outside the vocabulary, which pads as well
         self.pad_id = self._model.piece_to_id(PAD_PIECE)
         self._skip = {self.bos_id, self.eos_id, unk_id, self.pad_id}
-
-    def _read_model(self, path: Path) -> bytes:
-        """Return the serialized sentencepiece model of a file."""
-        return path.read_bytes()
 
     @property
     def model_bytes(self) -> bytes:
@@ -101,7 +101,7 @@ class SentencePieceTokenizer(_PieceTokenizer):
     def _encode_text(self, text: str) -> list[int]:
         try:
             ids: list[int] = self._model.encode(text)
-        except (RuntimeError, UnicodeError) as error:  # which of them, depends on the release of sentencepiece
+        except (RuntimeError, UnicodeError) as error:  # sentencepiece releases differ in this
             raise unencodable(text) from error
         return ids
 
@@ -111,20 +111,8 @@ class SentencePieceTokenizer(_PieceTokenizer):
         return text
 
 
-class JsonTokenizer(SentencePieceTokenizer):
-    """The same tokenizer from a `tokenizer.json`, for folders that come without `tokenizer.model`.
-
-    Raises: ValueError with the reason when the file cannot be read, or when its ids may differ.
-    """
-
-    def _read_model(self, path: Path) -> bytes:
-        from minigpt4.conversation.tokenizer_json import read_as_sentencepiece
-
-        return read_as_sentencepiece(path)
-
-
 class ByteTokenizer(_PieceTokenizer):
-    """One token a byte, from no file at all: for random weights, benchmarks and tests."""
+    """One token a byte, without a file: for random weights, benchmarks and tests."""
 
     bos_id, eos_id, pad_id, vocab_size = 1, 2, 0, 259
 
@@ -143,19 +131,19 @@ class ByteTokenizer(_PieceTokenizer):
 
 
 def load_tokenizer(llama_model: str) -> SentencePieceTokenizer:
-    """Return the tokenizer of a folder or of a hub id, from `tokenizer.model` where there is one.
+    """Return the tokenizer of a folder or of a hub id, from `tokenizer.model` if it has one.
 
     Raises: ValueError naming `model.llama_model` when both files are absent, or the file that cannot be used.
     """
-    for name, reader in (("tokenizer.model", SentencePieceTokenizer), ("tokenizer.json", JsonTokenizer)):
+    for name in ("tokenizer.model", "tokenizer.json"):
         path = Path(llama_model) / name if Path(llama_model).is_dir() else _from_hub(llama_model, name)
         if path is not None and path.is_file():
-            return reader(path)
+            return SentencePieceTokenizer(path)
     raise ValueError(f"model.llama_model: {llama_model} has neither tokenizer.model nor tokenizer.json")
 
 
 def _from_hub(repo_id: str, name: str) -> Path | None:
-    """Return one file of a hub repository, fetched if it is not in the cache; None when the repository lacks it."""
+    """Return one file of a hub repository, downloaded if it is not in the cache; None if the repository lacks it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -178,7 +166,7 @@ def _from_hub(repo_id: str, name: str) -> Path | None:
 
 
 def unencodable(text: str) -> ValueError:
-    """Return the error for a text that UTF-8 cannot hold: a JSON escape can leave half of a surrogate pair in it."""
+    """Return the error for a text that UTF-8 cannot represent; a JSON escape may leave half of a surrogate pair."""
     half = _HALF_SURROGATE.search(text)
     if half is None:
         return ValueError(f"cannot encode the text {text!r}")

@@ -1,7 +1,7 @@
-"""A tokenizer's files for transformers: its AutoTokenizer then gives the ids that the model learnt.
+"""Writes tokenizer files for transformers, whose AutoTokenizer then gives the ids that the model learnt.
 
-transformers converts a `tokenizer.model` by itself too, but orders merges by id, marks word starts in other places and
-misses user-defined pieces. So a `tokenizer.json` is written here, and compared with our tokenizer on texts.
+transformers can convert a `tokenizer.model`, but orders merges by id, marks other word starts and misses user-defined
+pieces. So this module writes a `tokenizer.json`, and compares its ids on texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
 from minigpt4.conversation.tokenizer_json import BOS, EOS, UNKNOWN, WORD_START, Piece, splits
 
 CHAT_TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja")
-"""Files of the base model's folder that may hold its chat template, the one thing taken from there."""
+"""Files of the base model's folder that may contain its chat template; nothing else is taken from there."""
 _TAGS = ("", "[vqa] ", "[caption] ", "[refer] ", "[identify] ", "[grounding] ", "[detection] ")
 _QUESTIONS = (
     *("What stands beside the red car?", "a  b", " two  blanks   and three", "A.", "Is it A. or B.?", "", " ", "C. D."),
@@ -99,7 +99,7 @@ def check_transformers_tokenizer(tokenizer: SentencePieceTokenizer, folder: Path
 
 
 def sample_texts() -> Iterator[str]:
-    """Yield texts as the model meets them: questions, prompts of one and two turns, and answers."""
+    """Yield typical texts: questions, prompts of one and two turns, and answers."""
     for question in _QUESTIONS:
         yield question
         for tag in _TAGS:
@@ -113,7 +113,7 @@ def sample_texts() -> Iterator[str]:
 
 
 def _pieces_after_fixed_ones(serialized: bytes) -> list[str]:
-    """Return each learnt piece as text after a user-defined one: there it is a word of the vocabulary by itself."""
+    """Return each learnt piece as text after a user-defined one, where it is a separate word."""
     pieces = ModelProto.FromString(serialized).pieces
     fixed = [piece.piece for piece in pieces if piece.type == Piece.USER_DEFINED]
     learnt = [piece.piece for piece in pieces if piece.type == Piece.NORMAL]
@@ -126,8 +126,8 @@ def _to_backend(serialized: bytes) -> Tokenizer:
     vocab = {piece.piece: number for number, piece in enumerate(model.pieces)}
     learnt = {piece.piece: piece.score for piece in model.pieces if piece.type == Piece.NORMAL}
     merges = [pair for piece in learnt for pair in splits(piece, learnt)]
-    # Of equal scores sentencepiece merges the leftmost. Runs of blanks have equal ones: the longest left part first
-    # does the same, for one run at a time grows then.
+    # sentencepiece merges the leftmost of equal scores, as runs of blanks have. The longest left part first does the
+    # same, since then one run at a time grows.
     merges.sort(key=lambda pair: (-learnt["".join(pair)], -len(pair[0]), -len(pair[1])))
     fixed = sorted((piece.piece for piece in model.pieces if piece.type == Piece.USER_DEFINED), key=len, reverse=True)
     backend = Tokenizer(
@@ -137,7 +137,7 @@ def _to_backend(serialized: bytes) -> Tokenizer:
             unk_token=UNKNOWN,
             fuse_unk=True,
             byte_fallback=bool(model.trainer_spec.byte_fallback),
-            # user-defined pieces have no merges: each is a word by itself, and words of the vocabulary stay whole
+            # user-defined pieces have no merges: each is a separate word, and words of the vocabulary stay whole
             ignore_merges=bool(fixed),
         )
     )
@@ -155,10 +155,9 @@ def _to_backend(serialized: bytes) -> Tokenizer:
 
 
 def _words_by_themselves(fixed: Sequence[str], learnt: Iterable[str]) -> str:
-    """Return a pattern for the user-defined pieces, and for the start of a text like `<0x41>` behind one.
+    """Return a pattern for the user-defined pieces, and for the start of a text like `<0x41>` after one.
 
-    That text would be the name of a byte piece, so a word of the vocabulary. The cut is where no learnt piece reaches
-    across.
+    That text is the name of a byte piece, so a word of the vocabulary. It is cut where no learnt piece crosses.
     """
     pieces = "|".join(map(re.escape, fixed))
     seams = {piece[k : k + 2] for piece in learnt for k in range(len(piece) - 1)}

@@ -1,7 +1,7 @@
-"""A `tokenizer.json` as the sentencepiece model that it was converted from.
+"""Turns a `tokenizer.json` back into the sentencepiece model that it came from.
 
-The file lacks the scores of the pieces. Their order gives the scores back, since sentencepiece numbers the pieces that
-it learns by falling score. Files that show another order are refused, so the ids equal those of `tokenizer.model`.
+The file lacks the scores of the pieces. Their order restores them, since sentencepiece numbers learnt pieces by falling
+score. Files in another order are refused, so the ids equal those of `tokenizer.model`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class _DiffersError(ValueError):
 def read_as_sentencepiece(path: Path) -> bytes:
     """Return the serialized sentencepiece model that gives the ids of a `tokenizer.json`.
 
-    Raises: ValueError with the reason when the file cannot be read, or leaves it open what the ids are.
+    Raises: ValueError with the reason when the file cannot be read, or does not determine the ids.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -62,13 +62,13 @@ def is_run(piece: str) -> bool:
 
 
 def splits(piece: str, vocab: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return each pair of pieces of the vocabulary that makes up a piece, the shortest left part first."""
+    """Return each pair of vocabulary pieces that joins to a piece, the shortest left part first."""
     pairs = ((piece[:k], piece[k:]) for k in range(1, len(piece)))
     return [(left, right) for left, right in pairs if left in vocab and right in vocab]
 
 
 def _check_kind(content: Mapping[str, Any]) -> None:
-    """Raise _DiffersError when the file is no BPE of characters with blanks kept, as Llama's is."""
+    """Raise _DiffersError unless the file is a BPE of characters that keeps blanks, as Llama's is."""
     model = content["model"]
     if model.get("type", "BPE") != "BPE":
         raise _DiffersError(f"its model is {model['type']}, not BPE")
@@ -81,19 +81,15 @@ def _check_kind(content: Mapping[str, Any]) -> None:
                 raise _DiffersError(f"its {key} has the step {step['type']}, which Llama-2's tokenizer lacks")
 
 
-def _steps(stage: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the steps of a normalizer or pre-tokenizer, those of sequences too."""
-    if stage is None:
-        return
-    if stage["type"] != "Sequence":
-        yield stage
-        return
-    for step in stage.get("normalizers") or stage.get("pretokenizers") or ():
-        yield from _steps(step)
+def _steps(stage: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return the steps of a normalizer or pre-tokenizer, including those of sequences."""
+    if stage is None or stage["type"] != "Sequence":
+        return [] if stage is None else [stage]
+    return [inner for step in stage.get("normalizers") or stage.get("pretokenizers") or () for inner in _steps(step)]
 
 
 def _convert(vocab: Mapping[str, int], merges: Sequence[Any], added: Mapping[str, bool], path: Path) -> bytes:
-    """Return the serialized model. Raises: _DiffersError when order or merges leave its scores open."""
+    """Return the serialized model. Raises: _DiffersError when order or merges do not determine the scores."""
     pieces = sorted(vocab, key=lambda piece: vocab[piece])
     if [vocab[piece] for piece in pieces] != list(range(len(pieces))):
         raise _DiffersError("its ids are not 0, 1, 2 and so on")
@@ -125,7 +121,7 @@ def _piece_types(pieces: Sequence[str], added: Mapping[str, bool]) -> list[Any]:
             kind = Piece.BYTE
         elif Piece.NORMAL in types[-1:] or piece not in added:
             kind = Piece.NORMAL
-            # transformers makes a pad token special wherever its piece comes from: sentencepiece does not know of it
+            # transformers may make an ordinary piece special as pad token; sentencepiece does not
             if added.get(piece) is False:
                 raise _DiffersError(f"the added token {piece!r} follows learnt pieces")
         else:

@@ -1,4 +1,4 @@
-"""From a YAML entry to a dataset: finds the files, says what is missing, builds the processors."""
+"""Builds a dataset from its YAML entry: finds the files, reports missing ones, makes the processors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from minigpt4.common.registry import registry
-from minigpt4.conversation.prompt_templates import load_pool
+from minigpt4.conversation.prompt_templates import load_templates
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.boxes import KEEP
-from minigpt4.datasets.files import Place
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.images import Listings
 from minigpt4.processors.pictures import AS_STORED
 
@@ -22,23 +22,23 @@ class BaseDatasetBuilder:
     """Builds the dataset class of one registered name.
 
     `DATASET_CONFIG_DICT["default"]` is a dictionary of its default options, or a YAML file that has them under
-    `datasets.NAME`: absolute, beside the module of the class, or below minigpt4/. Paths are set in one of two ways:
-    `annotations.train.storage` (one file or several) with `images.storage`, or `ann_path` with `image_path`.
+    `datasets.NAME`: absolute, in the folder of the class's module, or below minigpt4/. Users set paths in one of two
+    ways: `annotations.train.storage` (one or more files) with `images.storage`, or `ann_path` with `image_path`.
     """
 
     train_dataset_cls: ClassVar[type[InstructionDataset]]
     DATASET_CONFIG_DICT: ClassVar[Mapping[str, Any]] = {}
-    annotations_address: ClassVar[str] = ""
-    """The download URL of the annotation files where no `url` says it."""
-    images_address: ClassVar[str] = ""
+    annotations_url: ClassVar[str] = ""
+    """The download URL of the annotation files, unless `url` gives one."""
+    images_url: ClassVar[str] = ""
     has_images: ClassVar[bool] = True
-    """Whether there is a folder of images; text alone and shards have none."""
+    """Whether the dataset has an image folder; text-only datasets and shards have none."""
     image_subfolder: ClassVar[str] = ""
-    """Where the images lie below the configured folder."""
+    """The folder of the images, relative to the configured one."""
     pictures: ClassVar[str] = AS_STORED
-    """How pictures are shown where no option says it."""
+    """How pictures are shown by default."""
     spellings: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Parts of paths that are written in two ways: both are looked for; of several pairs the first that fits counts."""
+    """Pairs of alternative parts of paths: both are tried. The first pair that occurs in a path counts."""
 
     def __init__(
         self,
@@ -52,42 +52,42 @@ class BaseDatasetBuilder:
         self.cfg, self.name, self.seed = cfg, name, seed
         self.listings, self.bad_samples = listings or Listings(), bad_samples
 
-    def annotation_places(self) -> list[Place]:
-        """Return where the annotation files are looked for."""
+    def annotation_paths(self) -> list[DataPath]:
+        """Return the paths of the annotation files."""
         key = "ann_path" if self.option("ann_path") else "annotations.train.storage"
-        return self._places_of(key, "annotations.train.url") or [self.place(key, None)]
+        return self._paths_of_key(key, "annotations.train.url") or [self.data_path(key, None)]
 
-    def held_out_places(self) -> dict[str, list[Place]]:
-        """Return where the files of the held-out splits are looked for; `annotations.val` and `.test` name them."""
+    def held_out_paths(self) -> dict[str, list[DataPath]]:
+        """Return the paths of the held-out splits, which `annotations.val` and `annotations.test` set."""
         keys = {split: f"annotations.{split}" for split in HELD_OUT}
-        found = {split: self._places_of(f"{key}.storage", f"{key}.url") for split, key in keys.items()}
-        return {split: places for split, places in found.items() if places}
+        found = {split: self._paths_of_key(f"{key}.storage", f"{key}.url") for split, key in keys.items()}
+        return {split: paths for split, paths in found.items() if paths}
 
-    def _places_of(self, key: str, url: str) -> list[Place]:
-        """Return the places of the files under a key; each has its own download URL where there are as many."""
-        files, urls = self.paths(key), self._urls(url)
+    def _paths_of_key(self, key: str, url: str) -> list[DataPath]:
+        """Return the paths under a key; each file has its own download URL if the numbers agree."""
+        files, urls = self.option_list(key), self._urls(url)
         urls = urls if len(urls) == len(files) else [" and ".join(urls)] * len(files)
-        return [self.place(key, file, one or self.annotations_address) for file, one in zip(files, urls, strict=True)]
+        return [self.data_path(key, file, one or self.annotations_url) for file, one in zip(files, urls, strict=True)]
 
     def _urls(self, key: str) -> list[str]:
-        """Return the URLs under a key; published files have placeholders there too."""
-        return [url for url in self.paths(key) if "://" in url]
+        """Return the URLs under a key without the placeholders of published files."""
+        return [url for url in self.option_list(key) if "://" in url]
 
-    def paths(self, key: str) -> list[str]:
-        """Return the paths of an option that takes one or several."""
+    def option_list(self, key: str) -> list[str]:
+        """Return the values of an option that takes one or a list."""
         value = self.option(key)
         return [value] if isinstance(value, str) else list(value or ())
 
-    def image_place(self) -> Place | None:
-        """Return where the images are looked for, None for a dataset of text only."""
+    def image_folder_path(self) -> DataPath | None:
+        """Return the path of the image folder, None for a text-only dataset."""
         if not self.has_images:
             return None
         key = "image_path" if self.option("image_path") else "images.storage"
         folder, url = self.option(key), " and ".join(self._urls("images.url"))
-        return self.place(key, folder and f"{folder}/{self.image_subfolder}", url or self.images_address, folder=True)
+        return self.data_path(key, folder and f"{folder}/{self.image_subfolder}", url or self.images_url, folder=True)
 
-    def other_places(self) -> list[Place]:
-        """Return where further files are looked for that the dataset reads."""
+    def other_paths(self) -> list[DataPath]:
+        """Return the paths of further files that the dataset reads."""
         return []
 
     def dataset_class(self) -> type[InstructionDataset]:
@@ -95,46 +95,46 @@ class BaseDatasetBuilder:
         return self.train_dataset_cls
 
     def image_folder(self, found: str) -> str:
-        """Return the folder that the rows' image paths start from, given the one that was found."""
+        """Return the root of the rows' image paths, given the folder that was found."""
         return found
 
-    def places(self) -> list[Place]:
+    def data_paths(self) -> list[DataPath]:
         """Return all files and folders that the dataset needs."""
-        images = self.image_place()
-        held_out = [place for places in self.held_out_places().values() for place in places]
-        return [*self.annotation_places(), *held_out, *self.other_places(), *([images] if images else [])]
+        images = self.image_folder_path()
+        held_out = [path for paths in self.held_out_paths().values() for path in paths]
+        return [*self.annotation_paths(), *held_out, *self.other_paths(), *([images] if images else [])]
 
     def remarks(self) -> list[str]:
-        """Return what the user should know about files that are there."""
+        """Return remarks for the user about files that exist."""
         return []
 
     def problems(self) -> list[str]:
         """Return every missing file and folder, with the YAML key that sets it and its download URL."""
-        return [problem for place in self.places() if (problem := place.problem())]
+        return [problem for path in self.data_paths() if (problem := path.problem())]
 
     def build_datasets(self) -> dict[str, InstructionDataset]:
-        """Return the dataset of the training split as {"train": dataset}, and those of held-out splits that are set.
+        """Return the training dataset as {"train": dataset}, and one for each held-out split of the YAML.
 
         Raises: ValueError with every missing path, or when no row can be used.
         """
         problems = self.problems()
         if problems:
             raise ValueError("\n".join(problems))
-        splits = {"train": self.annotation_places(), **self.held_out_places()}
+        splits = {"train": self.annotation_paths(), **self.held_out_paths()}
         return {split: self._build(places) for split, places in splits.items()}
 
-    def _build(self, annotations: Sequence[Place]) -> InstructionDataset:
-        images = self.image_place()
+    def _build(self, annotations: Sequence[DataPath]) -> InstructionDataset:
+        images = self.image_folder_path()
         folder = images.find() if images else None
         cls = self.dataset_class()
         return cls(
             name=self.name,
-            annotations=[file for place in annotations if (file := place.find())],
-            other_files=[file for place in self.other_places() if (file := place.find())],
+            annotations=[file for path in annotations if (file := path.find())],
+            other_files=[file for path in self.other_paths() if (file := path.find())],
             image_folder=self.image_folder(folder) if folder else None,
             vis_processor=self._processor("vis_processor"),
             text_processor=self._processor("text_processor"),
-            pool=load_pool(cls.pool_name) if cls.pool_name else (),
+            templates=load_templates(cls.templates_name) if cls.templates_name else (),
             seed=self.seed,
             listings=self.listings,
             bad_samples=self.bad_samples,
@@ -142,12 +142,12 @@ class BaseDatasetBuilder:
             bad_boxes=self.cfg.get("bad_boxes") or KEEP,
         )
 
-    def place(self, key: str, path: str | None, address: str = "", *, folder: bool = False) -> Place:
-        """Return the place of one configured path, with its other spellings."""
+    def data_path(self, key: str, path: str | None, url: str = "", *, folder: bool = False) -> DataPath:
+        """Return one configured path with its alternative spellings."""
         paths = [path.rstrip("/")] if path else []
         pairs = [pair for one, other in self.spellings for pair in ((one, other), (other, one))]
         paths += [spelt.replace(one, other) for spelt in paths for one, other in pairs if one in spelt][:1]
-        return Place(f"datasets.{self.name}.build_info.{key}", tuple(paths), address, folder)
+        return DataPath(f"datasets.{self.name}.build_info.{key}", tuple(paths), url, folder)
 
     def option(self, key: str) -> Any:
         """Return a value of `build_info` as plain containers, None where it is not set."""
@@ -163,26 +163,26 @@ class BaseDatasetBuilder:
 
 
 class FolderBuilder(BaseDatasetBuilder):
-    """Builds a dataset whose files all lie in one folder, that of the option `folder_key`."""
+    """Builds a dataset whose files all lie in one folder; the option `folder_key` names it."""
 
     folder_key: ClassVar[str] = "data_dir"
     annotation_file: ClassVar[str]
     other_file: ClassVar[str | None] = None
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         """Return the one annotation file."""
         return [self._below(self.annotation_file)]
 
-    def other_places(self) -> list[Place]:
+    def other_paths(self) -> list[DataPath]:
         """Return the other file, if there is one."""
         return [self._below(self.other_file)] if self.other_file else []
 
-    def image_place(self) -> Place:
+    def image_folder_path(self) -> DataPath:
         """Return the folder of the images."""
         folder = self.option(self.folder_key)
         path = folder and f"{folder}/{self.image_subfolder}"
-        return self.place(self.folder_key, path, self.images_address, folder=True)
+        return self.data_path(self.folder_key, path, self.images_url, folder=True)
 
-    def _below(self, name: str) -> Place:
+    def _below(self, name: str) -> DataPath:
         folder = self.option(self.folder_key)
-        return self.place(self.folder_key, folder and f"{folder}/{name}", self.annotations_address)
+        return self.data_path(self.folder_key, folder and f"{folder}/{name}", self.annotations_url)

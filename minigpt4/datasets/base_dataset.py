@@ -1,4 +1,4 @@
-"""What all training datasets share: rows are selected once, and a row becomes an Example when it is fetched."""
+"""The base of all training datasets: selects rows once, and turns a fetched row into an Example."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ import os
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.token_costs import TokenCosts
-from minigpt4.datasets.boxes import CLIP, DROP, INSIDE, KEEP, clip_boxes
+from minigpt4.datasets.boxes import CLIP, DROP, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
-from minigpt4.datasets.lengths import row_lengths, size_of_one
+from minigpt4.datasets.lengths import mean_chars
 from minigpt4.datasets.row_index import table_of
 from minigpt4.datasets.row_report import RowReport
+from minigpt4.datasets.row_rules import Row, RowRules
 from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.rows import JsonRecords, require
 from minigpt4.datasets.selection import count_faults, image_paths, known_faults, select_rows
 from minigpt4.processors.pictures import AS_STORED
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]
 
 
 def with_image(question: str) -> str:
-    """Return the prompt that asks a question about an image: behind the image span, with one closing space."""
+    """Return the prompt of a question about an image: the image span, the question, one space."""
     return f"{IMAGE_SPAN} {question} "
 
 
-class InstructionDataset(Dataset[Example]):
-    """Rows of annotation files, asked as `turns` says; a subclass overrides what is particular and nothing else.
+class InstructionDataset(RowRules, Dataset[Example]):
+    """Rows of annotation files; a subclass overrides the hooks in which its dataset differs.
 
-    `report` says what was found in the files. `pool` holds the wordings of `pool_name`, of which a sample draws one.
-    `bad_samples` names image files and bad rows that are left out. What `load_rows`, `rows_of`, `image_files`,
-    `text_sizes`, `box_fault` and `remark` say of a large file is kept beside it, so they depend on the files alone
-    (`other_files` included). `pictures` says how images are shown, `bad_boxes` what is done with bad boxes.
+    `report` counts what the files contain. `templates` are the prompt templates of
+    `templates_name`; a sample takes one at random.
+    `bad_samples` names image files and bad rows to leave out. The index of a large file keeps the answers of the hooks
+    of RowRules, so these depend on the files alone (`other_files` included). `pictures` says how images are shown,
+    `bad_boxes` how bad boxes are treated.
     """
 
-    fields: ClassVar[dict[str, Any]] = {}
-    """The keys that every row must have, with the types of their values."""
-    pool_name: ClassVar[str | None] = None
+    templates_name: ClassVar[str | None] = None
+    is_stream: ClassVar[bool] = False
+    """Whether rows are numbered without end; such a dataset has no length."""
     leaves_out_rows_without_image: ClassVar[bool] = False
     image_spelling: ClassVar[tuple[str, str] | None] = None
-    """A part of image names, and how it may be written instead: the other is taken when only that file is there."""
+    """A part of image names and its alternative, used when only that file exists."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class InstructionDataset(Dataset[Example]):
         vis_processor: Callable[[Image.Image], Tensor],
         text_processor: Callable[[str], str],
         other_files: Sequence[str] = (),
-        pool: Sequence[str] = (),
+        templates: Sequence[str] = (),
         seed: int = 0,
         listings: Listings | None = None,
         bad_samples: Collection[str] = frozenset(),
@@ -71,7 +72,7 @@ class InstructionDataset(Dataset[Example]):
         self.name, self.seed = name, seed
         self.pictures, self.bad_boxes = pictures, bad_boxes
         self.vis_processor, self.text_processor = vis_processor, text_processor
-        self.pool = list(pool)
+        self.templates = list(templates)
         self.other_files = list(other_files)
         folder = image_folder or os.path.dirname(annotations[0]) or "."
         self.images = ImageFolder(folder, spelling=self.image_spelling)
@@ -84,58 +85,23 @@ class InstructionDataset(Dataset[Example]):
         """Select the rows of the annotation files. Raises: ValueError for a broken file, or when no row can be used."""
         self.images.listings = listings
         for path in annotations:
-            table = table_of(path, self.load_rows, self, others=self.other_files)
-            drop = self.bad_boxes == DROP
+            table, drop = table_of(path, self), self.bad_boxes == DROP
             kept = select_rows(
                 table,
                 self.images,
                 self.report,
                 by_rule=self.leaves_out_rows_without_image,
                 bad_samples=bad_samples,
-                faults=known_faults(table, self) if drop else table.arrays["faults"],
+                faults=self._faults(table) if drop else table.arrays["faults"],
                 drop=drop,
             )
             self._tables.append((table, kept))
             self._ends.append(len(self) + (len(table) if kept is None else len(kept)))
-        self.images.listings = None  # what is there may change; and it would travel to the workers
+        self.images.listings = None  # files may come and go, and the listings would travel to the workers
         self._tell(annotations)
 
-    def load_rows(self, path: str) -> Iterable[Any]:
-        """Return the records of an annotation file; `JsonRecords` stay in the file, others are copied."""
-        return JsonRecords(path)
-
-    def rows_of(self, record: Any) -> Sequence[Row]:
-        """Return the rows that a record holds; the record itself when not overridden, [] leaves it out."""
-        return [record]
-
-    def remark(self, record: Any) -> str | None:
-        """Return what the user should know about a record, of which the log has the count."""
-        return None
-
-    def image_files(self, row: Row) -> list[str]:
-        """Return the names of the row's images, below the image folder or absolute; [] for a row of text only."""
-        raise NotImplementedError
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        """Return about how many characters the first question has (without image and wording), and all that follows.
-
-        Ranks are balanced by it. When not overridden: nothing is asked, and all texts of the row follow.
-        """
-        images = self.image_files(row)
-        values: list[list[Any]] = [value if isinstance(value, list) else [value] for value in map(row.get, self.fields)]
-        told = (texts for texts in values if all(isinstance(text, str) and text not in images for text in texts))
-        return 0, sum(map(size_of_one, told))
-
-    def box_fault(self, row: Row) -> int:
-        """Return what is wrong with the row's boxes, as of `datasets.boxes`; a row without boxes has nothing wrong."""
-        return INSIDE
-
-    def box_fault_in(self, row: Row, image_size: tuple[int, int]) -> int:
-        """Return the same for a row whose `box_fault` is UNKNOWN without its image's (width, height)."""
-        raise NotImplementedError
-
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Return what is asked and answered; the row has `index`, and `image_size` (width, height) in pixels too."""
+        """Return the questions and answers of a row, which also has `index` and `image_size`, (width, height)."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -157,7 +123,7 @@ class InstructionDataset(Dataset[Example]):
         return {**row, "index": index}
 
     def get(self, index: int, rng: random.Random) -> Example:
-        """Return one row as an Example; all that is drawn for it is drawn from `rng`.
+        """Return one row as an Example; all its random choices use `rng`.
 
         Raises: ValueError that names dataset, index and file when row or image is bad.
         """
@@ -175,52 +141,54 @@ class InstructionDataset(Dataset[Example]):
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.name}[{index}]: {error}") from error
         if sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in turns) > len(images):
-            raise ValueError(f"{sample_id}: its own text holds {IMAGE_PLACEHOLDER}, which stands for an image")
+            raise ValueError(f"{sample_id}: its own text contains {IMAGE_PLACEHOLDER}, the placeholder of an image")
         return Example(turns=turns, images=tuple(images), id=sample_id)
 
     def clipped_turns(self, row: Row, rng: random.Random) -> tuple[Turn, ...]:
-        """Return the turns of a row; boxes are moved into their image where `bad_boxes` says so."""
+        """Return the turns of a row, with boxes moved into their image if `bad_boxes` is clip."""
         turns = self.turns(row, rng)
         if self.bad_boxes == CLIP:
             turns = [Turn(clip_boxes(turn.prompt), clip_boxes(turn.answer)) for turn in turns]
         return tuple(turns)
 
     def row_lengths(self, costs: TokenCosts) -> np.ndarray:
-        """Return about how many tokens each row takes, (num_rows,) uint16."""
-        wordings = [wording.replace("{}", "") for wording in self.pool]
-        parts = [row_lengths(table, kept, costs, wording=size_of_one(wordings)) for table, kept in self._tables]
+        """Return the estimated tokens of each row, (num_rows,) uint16."""
+        around = mean_chars([template.replace("{}", "") for template in self.templates])
+        parts = [table.token_estimates(kept, costs, around=around) for table, kept in self._tables]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def image_paths(self, listings: Listings) -> dict[str, int]:
         """Return all image files of the dataset, each with the number of rows that show it."""
-        counts: dict[str, int] = {}
+        counts = Counter[str]()
         self.images.listings = listings
         for table, kept in self._tables:
-            for path, count in image_paths(table, kept, self.images).items():
-                counts[path] = counts.get(path, 0) + count
+            counts.update(image_paths(table, kept, self.images))
         self.images.listings = None
         return counts
 
     def look_at_boxes(self) -> None:
-        """Let `report` count the boxes whose image has to be asked for its size too."""
+        """Count bad boxes in `report`, also those that need the size of the image file."""
         if self.bad_boxes == DROP:
-            return  # has been done, and those rows are gone
+            return  # done when the dataset was built, without those rows
         counts: Counter[int] = Counter()
         for table, kept in self._tables:
-            faults = known_faults(table, self)
+            faults = self._faults(table)
             counts.update(count_faults(faults if kept is None else faults[kept]))
         self.report.box_faults = counts
 
+    def _faults(self, table: RowTable) -> np.ndarray:
+        return known_faults(table, self, self.images, self.pictures)
+
     def bad_rows(self) -> dict[str, str]:
-        """Return the rows that lack a key or have a wrong type, by file and place there, with what is wrong."""
+        """Return the reason for each bad row, by its file and its number there."""
         return {
             table.bad_row_name(number): reason
             for table, _ in self._tables
-            for number, reason in enumerate(table.reasons)
+            for number, (_, _, reason) in enumerate(table.bad)
         }
 
     def _tell(self, annotations: Sequence[str]) -> None:
-        """Log what the report says. Raises: ValueError when no usable row is left."""
+        """Log the report. Raises: ValueError when no usable row is left."""
         report, root = self.report, self.images.root
         boxes = report.boxes(self.name, self.bad_boxes)
         if report.num_rows == 0:

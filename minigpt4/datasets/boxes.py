@@ -1,4 +1,4 @@
-"""Boxes of datasets: read from COCO files, and judged."""
+"""Boxes of datasets: reads them from COCO files, finds bad ones, clips them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from minigpt4.conversation.box_text import BOX_SCALE, ImageSize, corners_of
 
 KEEP, CLIP, DROP = "keep", "clip", "drop"
-"""What is done with bad boxes: nothing, corners are moved into the image, or their rows are left out."""
+"""The treatment of bad boxes: keep them, move their corners into the image, or leave their rows out."""
 INSIDE, STICKS_OUT, OUTSIDE, EMPTY, REVERSED, UNKNOWN = range(6)
-"""What is wrong with a box; UNKNOWN: without the image's size nothing is."""
+"""The fault of a box; UNKNOWN: none without the image's size."""
 FAULTS = {
     STICKS_OUT: "sticking out of its image",
     OUTSIDE: "outside of its image",
@@ -22,7 +22,7 @@ FAULTS = {
     REVERSED: "reversed",
 }
 DROPPED = (OUTSIDE, EMPTY, REVERSED)
-"""The faults for which DROP leaves out a row: nothing of the box can be seen."""
+"""The faults for which DROP leaves out a row: no part of the box is visible."""
 MAX_SIDE = 1e9
 """Pixels; a larger number, an infinite one and NaN are mistakes."""
 BOX = re.compile(r"\{<(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)>\}")
@@ -30,20 +30,17 @@ BOX = re.compile(r"\{<(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)><(-?[0-9]+)>\}")
 
 def checked_box(box: Any) -> list[float]:
     """Return a box (x, y, width, height). Raises: ValueError unless it is four finite numbers."""
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+    are_finite = isinstance(box, list) and all(type(side) in (int, float) and abs(side) < MAX_SIDE for side in box)
+    if not are_finite or len(box) != 4:
         raise ValueError(f"its box should be four finite numbers x, y, width, height, not {box!r}")
     return [float(side) for side in box]
 
 
-def _is_finite(side: Any) -> bool:
-    return type(side) in (int, float) and abs(side) < MAX_SIDE
-
-
 def box_fault(box: Sequence[float], image_size: ImageSize | None) -> int:
-    """Return what is wrong with a box in pixels. It sticks out when a number of its text is not in 0..100."""
+    """Return the fault of a box in pixels. It sticks out when a number of its text is not in 0..100."""
     x, y, w, h = box
     if image_size is not None and x >= 0 <= y and w > 0 < h and x + w <= image_size[0] and y + h <= image_size[1]:
-        return INSIDE  # of millions nearly all
+        return INSIDE  # the usual case, of millions
     if w < 0 or h < 0:
         return REVERSED
     if w == 0 or h == 0:
@@ -58,7 +55,7 @@ def box_fault(box: Sequence[float], image_size: ImageSize | None) -> int:
 
 
 def text_fault(texts: Iterable[str]) -> int:
-    """Return the worst that is wrong with the boxes of texts; a box is empty when two opposite sides are equal."""
+    """Return the worst fault of the boxes in texts; a box is empty when two opposite sides are equal."""
     found = (BOX.finditer(text) for text in texts if "{<" in text)
     return max((_hundredths_fault(*map(int, match.groups())) for boxes in found for match in boxes), default=INSIDE)
 

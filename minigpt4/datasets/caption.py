@@ -1,4 +1,4 @@
-"""Captions of whole images: asked with the caption pool, answered with the caption."""
+"""Captions of whole images: a prompt template asks, the caption answers."""
 
 from __future__ import annotations
 
@@ -7,46 +7,44 @@ import random
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import cleaned_size
-from minigpt4.datasets.rows import JsonRecords, require
+from minigpt4.datasets.lengths import cleaned_chars
 
 
 class CaptionDataset(InstructionDataset):
     """Rows of {image, caption}."""
 
     fields: ClassVar = {"image": str, "caption": str}
-    pool_name = "caption"
+    templates_name = "caption"
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return 0, cleaned_size(row["caption"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return 0, cleaned_chars(row["caption"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
+        return [Turn(with_image(rng.choice(self.templates)), self.text_processor(row["caption"]))]
 
 
-@dataset("coco_caption", images_address=addresses.COCO_IMAGES, image_subfolder="train")
+@dataset("coco_caption", images_url=urls.COCO_IMAGES, image_subfolder="train")
 class COCOCaptionDataset(CaptionDataset):
-    """COCO captions of the Karpathy split; rows count as train when "train" stands anywhere in their path."""
+    """COCO captions of the Karpathy split; a row belongs to train if its path contains "train"."""
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Leave out what is not of the training split."""
+        """Leave out rows of other splits."""
         require(record, self.fields)
         return [record] if "train" in record["image"] else []
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the file, which lies in the image folder whatever folder the row names."""
+        """Return the file name; the row's folder does not matter."""
         return [os.path.basename(row["image"])]
 
 
-@dataset("textcaps_caption", annotations_address=addresses.TEXTCAPS, images_address=addresses.TEXTCAPS_IMAGES)
+@dataset("textcaps_caption", annotations_url=urls.TEXTCAPS, images_url=urls.TEXTCAPS_IMAGES)
 class TextCapsDataset(CaptionDataset):
     """TextCaps: captions that read the text in the image."""
 
@@ -65,8 +63,8 @@ class TextCapsDataset(CaptionDataset):
     folder_key="storage",
     annotation_file="filter_cap.json",
     image_subfolder="image",
-    annotations_address=addresses.CC_SBU_ALIGN,
-    images_address=addresses.CC_SBU_ALIGN,
+    annotations_url=urls.CC_SBU_ALIGN,
+    images_url=urls.CC_SBU_ALIGN,
 )
 class CCSBUAlignDataset(CaptionDataset):
     """The curated captions of MiniGPT-4's second stage, answered as they are."""
@@ -80,4 +78,4 @@ class CCSBUAlignDataset(CaptionDataset):
         return [{"image": f"{record['image_id']}.jpg", "caption": record["caption"]}]
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), row["caption"])]
+        return [Turn(with_image(rng.choice(self.templates)), row["caption"])]

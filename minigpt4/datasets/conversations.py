@@ -5,26 +5,26 @@ from __future__ import annotations
 import random
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import TURN_SIZE, cleaned_size, size
-from minigpt4.datasets.rows import require
+from minigpt4.datasets.lengths import TURN_CHARS, cleaned_chars, num_chars
 
-COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES}
+COCO: dict[str, Any] = {"images_url": urls.COCO_IMAGES}
 
 
-@dataset("llava_conversation", annotations_address=addresses.LLAVA_CONVERSATION, **COCO)
-@dataset("multitask_conversation", annotations_address=addresses.MULTITASK, **COCO)
+@dataset("llava_conversation", annotations_url=urls.LLAVA_CONVERSATION, **COCO)
+@dataset("multitask_conversation", annotations_url=urls.MULTITASK, **COCO)
 class ConversationDataset(InstructionDataset):
-    """Rows of {id, conversations: [{from, value}, ..]}, in turn a question and its answer whatever `from` says."""
+    """Rows of {id, conversations: [{from, value}, ..]}, alternately a question and its answer, whatever `from` says."""
 
     fields: ClassVar = {"id": str, "conversations": list}
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Name what is asked and answered; a question at the end that has no answer is left out."""
+        """Pair questions and answers; a last question without an answer is left out."""
         require(record, self.fields)
         said = record["conversations"]
         for part in said:
@@ -38,9 +38,11 @@ class ConversationDataset(InstructionDataset):
         """Return the COCO file of the row's number, which has its leading zeros already."""
         return [f"COCO_train2014_{row['id']}.jpg"]
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
+    def text_chars(self, row: Row) -> tuple[int, int]:
         (question, answer), *later = row["turns"]
-        return size(question), size(answer) + sum(size(ask) + size(said) + TURN_SIZE for ask, said in later)
+        return num_chars(question), num_chars(answer) + sum(
+            num_chars(ask) + num_chars(said) + TURN_CHARS for ask, said in later
+        )
 
     def box_fault(self, row: Row) -> int:
         return text_fault(text for turn in row["turns"] for text in turn)
@@ -51,14 +53,14 @@ class ConversationDataset(InstructionDataset):
         return [first, *(Turn(f"{question} ", answer) for question, answer in later)]
 
 
-@dataset("llava_detail", annotations_address=addresses.LLAVA_DETAIL, **COCO)
-@dataset("llava_reason", annotations_address=addresses.LLAVA_REASON, **COCO)
+@dataset("llava_detail", annotations_url=urls.LLAVA_DETAIL, **COCO)
+@dataset("llava_reason", annotations_url=urls.LLAVA_REASON, **COCO)
 class FirstTurnDataset(ConversationDataset):
     """Of each conversation the first question, cleaned as captions are, and its answer."""
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
+    def text_chars(self, row: Row) -> tuple[int, int]:
         question, answer = row["turns"][0]
-        return cleaned_size(question), size(answer)
+        return cleaned_chars(question), num_chars(answer)
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         question, answer = row["turns"][0]
@@ -67,7 +69,7 @@ class FirstTurnDataset(ConversationDataset):
 
 @dataset(
     "unnatural_instruction",
-    annotations_address=addresses.UNNATURAL,
+    annotations_url=urls.UNNATURAL,
     has_images=False,
     spellings=(("/unnatural_instructions/", "/nlp/"),),
 )
@@ -90,9 +92,9 @@ class UnnaturalDataset(InstructionDataset):
     def image_files(self, row: Row) -> list[str]:
         return []
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
+    def text_chars(self, row: Row) -> tuple[int, int]:
         question = f"{row['instruction_with_input']} {row.get('constraints') or ''}"
-        return cleaned_size(question), cleaned_size(row["output"])
+        return cleaned_chars(question), cleaned_chars(row["output"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         constraints = row.get("constraints")
@@ -101,5 +103,5 @@ class UnnaturalDataset(InstructionDataset):
 
 
 def without_image_tag(question: str) -> str:
-    """Return the question without `<image>` and line breaks, in whose place nothing comes, and outer blanks."""
+    """Return the question without `<image>`, line breaks and outer blanks; nothing replaces them."""
     return question.replace("<image>", "").replace("\n", "").strip()

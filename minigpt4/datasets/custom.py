@@ -1,6 +1,6 @@
 """A user's own data, by YAML alone: an entry of any name with `type: custom`.
 
-A row, of a JSON or JSONL file or beside an image in a tar shard, has either form; texts are taken as they are:
+A row of a JSON or JSONL file, or of a tar shard together with its image, has one of two forms. Texts stay unchanged:
     {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A"}]}
     {"image": "a.jpg" or ["a.jpg", "b.jpg"] or absent, "question": "What?", "answer": "A" or ["A", "B"]}
 """
@@ -12,26 +12,41 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from minigpt4.common.registry import registry
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.files import Place
-from minigpt4.datasets.lengths import TURN_SIZE, size, size_of_one
-from minigpt4.datasets.rows import require
+from minigpt4.datasets.data_path import DataPath
+from minigpt4.datasets.lengths import TURN_CHARS, mean_chars, num_chars
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 
 TAG = "<image>"
-"""Stands in a question where an image is shown."""
+"""Marks the position of an image in a question."""
 IMAGE_KEYS = ("image", "images")
 OTHER_KEYS = ("img", "img_path", "image_path", "image_file", "image_name", "file_name", "filename", "image_url")
-"""Keys that others use for an image; they are not read here."""
+"""Keys that other tools use for an image; we do not read them."""
 SPEAKERS = (("human", "user"), ("gpt", "assistant"))
 
 
-class CustomDataset(InstructionDataset):
-    """Rows of JSON or JSONL files; of several answers a sample draws one."""
+class _Conversations(InstructionDataset):
+    """Rows of {images, turns: [(question, its possible answers), ..]}; a sample takes one answer at random."""
+
+    def image_files(self, row: Row) -> list[str]:
+        images: list[str] = row["images"]
+        return images
+
+    def box_fault(self, row: Row) -> int:
+        return text_fault(text for question, answers in row["turns"] for text in (question, *answers))
+
+    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
+        """Keep the questions; images go where a question shows them, else before the first."""
+        return ask(row["turns"], rng, num_images=len(row["images"]))
+
+
+class CustomDataset(_Conversations):
+    """Rows of JSON or JSONL files."""
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, {})
@@ -51,38 +66,21 @@ class CustomDataset(InstructionDataset):
         found = next((key for key in OTHER_KEYS if record.get(key)), None)
         return found and f"asked without an image: '{found}' is not read; name the image under 'image'"
 
-    def image_files(self, row: Row) -> list[str]:
-        images: list[str] = row["images"]
-        return images
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
+    def text_chars(self, row: Row) -> tuple[int, int]:
         (question, answers), *later = row["turns"]
-        rest = sum(size(ask) + size_of_one(said) + TURN_SIZE for ask, said in later)
-        return size(question), size_of_one(answers) + rest
-
-    def box_fault(self, row: Row) -> int:
-        return fault_of(row["turns"])
-
-    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        """Ask the questions as they are, images where they show them or else before the first."""
-        return ask(row["turns"], rng, num_images=len(row["images"]))
+        rest = sum(num_chars(ask) + mean_chars(said) + TURN_CHARS for ask, said in later)
+        return num_chars(question), mean_chars(answers) + rest
 
 
-class CustomStream(StreamDataset):
-    """The same rows in tar shards, each beside its one image."""
+class CustomStream(_Conversations, StreamDataset):
+    """The same rows in tar shards, each with one image."""
 
     fields: ClassVar = {}
-    pool_name = None
+    templates_name = None
 
     @classmethod
     def rows_of(cls, record: Any) -> list[Row]:
-        return [{"turns": read_turns(record, num_images=1)}]
-
-    def box_fault(self, row: Row) -> int:
-        return fault_of(row["turns"])
-
-    def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return ask(row["turns"], rng, num_images=1)
+        return [{"images": ["in the shard"], "turns": read_turns(record, num_images=1)}]
 
 
 def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
@@ -105,15 +103,10 @@ def read_turns(record: Any, *, num_images: int) -> list[tuple[str, list[str]]]:
         raise ValueError(f"its questions show {TAG} {shown} times but it has {num_images} images")
     for question, answers in turns:
         if IMAGE_PLACEHOLDER in question or any(IMAGE_PLACEHOLDER in answer for answer in answers):
-            raise ValueError(f"its own text holds {IMAGE_PLACEHOLDER}, which stands for an image; write {TAG}")
+            raise ValueError(f"its own text contains {IMAGE_PLACEHOLDER}, the placeholder of an image; write {TAG}")
         if not all(map(str.strip, answers)):
             raise ValueError("an answer is empty")
     return turns
-
-
-def fault_of(turns: Sequence[tuple[str, list[str]]]) -> int:
-    """Return the worst that is wrong with the boxes of questions and their possible answers."""
-    return text_fault(text for question, answers in turns for text in (question, *answers))
 
 
 def _conversation(record: Row) -> list[tuple[str, list[str]]]:
@@ -130,10 +123,10 @@ def _conversation(record: Row) -> list[tuple[str, list[str]]]:
 
 
 def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_images: int) -> list[Turn]:
-    """Return the turns as the model gets them.
+    """Return the turns for the model, with images where the questions show them.
 
-    Images stand where the questions show them. Where none does, or where the first question shows the only one, they
-    stand before the first question, as in all other datasets.
+    If no question shows an image, or the first question shows the only one, images come before the first question, as
+    in all other datasets.
     """
     shown = sum(question.count(TAG) for question, _ in turns)
     in_front = num_images > 0 and (shown == 0 or (num_images == 1 and TAG in turns[0][0]))
@@ -152,29 +145,29 @@ def ask(turns: Sequence[tuple[str, list[str]]], rng: random.Random, *, num_image
 
 @registry.register_builder("custom")
 class CustomBuilder(StreamBuilder):
-    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage`, shards.
+    """custom: `ann_path` or `annotations.train.storage` with `image_path` or `images.storage`; or `storage`: shards.
 
-    Without an image folder, images are looked for below the folder of the (first) annotation file.
+    Without an image folder, image paths start at the folder of the first annotation file.
     """
 
     DATASET_CONFIG_DICT: ClassVar = {"default": "configs/datasets/custom.yaml"}
-    annotations_address = ""
+    annotations_url = ""
     has_images = True
     pictures = AS_SEEN
 
     def dataset_class(self) -> type[InstructionDataset]:
         return CustomStream if self.option("storage") else CustomDataset
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         if self.option("storage"):
-            return super().annotation_places()
+            return super().annotation_paths()
         if not self.option("annotations.train.storage") and not self.option("ann_path"):
-            return [self.place("ann_path", None)]
-        return BaseDatasetBuilder.annotation_places(self)
+            return [self.data_path("ann_path", None)]
+        return BaseDatasetBuilder.annotation_paths(self)
 
     def remarks(self) -> list[str]:
         return super().remarks() if self.option("storage") else []
 
-    def image_place(self) -> Place | None:
+    def image_folder_path(self) -> DataPath | None:
         is_set = self.option("image_path") or self.option("images.storage")
-        return BaseDatasetBuilder.image_place(self) if is_set else None
+        return BaseDatasetBuilder.image_folder_path(self) if is_set else None

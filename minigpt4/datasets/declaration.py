@@ -25,7 +25,7 @@ def dataset(
     """Register a builder of this name for the class below; a class may have several names.
 
     `defaults` are the options of its YAML entry, or a YAML file that has them. `attributes` are those of `builder`,
-    such as `annotations_address`.
+    such as `annotations_url`.
     """
     if defaults is None and (Path(__file__).parents[1] / DEFAULTS.format(name)).is_file():
         defaults = DEFAULTS.format(name)

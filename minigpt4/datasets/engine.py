@@ -7,42 +7,38 @@ import random
 from string import ascii_uppercase as LETTERS
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import cleaned_size, size
-from minigpt4.datasets.rows import require
+from minigpt4.datasets.lengths import cleaned_chars, num_chars
 
 
 class EngineBuilder(BaseDatasetBuilder):
-    """What the three share: one annotation file, and images by their path below the folder that holds `vg`."""
+    """Builds the three: one annotation file, and images by their path below the parent folder of `vg`."""
 
-    annotations_address = addresses.DATA_ENGINE
-    images_address = addresses.VG_IMAGES
+    annotations_url = urls.DATA_ENGINE
+    images_url = urls.VG_IMAGES
 
     def image_folder(self, found: str) -> str:
-        """Return the parent of a folder `vg`, since the rows' paths begin with it."""
+        """Return the parent of a folder `vg`, since the rows' paths begin with `vg`."""
         parent, name = os.path.split(os.path.normpath(found))
         return parent or "." if name == "vg" else found
 
 
 @dataset("engine_da", builder=EngineBuilder)
 class EngineDADataset(InstructionDataset):
-    """Every item, answered in words."""
+    """Every item, answered in words; its `image` begins with the folder of its collection, such as vg/."""
 
     fields: ClassVar = {"image": str, "instruction": str, "answer": str}
     leaves_out_rows_without_image = True
 
-    def image_files(self, row: Row) -> list[str]:
-        """Return the row's `image`, which begins with the folder of its collection, such as vg/."""
-        return [row["image"]]
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return cleaned_size(row["instruction"]), cleaned_size(row["answer"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return cleaned_chars(row["instruction"]), cleaned_chars(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         question = f"[vqa] {self.text_processor(row['instruction'])}"
@@ -61,7 +57,7 @@ class EngineMCDataset(EngineDADataset):
         return "left out: 'choide_answer' is a misspelling of 'choice_answer'" if misspelt else None
 
     def rows_of(self, record: Any) -> list[Row]:
-        """Leave out what has no choice."""
+        """Leave out items without a choice."""
         require(record, {})
         if record.get("choice_answer") is None:
             return []
@@ -74,11 +70,13 @@ class EngineMCDataset(EngineDADataset):
         return [record]
 
     def ordered(self, row: Row) -> tuple[list[str], str]:
-        """Return the options in the order in which they are asked, and the letter of the right one."""
+        """Return the options in their order in the question, and the letter of the right one."""
         return row["options"], row["choice_answer"]
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["instruction"]) + sum(size(option) + 4 for option in row["options"]) + len(BY_LETTER), 1
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["instruction"]) + sum(num_chars(option) + 4 for option in row["options"]) + len(
+            BY_LETTER
+        ), 1
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         options, letter = self.ordered(row)
@@ -91,7 +89,7 @@ class EngineMCPDataset(EngineMCDataset):
     """As engine_mc, with the options of every item shuffled once for the whole run."""
 
     def ordered(self, row: Row) -> tuple[list[str], str]:
-        """Return an order that is a function of (seed, dataset, row) alone; of equal options the first is right."""
+        """Return an order that depends on (seed, dataset, row) only; of equal options the first is right."""
         options = list(row["options"])
         right = options[LETTERS.index(row["choice_answer"])]
         derive_rng(self.seed, self.name, "options", row["index"]).shuffle(options)

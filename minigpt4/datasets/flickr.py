@@ -1,4 +1,4 @@
-"""Grounded Flickr30k: captions whose phrases carry boxes, asked in three ways. Texts are taken as they are."""
+"""Grounded Flickr30k: captions whose phrases carry boxes, in three tasks. Texts stay unchanged."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import random
 from typing import Any, ClassVar
 
 from minigpt4.conversation.conversation import Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import text_fault
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import size, size_with_boxes
+from minigpt4.datasets.lengths import chars_with_boxes, num_chars
 
 FLICKR: dict[str, Any] = {
-    "annotations_address": addresses.FLICKR,
-    "images_address": addresses.FLICKR_IMAGES,
+    "annotations_url": urls.FLICKR,
+    "images_url": urls.FLICKR_IMAGES,
     "spellings": (("/filtered_flickr/images", "/flickr/flickr30k-images"), ("/filtered_flickr/", "/flickr/")),
 }
 
 
 class FlickrDataset(InstructionDataset):
-    """What the three Flickr30k datasets share: images by number, and one text that holds boxes."""
+    """The base of the three Flickr30k datasets: images by number, and one text with boxes."""
 
     boxed: ClassVar[str]
     """The key of that text."""
@@ -34,28 +34,28 @@ class FlickrDataset(InstructionDataset):
 
 @dataset("flickr_grounded_caption", **FLICKR)
 class GroundedCaptionDataset(FlickrDataset):
-    """Captions with a box behind each phrase."""
+    """Captions with a box after each phrase."""
 
     fields: ClassVar = {"image_id": (int, str), "grounded_caption": str}
     boxed = "grounded_caption"
-    pool_name = "grounding"
+    templates_name = "grounding"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return 0, size_with_boxes(row["grounded_caption"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return 0, chars_with_boxes(row["grounded_caption"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), row["grounded_caption"])]
+        return [Turn(with_image(rng.choice(self.templates)), row["grounded_caption"])]
 
 
 @dataset("flickr_CaptionToPhrase", **FLICKR)
 class CaptionToPhraseDataset(FlickrDataset):
-    """A caption is asked, its phrases with their boxes are the answer."""
+    """The question is a caption, the answer its phrases with their boxes."""
 
     fields: ClassVar = {"image_id": (int, str), "caption": str, "output": str}
     boxed = "output"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["caption"]), size_with_boxes(row["output"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["caption"]), chars_with_boxes(row["output"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         return [Turn(with_image(f"[detection] {row['caption']}"), row["output"])]
@@ -63,13 +63,13 @@ class CaptionToPhraseDataset(FlickrDataset):
 
 @dataset("flickr_ObjectToPhrase", **FLICKR)
 class ObjectToPhraseDataset(FlickrDataset):
-    """A phrase is asked, its boxes are the answer."""
+    """The question is a phrase, the answer its boxes."""
 
     fields: ClassVar = {"image_id": (int, str), "phrase": str, "bbox": str}
     boxed = "bbox"
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["phrase"]), size(row["phrase"]) + size_with_boxes(row["bbox"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["phrase"]), num_chars(row["phrase"]) + chars_with_boxes(row["bbox"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         return [Turn(with_image(f"[detection] {row['phrase']}"), f"<p>{row['phrase']}</p> {row['bbox']}")]

@@ -1,4 +1,4 @@
-"""Where is it, and what is there: RefCOCO, RefCOCO+, RefCOCOg, the same the other way round, Visual Genome regions."""
+"""Questions for boxes and about boxes: RefCOCO, RefCOCO+, RefCOCOg, their inverses, Visual Genome regions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import NUMBER, require
 from minigpt4.common.safe_pickle import load_plain
 from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder, FolderBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, checked_box, coco_boxes, stated_size
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.lengths import BOX_SIZE, size_of_one
-from minigpt4.datasets.rows import NUMBER, JsonRecords, require
+from minigpt4.datasets.lengths import BOX_CHARS, mean_chars
 
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)
@@ -30,28 +31,25 @@ MAX_REGION_AREA = 16384
 
 
 class ReferDataset(InstructionDataset):
-    """Rows of {image, sentences: [..], box: [x, y, width, height]}: a sentence is asked, its box is the answer.
+    """Rows of {image, sentences: [..], box: [x, y, width, height]}: the question is a sentence, the answer its box.
 
-    `stated_size` is the image's (width, height) where the annotation files state it.
+    `stated_size` is the image's (width, height) if the annotation files state it.
     """
 
     fields: ClassVar = {"image": str, "sentences": list[str], "box": list}
-    pool_name = "refer"
+    templates_name = "refer"
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, self.fields)
         checked_box(record["box"])
         return [record]
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size_of_one(row["sentences"]), BOX_SIZE
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return mean_chars(row["sentences"]), BOX_CHARS
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), sentence)), self.box_of(row))]
+        return [Turn(with_image(fill(rng.choice(self.templates), sentence)), self.box_of(row))]
 
     def box_fault(self, row: Row) -> int:
         return box_fault(row["box"], row.get("stated_size"))
@@ -60,39 +58,39 @@ class ReferDataset(InstructionDataset):
         return box_fault(row["box"], image_size)
 
     def box_of(self, row: Row) -> str:
-        """Return the text of the row's box. Raises: ValueError when a row should have been left out for it."""
+        """Return the text of the row's box. Raises: ValueError for a box that `bad_boxes: drop` missed."""
         box, size = row["box"], row["image_size"]
         if self.bad_boxes == DROP and box_fault(box, size) in DROPPED:
             raise ValueError(
-                f"its box {box} lies outside of its image, which is {size[0]} x {size[1]}; "
+                f"its box {box} lies outside its image of {size[0]} x {size[1]} pixels; "
                 f"the annotation files say {row.get('stated_size')}"
             )
         return box_text(box, size)
 
 
 class ReferBuilder(BaseDatasetBuilder):
-    """What the six share: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
+    """Builds the six: `ann_path`/`dataset`/refs(`splitBy`).p, where `dataset` may begin with "inv"."""
 
-    images_address = addresses.COCO_IMAGES
+    images_url = urls.COCO_IMAGES
     spellings = (("(umd)", "(und)"),)
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         return [self._file(f"refs({self.option('splitBy')}).p")]
 
-    def other_places(self) -> list[Place]:
+    def other_paths(self) -> list[DataPath]:
         return [self._file("instances.json")]
 
-    def _file(self, name: str) -> Place:
+    def _file(self, name: str) -> DataPath:
         dataset = str(self.option("dataset")).removeprefix("inv")
-        address = f"{addresses.REFER}/{dataset}.zip"
-        return self.place("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", address)
+        url = f"{urls.REFER}/{dataset}.zip"
+        return self.data_path("ann_path", f"{self.option('ann_path')}/{dataset}/{name}", url)
 
 
 @dataset("refcoco", builder=ReferBuilder)
 @dataset("refcocop", builder=ReferBuilder)
 @dataset("refcocog", builder=ReferBuilder)
 class RefCOCODataset(ReferDataset):
-    """The training refs of a file of RefCOCO's kind; the first other file, instances.json, has the boxes."""
+    """The training refs of a file of RefCOCO's kind; the first of `other_files`, instances.json, has the boxes."""
 
     def load_rows(self, path: str) -> Iterator[Row]:
         boxes, sizes = coco_boxes(self.other_files[0])
@@ -120,13 +118,13 @@ class RefCOCODataset(ReferDataset):
 @dataset("invrefcocop", builder=ReferBuilder)
 @dataset("invrefcocog", builder=ReferBuilder)
 class InvRefCOCODataset(RefCOCODataset):
-    """The same the other way round: the box is asked, one of its sentences is the answer."""
+    """The inverse: the question is the box, the answer one of its sentences."""
 
-    pool_name = "identify"
+    templates_name = "identify"
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         sentence = self.text_processor(rng.choice(row["sentences"]))
-        return [Turn(with_image(fill(rng.choice(self.pool), self.box_of(row))), sentence)]
+        return [Turn(with_image(fill(rng.choice(self.templates), self.box_of(row))), sentence)]
 
 
 @dataset(
@@ -134,16 +132,16 @@ class InvRefCOCODataset(RefCOCODataset):
     builder=FolderBuilder,
     annotation_file="region_descriptions.json",
     other_file="image_data.json",
-    annotations_address=addresses.VG_REGIONS,
-    images_address=addresses.VG_IMAGES,
+    annotations_url=urls.VG_REGIONS,
+    images_url=urls.VG_IMAGES,
 )
 class RefVGDataset(ReferDataset):
-    """The regions of Visual Genome below MAX_REGION_AREA; the first other file, image_data.json, knows the images."""
+    """The regions of Visual Genome below MAX_REGION_AREA; `other_files` begins with image_data.json."""
 
     fields: ClassVar = {}  # rows_of has checked the regions already
 
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
-        """Read which file each image is, then select the regions; the records are images with their regions."""
+        """Read the file name of each image, then select the regions; a record is an image with its regions."""
         known = []
         for number, image in enumerate(JsonRecords(self.other_files[0]), 1):
             try:
@@ -160,11 +158,11 @@ class RefVGDataset(ReferDataset):
 
     def rows_of(self, record: Any) -> list[Row]:
         require(record, {"id": int, "regions": list}, what="record")
-        place = int(np.searchsorted(self._ids, record["id"]))
-        if place == len(self._ids) or self._ids[place] != record["id"]:
+        position = int(np.searchsorted(self._ids, record["id"]))
+        if position == len(self._ids) or self._ids[position] != record["id"]:
             raise ValueError(f"image_data.json has no image {record['id']}")
-        image, regions = self._files[place].decode(), record["regions"]
-        width, height = self._sizes[place].tolist()
+        image, regions = self._files[position].decode(), record["regions"]
+        width, height = self._sizes[position].tolist()
         size = (width, height) if (width, height) != NO_SIZE else None
         if not _are_regions(regions):
             for region in regions:
@@ -182,7 +180,7 @@ class RefVGDataset(ReferDataset):
 
 
 def _are_regions(regions: list[Any]) -> bool:
-    """Return whether all regions have what they should; of millions, asking `require` for each takes too long."""
+    """Return whether all regions have the right keys and types; `require` is too slow for millions."""
     try:
         sides = [region[side] for region in regions for side in SIDES]
         are_numbers = set(map(type, sides)) <= {int, float} and math.isfinite(sum(sides))

@@ -1,4 +1,4 @@
-"""Image files: folder listings, the folder that a dataset's images lie in, and reading one."""
+"""Image files: folder listings, a dataset's image folder, and reading one image."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ from minigpt4.processors.pictures import AS_SEEN, decode_image
 
 
 class Listings:
-    """What lies in which folder; each folder is read once, however many datasets ask for files of it."""
+    """The files of folders; each folder is read once for all datasets."""
 
     def __init__(self) -> None:
         self._names: dict[str, Collection[str]] = {}
 
     def has(self, path: str) -> bool:
-        """Return whether the file was there when its folder was read."""
+        """Return whether the file existed when its folder was read."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
-            self._names[folder] = _files_in(folder) if os.path.isdir(folder) else ()
+            self._names[folder] = ()
+            if os.path.isdir(folder):
+                with os.scandir(folder) as entries:
+                    self._names[folder] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
         return name in self._names[folder]
 
 
-def _files_in(folder: str) -> frozenset[str]:
-    """Return the names of what a folder holds, without its subfolders."""
-    with os.scandir(folder) as entries:
-        return frozenset(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-
-
 class ImageFolder:
-    """The folder that image names start from; `spelling` is a part of names that may be written in another way too.
+    """The root of image names; `spelling` is a part of names with its alternative.
 
-    While `listings` is set, it answers from folder listings instead of asking for every file.
+    With `listings` it answers from folder listings, without a system call for every file.
     """
 
     def __init__(self, root: str, *, spelling: tuple[str, str] | None = None) -> None:
@@ -41,7 +38,7 @@ class ImageFolder:
         self.listings: Listings | None = None
 
     def find(self, name: str) -> str:
-        """Return the path of a file: as it is named, or in the other spelling when only that one is there."""
+        """Return the path of a file, in the other spelling if only that one exists."""
         path = self._path(name)
         if self.spelling is None or self.spelling[0] not in name or self.exists(path):
             return path
@@ -49,7 +46,7 @@ class ImageFolder:
         return other if self.exists(other) else path
 
     def exists(self, path: str) -> bool:
-        """Return whether the file is there."""
+        """Return whether the file exists."""
         return os.path.exists(path) if self.listings is None else self.listings.has(path)
 
     def _path(self, name: str) -> str:

@@ -1,11 +1,9 @@
-"""Images that the model may see otherwise than a viewer shows them: the full check counts each kind of them."""
+"""Kinds of images that the model may see differently from a viewer; the full check counts them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-
-from PIL import Image
 
 from minigpt4.processors.pictures import AS_SEEN, AS_STORED, Source, as_rgb, opened, orientation_of
 
@@ -19,7 +17,7 @@ WORDS = {
     CMYK: "are CMYK",
 }
 ALWAYS = {DEEP: "scaled to 8 bits", REAL: "scaled to 8 bits", FRAMES: "the first is shown", CMYK: "converted to RGB"}
-"""What is done with a kind, whatever `pictures` is."""
+"""The treatment of kinds that does not depend on `pictures`."""
 SHOWN = {
     AS_SEEN: {**ALWAYS, TURNED: "shown upright", TRANSPARENT: "shown on white"},
     AS_STORED: {**ALWAYS, TURNED: "shown as stored", TRANSPARENT: "shown without their alpha channel"},
@@ -27,31 +25,22 @@ SHOWN = {
 
 
 def kinds_of_file(file: Source) -> list[str]:
-    """Return the kinds of an image file, which is decoded and converted.
-
-    Raises: ValueError with the reason, which names no file, when the model cannot be shown it.
-    """
+    """Decode and convert an image file; return its kinds. Raises: ValueError with the reason, without the file name."""
     with opened(file) as image:
-        kinds = kinds_of(image)
+        has_alpha = image.has_transparency_data
+        is_deep, is_real = image.mode[0] == "I", image.mode == "F"
+        if has_alpha and not is_deep and not is_real:
+            layers = image.convert("LA") if image.mode == "La" else image
+            has_alpha = layers.convert("RGBA").getchannel("A").getextrema()[0] != 255
+        found = {
+            TURNED: orientation_of(image) != 1,
+            TRANSPARENT: has_alpha,
+            DEEP: is_deep,
+            REAL: is_real,
+            FRAMES: getattr(image, "n_frames", 1) > 1,
+            CMYK: image.mode == "CMYK",
+        }
         as_rgb(image, AS_SEEN)
-    return kinds
-
-
-def kinds_of(image: Image.Image) -> list[str]:
-    """Return the kinds of a decoded image, whose file is still open."""
-    has_alpha = image.has_transparency_data
-    is_deep, is_real = image.mode[0] == "I", image.mode == "F"
-    if has_alpha and not is_deep and not is_real:
-        layers = image.convert("LA") if image.mode == "La" else image
-        has_alpha = layers.convert("RGBA").getchannel("A").getextrema()[0] != 255
-    found = {
-        TURNED: orientation_of(image) != 1,
-        TRANSPARENT: has_alpha,
-        DEEP: is_deep,
-        REAL: is_real,
-        FRAMES: getattr(image, "n_frames", 1) > 1,
-        CMYK: image.mode == "CMYK",
-    }
     return [kind for kind, is_one in found.items() if is_one]
 
 

@@ -1,4 +1,4 @@
-"""A look at the data before training: samples of every dataset as the model will get them, and what a step holds."""
+"""The preview page: samples of every dataset as the model gets them, and the contents of a step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.draws import ENDLESS, Ingredient, shares
+from minigpt4.datasets.samples import MixtureComponent, mixing_weights
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
 
 NUM_MEASURED = 32
-"""Samples of each dataset whose lengths are measured."""
+"""Samples of each dataset that are measured."""
 
 
 def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> Path:
@@ -31,22 +31,22 @@ def write_preview(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num
 
 
 def views_of(cfg: Config, datasets: Mapping[str, Mapping[str, Any]], *, num_samples: int) -> list[DatasetView]:
-    """Return what there is to see of each dataset."""
+    """Return the view of each dataset."""
     encoder = registry.get_model_class(cfg.model_cfg.arch).chat_encoder_of(cfg.model_cfg)
     bodies = {str(name): body for name, body in cfg.datasets_cfg.items()}
-    ingredients = [
-        Ingredient(name, len(splits["train"]), bodies[name].batch_size, bodies[name].sample_ratio)
-        for name, splits in datasets.items()
+    components = [
+        MixtureComponent(name, None if one.is_stream else len(one), bodies[name].batch_size, bodies[name].sample_ratio)
+        for name, one in ((name, splits["train"]) for name, splits in datasets.items())
     ]
     views = [
         DatasetView(
             name=one.name,
-            num_rows=None if one.num_rows == ENDLESS else one.num_rows,
+            num_rows=one.num_rows,
             batch_size=one.batch_size,
             ratio=one.ratio,
             share=float(share),
         )
-        for one, share in zip(ingredients, shares(ingredients), strict=True)
+        for one, share in zip(components, mixing_weights(components), strict=True)
     ]
     for view in views:
         name = view.name
@@ -63,7 +63,7 @@ def _look(
     view: DatasetView, dataset: InstructionDataset, encoder: ChatEncoder, scale: Tensor, *, num_samples: int, seed: int
 ) -> None:
     """Fetch samples as the first pass of the training would, and measure them."""
-    name, num_rows = view.name, min(len(dataset), 1 << 20 if len(dataset) == ENDLESS else len(dataset))
+    name, num_rows = view.name, (1 << 20) if dataset.is_stream else len(dataset)
     rows = derive_rng(seed, "preview", name).sample(range(num_rows), min(max(num_samples, NUM_MEASURED), num_rows))
     num_image_tokens = 0
     for row in rows:
@@ -96,7 +96,7 @@ def _sample(encoded: Encoded, tokenizer: Tokenizer, scale: Tensor) -> Sample:
 
 def _tokens(encoded: Encoded, tokenizer: Tokenizer) -> list[Token]:
     """Return the tokens as text; image tokens that follow each other are one entry."""
-    anchor = tokenizer.encode("x")[-1]  # decoded behind it, a piece keeps the blank that it begins with
+    anchor = tokenizer.encode("x")[-1]  # after it, a decoded piece keeps its leading blank
     before = len(tokenizer.decode([anchor]))
     named = {number: text for text, number in tokenizer.special.items()}
     tokens: list[Token] = []

@@ -1,7 +1,7 @@
-"""Row tables kept in files: what was found in a large annotation file is found once and mapped into memory after that.
+"""Indexes of large annotation files: a file is scanned once, later runs map its row table into memory.
 
-The index lies beside the annotation, or in the cache folder of the user where that place is read-only. It holds nothing
-about image files, which come and go without the annotation changing.
+The index lies in the folder of the annotation file, or in the user's cache folder if that one is read-only. It does not
+depend on image files, since these may come and go.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import inspect
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from filelock import FileLock
 
 from minigpt4.common import json_records, row_checks, safe_pickle, text_files
-from minigpt4.common.files import problem
+from minigpt4.common.files import NotWrittenError, part_of, write_whole
 from minigpt4.common.liveness import pulse
 from minigpt4.common.locks import locked, signs_of_work
 from minigpt4.datasets import boxes, lengths, row_table
+from minigpt4.datasets.row_rules import RowRules
 from minigpt4.datasets.row_table import DTYPES, RowTable
 
 logger = logging.getLogger(__name__)
@@ -34,38 +34,21 @@ logger = logging.getLogger(__name__)
 SMALLEST = 1 << 22
 """Bytes; smaller annotation files get no index and are scanned at every start."""
 LOCK_SECONDS = 600.0
-"""How long a process waits for another one that writes an index, before it goes on without."""
-_PART = ".part"
-_MAGIC = b"minigpt4 rows\n\0\0"
+"""Seconds that a process waits for another one to write an index."""
+_MAGIC = b"minigpt4 rows 2\n"
 
 
-class IndexedTable(RowTable):
-    """A table whose arrays are a file's, mapped: processes share its memory, and it travels as a path."""
-
-    def __init__(self, path: str, index: str, signature: Any) -> None:
-        arrays, info = _map(index, signature)
-        super().__init__(path, arrays, info)
-        self.index, self.signature = index, signature
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Open the index again in the other process."""
-        return IndexedTable, (self.path, self.index, self.signature)
-
-
-def table_of(path: str, load: Callable[[str], Iterable[Any]], rules: Any, *, others: Sequence[str] = ()) -> RowTable:
+def table_of(path: str, rules: RowRules) -> RowTable:
     """Return the table of an annotation file, from its index where that fits, else from the file.
 
-    `others` are further files that the rows depend on. Of several processes one writes the index, the others wait.
-
-    Raises: ValueError when a file is broken.
+    Of several processes one writes the index, the others wait. Raises: ValueError when a file is broken.
     """
-    dataset_class: Any = type(rules)
-    stats = [(Path(file).name, os.stat(file)) for file in (path, *others)]
+    stats = [(Path(file).name, os.stat(file)) for file in (path, *rules.other_files)]
     if sum(stat.st_size for _, stat in stats) < SMALLEST:
-        return RowTable.scan(path, load(path), rules)
-    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    signature = {"files": files, "code": _code_of(dataset_class)}
-    places = _places(path, _key_of(dataset_class))
+        return RowTable.scan(path, rules.load_rows(path), rules)
+    files, cls = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats], cast(Any, type(rules))
+    signature = {"files": files, "code": _code_of(cls)}
+    places = _places(path, _key_of(cls))
     for place in places:
         if (table := _open(path, place, signature)) is not None:
             return table
@@ -73,15 +56,15 @@ def table_of(path: str, load: Callable[[str], Iterable[Any]], rules: Any, *, oth
         if (lock := _locked(path, place)) is None:
             continue  # read-only, or held for too long: the next place
         try:
-            return _open(path, place, signature) or _write(path, place, signature, load, rules)
+            return _open(path, place, signature) or _write(path, place, signature, rules)
         finally:
             lock.release()
-    logger.warning("%s: its index can be kept nowhere; it is read anew at every start", path)
-    return RowTable.scan(path, load(path), rules)
+    logger.warning("%s: no folder can hold its index; it is scanned at every start", path)
+    return RowTable.scan(path, rules.load_rows(path), rules)
 
 
 def _locked(path: str, place: str) -> FileLock | None:
-    """Wait for the right to write an index; None where its folder is read-only, or the lock does not come."""
+    """Wait for the lock of an index; None if its folder is read-only, or the lock does not come."""
     holder = f"{path}: another process writes its index"
     try:
         os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
@@ -92,64 +75,58 @@ def _locked(path: str, place: str) -> FileLock | None:
 
 
 def _parts(place: str) -> list[tuple[str, int]]:
-    """Return the half-written files of an index, each with its time: they are renewed while their writer works."""
+    """Return the partial files of an index, each with its time, which its writer keeps renewing."""
     found = []
-    for part in glob.glob(f"{glob.escape(place)}.*{_PART}"):
-        with contextlib.suppress(FileNotFoundError):  # it has just become the index
+    folder, name = os.path.split(place)
+    for part in glob.glob(f"{glob.escape(folder)}/*{glob.escape(name)}.*.part", include_hidden=True):
+        with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
             found.append((part, os.stat(part).st_mtime_ns))
     return found
 
 
-def _write(path: str, place: str, signature: Any, load: Callable[[str], Iterable[Any]], rules: Any) -> RowTable:
-    """Scan the file, write the index beside its place and rename it."""
+def _write(path: str, place: str, signature: Any, rules: RowRules) -> RowTable:
+    """Scan the file and write the index."""
     logger.info("%s: finding its rows, once", path)
-    table = None
     for part, _ in _parts(place):  # of a process that was killed while it wrote
         os.unlink(part)
+    tables: list[RowTable] = []
+
+    def scan_and_write(file: BinaryIO) -> None:
+        with signs_of_work(part_of(place)), pulse.during(f"indexing {path}"):
+            tables.append(RowTable.scan(path, rules.load_rows(path), rules))
+        for piece in _serialized(tables[0], signature):
+            file.write(piece)
+
     try:
-        folder, name = os.path.split(place)
-        with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=f"{name}.", suffix=_PART, delete=False) as file:
-            try:
-                with signs_of_work(file.name), pulse.during(f"indexing {path}"):
-                    table = RowTable.scan(path, load(path), rules)
-                file.writelines(_serialized(table, signature))
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, place)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        logger.warning("%s: %s", path, problem(place, error, lambda: _num_bytes(table)))
-        return RowTable.scan(path, load(path), rules) if table is None else table
+        write_whole(place, scan_and_write, num_bytes=lambda: sum(map(RowTable.num_bytes, tables)))
+    except NotWrittenError as error:
+        logger.warning("%s: %s", path, error)
+    table = tables[0] if tables else RowTable.scan(path, rules.load_rows(path), rules)
     return _open(path, place, signature) or table
-
-
-def _num_bytes(table: RowTable | None) -> int:
-    return sum(array.nbytes for array in table.arrays.values()) if table else 0
 
 
 def _serialized(table: RowTable, signature: Any) -> Iterator[bytes]:
     head = {"signature": signature, "info": table.info, "sizes": {k: len(v) for k, v in table.arrays.items()}}
     text = json.dumps(head).encode()
     yield from (_MAGIC, len(text).to_bytes(8, "little"), text, b" " * (-len(text) % 8))
-    for name in DTYPES:
-        raw = table.arrays[name].tobytes()
-        yield from (raw, b"\0" * (-len(raw) % 8))
+    for array in table.arrays.values():
+        yield from (array.tobytes(), b"\0" * (-array.nbytes % 8))
 
 
-def _map(index: str, signature: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and the information of an index. Raises: ValueError when it is of other files or code."""
+def _map(path: str, index: str, signature: Any) -> RowTable:
+    """Return the table of an index, mapped: processes share its memory, and it travels as a path.
+
+    Raises: ValueError when the index is of other files or code.
+    """
     whole = np.asarray(np.memmap(index, np.uint8, mode="r"))
-    start = len(_MAGIC) + 8
+    at = len(_MAGIC) + 8
     if bytes(whole[: len(_MAGIC)]) != _MAGIC:
         raise ValueError(f"{index}: is no index of rows")
-    length = int.from_bytes(bytes(whole[len(_MAGIC) : start]), "little")
-    head = json.loads(bytes(whole[start : start + length]))
+    length = int.from_bytes(bytes(whole[len(_MAGIC) : at]), "little")
+    head = json.loads(bytes(whole[at : at + length]))
     if head["signature"] != signature:
         raise ValueError(f"{index}: is out of date")
-    at = start + length + -length % 8
+    at += length + -length % 8
     arrays = {}
     for name, dtype in DTYPES.items():
         num_bytes = head["sizes"][name] * np.dtype(dtype).itemsize
@@ -157,18 +134,18 @@ def _map(index: str, signature: Any) -> tuple[dict[str, np.ndarray], dict[str, A
         at += num_bytes + -num_bytes % 8
     if at != len(whole):
         raise ValueError(f"{index}: is cut off")
-    return arrays, head["info"]
+    return RowTable(path, arrays, head["info"], reopen=(_map, (path, index, signature)))
 
 
 def _open(path: str, place: str, signature: Any) -> RowTable | None:
     try:
-        return IndexedTable(path, place, signature)
+        return _map(path, place, signature)
     except (OSError, ValueError, KeyError):  # not there, of other files, or damaged
         return None
 
 
 def _places(path: str, key: str) -> list[str]:
-    """Return where an index may be: beside the annotation, in the cache folder."""
+    """Return the possible paths of an index: in the annotation's folder, in the cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=8).hexdigest()
     return [f"{path}.{key}.index", os.path.join(cache, "minigpt4", f"{name}.{key}.index")]
@@ -176,8 +153,8 @@ def _places(path: str, key: str) -> list[str]:
 
 @functools.cache
 def _key_of(cls: Any) -> str:
-    """Return a name for what decides the rows of a class; classes that inherit all of it share their indexes."""
-    names = ("load_rows", "rows_of", "image_files", "text_sizes", "box_fault", "remark")
+    """Return a key of the hooks that find a class's rows; classes with the same hooks share an index."""
+    names = ("load_rows", "rows_of", "image_files", "text_chars", "box_fault", "remark")
     rules: list[Any] = [getattr(cls, name) for name in names]
     named = [f"{rule.__module__}.{rule.__qualname__}" for rule in rules]
     return hashlib.blake2b(repr([named, getattr(cls, "fields", None)]).encode(), digest_size=4).hexdigest()

@@ -1,97 +1,108 @@
-"""Where the rows of one annotation file lie, which images each of them shows, and how long its text is."""
+"""The table of one annotation file: position, images, text length and box fault of each row."""
 
 from __future__ import annotations
 
 import json
 import os
-from array import array
+import struct
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
 from minigpt4.common.json_records import HALF, BadRecord, JsonRecords, holds_half_characters, parse_record
 from minigpt4.common.row_checks import require
+from minigpt4.conversation.token_costs import TokenCosts
+from minigpt4.datasets.row_rules import RowRules
 
-DTYPES = {
-    "starts": np.int64,  # a row each: the first byte of its record
-    "lengths": np.int32,  # a row each: the bytes of its record
-    "parts": np.int32,  # a row each: its number among the rows of its record
-    "images": np.int32,  # a row each: its number among the distinct image names
-    "asked": np.uint16,  # a row each: the size of its first question, 65,535 for more
-    "told": np.uint16,  # a row each: the size of all that follows that question, likewise
-    "faults": np.uint8,  # a row each: what is wrong with its boxes, as of datasets.boxes
-    "bad_rows": np.int32,  # the rows that lack a key or have a wrong type
-    "bad_records": np.int32,  # their records, counted from 1
+ROW = {
+    "starts": np.int64,  # the first byte of the row's record
+    "lengths": np.int32,  # the bytes of its record
+    "parts": np.int32,  # its number among the rows of its record
+    "images": np.int32,  # its number among the distinct image names
+    "prompt_chars": np.uint16,  # the characters of its first question, at most 65,535
+    "answer_chars": np.uint16,  # the characters after that question, at most 65,535
+    "faults": np.uint8,  # the fault of its boxes, see datasets.boxes
+}
+"""The columns of the table."""
+DTYPES = ROW | {
     "names": np.uint8,  # the distinct image names, UTF-8, a zero byte between them
     "blob": np.uint8,  # the records themselves where they came from no JSON file
 }
-MAX_SIZE = np.iinfo(np.uint16).max
+_PACKED, _pack = np.dtype(list(ROW.items())), struct.Struct("<qiiiHHB").pack
+MAX_CHARS = np.iinfo(np.uint16).max
 IMAGE_SEPARATOR = "\n"
-"""Stands between the names of a row with several images."""
-
-
-class RowRules(Protocol):
-    """What of a dataset decides its rows."""
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """The keys of a row with the types of their values."""
-
-    def rows_of(self, record: Any) -> Sequence[Any]:
-        """Return the rows of a record."""
-
-    def image_files(self, row: Any) -> Sequence[str]:
-        """Return the names of a row's images."""
-
-    def text_sizes(self, row: Any) -> tuple[int, int]:
-        """Return about how many characters the row's first question has, and all that follows it."""
-
-    def box_fault(self, row: Any) -> int:
-        """Return what is wrong with the row's boxes."""
-
-    def remark(self, record: Any) -> str | None:
-        """Return what the user should know about a record."""
+"""Joins the image names of a row with several images."""
 
 
 class RowTable:
-    """Says for each row where it is; a row's record is decoded when it is asked for.
+    """Finds each row in its file; a row's record is decoded when it is needed.
 
-    `arrays` are those of DTYPES; `reasons` say what is wrong with each of the bad rows; `remarks` count what the user
-    should know. `unit` is what the file is counted in: records or lines.
+    `arrays` are those of DTYPES. `info` says how to read the file. Its `bad` has (row, number of its record, reason)
+    for each unusable row, its `remarks` count remarks for the user. Another process calls `reopen` to get the table;
+    without it the arrays travel.
     """
 
-    def __init__(self, path: str, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
-        self.path, self.arrays, self.info = path, arrays, info
-        self.starts, self.lengths, self.parts = arrays["starts"], arrays["lengths"], arrays["parts"]
-        self.reasons: list[str] = info["reasons"]
+    def __init__(
+        self,
+        path: str,
+        arrays: Mapping[str, np.ndarray],
+        info: Mapping[str, Any],
+        reopen: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
+    ) -> None:
+        self.path, self.arrays, self.info, self._reopen = path, arrays, info, reopen
+        self.bad: list[tuple[int, int, str]] = info["bad"]
         self.remarks: dict[str, int] = info["remarks"]
-        self.unit: str = info["unit"]
         self._file: int | None = None
 
     @classmethod
     def scan(cls, path: str, records: Iterable[Any], rules: RowRules) -> RowTable:
         """Return the table of the rows that `rules` finds in the records."""
-        found, in_file = _Found(), isinstance(records, JsonRecords)
-        places = records.scan() if isinstance(records, JsonRecords) else _pack(records, found.blob)
-        found.take(places, rules)
-        info = {
-            "reasons": found.reasons,
-            "remarks": dict(found.remarks),
-            "unit": records.unit if isinstance(records, JsonRecords) else "record",
-            "in_file": in_file,
-            "items": isinstance(records, JsonRecords) and records.items,
-        }
-        return cls(path, found.arrays(), info)
+        found, blob, bad, remarks = bytearray(), bytearray(), [], Counter[str]()
+        numbers: dict[str, int] = {}
+        fields, in_file = rules.fields, isinstance(records, JsonRecords)
+        for number, start, length, record in (
+            records.scan() if isinstance(records, JsonRecords) else _kept(records, blob)
+        ):
+            try:
+                if type(record) is BadRecord:
+                    raise ValueError(record.error)
+                if text := rules.remark(record):
+                    remarks[text] += 1
+                rows = rules.rows_of(record)
+            except ValueError as error:  # it counts as one row
+                rows = [BadRecord(str(error))]  # type: ignore[list-item]
+            for part, row in enumerate(rows):
+                try:
+                    if type(row) is BadRecord:
+                        raise ValueError(row.error)
+                    if fields:
+                        require(row, fields)
+                    names, chars, fault = rules.image_files(row), rules.text_chars(row), rules.box_fault(row)
+                    joined = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
+                    if (image := numbers.get(joined)) is None:
+                        image = _add_names(joined, len(names), numbers)
+                except ValueError as error:
+                    bad.append((len(found) // _PACKED.itemsize, number, str(error)))
+                    image, chars, fault = numbers.setdefault("", len(numbers)), (0, 0), 0
+                found += _pack(start, length, part, image, min(chars[0], MAX_CHARS), min(chars[1], MAX_CHARS), fault)
+        packed = np.frombuffer(found, _PACKED)
+        arrays: dict[str, np.ndarray] = {name: np.ascontiguousarray(packed[name]) for name in ROW}
+        arrays["names"] = np.frombuffer("\0".join(numbers).encode(), np.uint8)
+        arrays["blob"] = np.frombuffer(blob, np.uint8)
+        unit, items = (records.unit, records.items) if isinstance(records, JsonRecords) else ("record", False)
+        return cls(path, arrays, {"bad": bad, "remarks": remarks, "unit": unit, "items": items, "in_file": in_file})
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.starts)
+        return len(self.arrays["starts"])
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Return the record that holds a row, and the row's number in it. Raises: ValueError when it is no record."""
-        start, length = int(self.starts[index]), int(self.lengths[index])
+        start, length = int(self.arrays["starts"][index]), int(self.arrays["lengths"][index])
         in_file = self.info["in_file"]
         text = self._read(start, length) if in_file else self.arrays["blob"][start : start + length].tobytes()
         try:
@@ -100,25 +111,43 @@ class RowTable:
             place = self.place_of(index)
             reason = f"{place}: {error}" if place else f"{self.path}: has changed since it was read; start again"
             raise ValueError(reason) from error
-        return record, int(self.parts[index])
+        return record, int(self.arrays["parts"][index])
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file behind: another process opens its own."""
-        return {**self.__dict__, "_file": None}
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Leave out the open file: another process opens its own."""
+        return self._reopen or (RowTable, (self.path, self.arrays, self.info))
+
+    def num_bytes(self) -> int:
+        """Return the memory that the arrays take."""
+        return sum(array.nbytes for array in self.arrays.values())
 
     def image_names(self) -> list[str]:
         """Return the distinct images of the rows; several of one row are joined by IMAGE_SEPARATOR."""
         return bytes(self.arrays["names"]).decode().split("\0") if len(self) else []
 
     def bad_row_name(self, number: int) -> str:
-        """Return what the n-th of the bad rows is called in messages: its file and where it is there."""
-        return f"{self.path}: {self.unit} {int(self.arrays['bad_records'][number])}"
+        """Return the name of the n-th bad row in messages: its file and its number there."""
+        return f"{self.path}: {self.info['unit']} {self.bad[number][1]}"
 
     def place_of(self, index: int) -> str | None:
-        """Return what a row is called in messages when it is one of the bad ones."""
-        number = int(np.searchsorted(self.arrays["bad_rows"], index))
-        is_bad = number < len(self.arrays["bad_rows"]) and int(self.arrays["bad_rows"][number]) == index
+        """Return the name of a row in messages, None if it is not a bad one."""
+        number = bisect_left(self.bad, index, key=itemgetter(0))
+        is_bad = number < len(self.bad) and self.bad[number][0] == index
         return self.bad_row_name(number) if is_bad else None
+
+    def token_estimates(self, kept: np.ndarray | None, costs: TokenCosts, *, around: float) -> np.ndarray:
+        """Return the estimated tokens of the kept rows, (num_kept,) uint16; `around`: characters of templates."""
+        groups = [names.count(IMAGE_SEPARATOR) + 1 if names else 0 for names in self.image_names()]
+        prompt_chars, answer_chars, images = (self.arrays[name] for name in ("prompt_chars", "answer_chars", "images"))
+        if kept is not None:
+            prompt_chars, answer_chars, images = prompt_chars[kept], answer_chars[kept], images[kept]
+        tokens = (prompt_chars + np.float32(around)) * np.float32(costs.character)
+        tokens += (np.array(groups, np.float32) * costs.image)[images]
+        np.minimum(tokens, costs.max_prompt, out=tokens)
+        tokens += np.minimum(answer_chars * np.float32(costs.character), costs.max_rest)
+        tokens += costs.layout
+        rounded: np.ndarray = np.minimum(tokens, MAX_CHARS, out=tokens).round().astype(np.uint16)
+        return rounded
 
     def _read(self, start: int, length: int) -> bytes:
         if self._file is None:
@@ -126,80 +155,15 @@ class RowTable:
         return os.pread(self._file, length, start)  # no shared file position: safe after a fork
 
 
-class _Found:
-    """What a scan has found so far; grows in compact arrays, not in lists of Python numbers."""
-
-    def __init__(self) -> None:
-        self.starts, self.lengths, self.parts, self.images = array("q"), array("i"), array("i"), array("i")
-        self.asked, self.told, self.faults = array("i"), array("i"), array("B")
-        self.bad_rows, self.bad_records = array("i"), array("i")
-        self.reasons: list[str] = []
-        self.remarks: Counter[str] = Counter()
-        self.blob: list[bytes] = []
-        self._numbers: dict[str, int] = {}
-
-    def take(self, records: Iterable[tuple[int, int, int, Any]], rules: RowRules) -> None:
-        fields, rows_of, remark, sizes_of = rules.fields, rules.rows_of, rules.remark, rules.text_sizes
-        box_fault = rules.box_fault
-        numbers = self._numbers
-        for number, start, length, record in records:
-            if type(record) is BadRecord:
-                self._add_bad(start, length, 0, number, record.error)
-                continue
-            if text := remark(record):
-                self.remarks[text] += 1
-            try:
-                rows = rows_of(record)
-            except ValueError as error:
-                self._add_bad(start, length, 0, number, str(error))  # it counts as one row
-                continue
-            for part, row in enumerate(rows):
-                try:
-                    if fields:
-                        require(row, fields)
-                    names, sizes, fault = rules.image_files(row), sizes_of(row), box_fault(row)
-                    joined = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
-                    if (image := numbers.get(joined)) is None:
-                        image = self._add_names(joined, len(names))
-                except ValueError as error:
-                    self._add_bad(start, length, part, number, str(error))
-                    continue
-                self._add(start, length, part, image, sizes, fault)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        whole: dict[str, Any] = {"names": "\0".join(self._numbers).encode(), "blob": b"".join(self.blob)}
-        for name, sizes in (("asked", self.asked), ("told", self.told)):
-            whole[name] = np.minimum(np.frombuffer(sizes, np.int32), MAX_SIZE).astype(np.uint16)
-        return {
-            name: np.frombuffer(whole[name] if name in whole else getattr(self, name), dtype)
-            for name, dtype in DTYPES.items()
-        }
-
-    def _add(self, start: int, length: int, part: int, image: int, sizes: tuple[int, int], fault: int = 0) -> None:
-        self.starts.append(start)
-        self.lengths.append(length)
-        self.parts.append(part)
-        self.images.append(image)
-        self.asked.append(sizes[0])
-        self.told.append(sizes[1])
-        self.faults.append(fault)
-
-    def _add_bad(self, start: int, length: int, part: int, number: int, reason: str) -> None:
-        self.bad_rows.append(len(self.starts))
-        self.bad_records.append(number)
-        self.reasons.append(reason)
-        self._add(start, length, part, self._numbers.setdefault("", len(self._numbers)), (0, 0))
-
-    def _add_names(self, joined: str, num_names: int) -> int:
-        if "\0" in joined or joined.count(IMAGE_SEPARATOR) >= max(num_names, 1):
-            raise ValueError("the name of its image holds a NUL byte or a line break")
-        return self._numbers.setdefault(joined, len(self._numbers))
+def _add_names(joined: str, num_names: int, numbers: dict[str, int]) -> int:
+    if "\0" in joined or joined.count(IMAGE_SEPARATOR) >= max(num_names, 1):
+        raise ValueError("the name of its image holds a NUL byte or a line break")
+    return numbers.setdefault(joined, len(numbers))
 
 
-def _pack(records: Iterable[Any], pieces: list[bytes]) -> Iterator[tuple[int, int, int, Any]]:
-    start = 0
+def _kept(records: Iterable[Any], blob: bytearray) -> Iterator[tuple[int, int, int, Any]]:
+    """Yield records as `JsonRecords.scan` does, and keep their JSON in `blob`."""
     for number, record in enumerate(records, 1):
-        pieces.append(json.dumps(record).encode())
-        bad = BadRecord(HALF) if b"\\ud" in pieces[-1] and holds_half_characters(record) else None
-        yield number, start, len(pieces[-1]), bad or record
-        start += len(pieces[-1])
+        text, start = json.dumps(record).encode(), len(blob)
+        blob += text
+        yield number, start, len(text), BadRecord(HALF) if b"\\ud" in text and holds_half_characters(record) else record

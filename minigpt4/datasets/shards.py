@@ -1,4 +1,4 @@
-"""What lies in a tar shard: its samples, an image and a .json of one name each, and the members that belong to none."""
+"""The samples of a tar shard (an image and a .json of the same name), and its members without a sample."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ Sample = tuple[int, int, int, int]
 
 @dataclass
 class Shard:
-    """The samples of one shard; `unused` counts images and .json files of no sample by reason, `others` other kinds.
+    """The samples of one shard; `unused` has (name, reason) of images and .json files of no sample.
 
-    `cut` says why the shard could not be read to its end.
+    `others` counts members of other kinds. `cut` says why the shard could not be read to its end.
     """
 
     path: str
     samples: list[Sample] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    unused: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    unused: list[tuple[str, str]] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     cut: str | None = None
 
     def remarks(self) -> list[str]:
-        """Return what is wrong with the shard, in words that begin with its path."""
+        """Return remarks about faults of the shard; each begins with its path."""
         found = [f"{self.path}: cannot be read to its end: {self.cut}"] if self.cut else []
         if self.unused:
-            reasons = "; ".join(f"e.g. {self.examples[reason]}: {reason}" for reason in self.unused)
-            total = f"{self.unused.total():,} members are no image or .json of this layout"
+            first = {reason: name for name, reason in reversed(self.unused)}
+            reasons = "; ".join(
+                f"e.g. {first[reason]}: {reason}" for reason in dict.fromkeys(r for _, r in self.unused)
+            )
+            total = f"{len(self.unused):,} members are no image or .json of this layout"
             found.append(f"{self.path}: {total}, {reasons}")
         return found
 
@@ -52,25 +54,21 @@ class Shard:
             f", only members of the kinds {kinds}" if kinds else ""
         )
 
-    def _leave_out(self, member: tarfile.TarInfo, key: str | None) -> None:
+    def leave_out(self, member: tarfile.TarInfo, key: str | None) -> None:
         """Count a member that is no part of a sample by its name or its type."""
         name = os.path.basename(member.name)
         kind = _kind_of(name.rpartition(".")[2]) if "." in name else "no ending"
-        if kind not in ("image", TEXT):
-            self.others[kind] += 1
-        elif not member.isfile():
-            self._unused(member.name, LINK)
+        if member.isdir():
+            return
+        if kind in ("image", TEXT):
+            self.unused.append((member.name, LINK if not member.isfile() else NAMELESS if key is None else DOT))
         else:
-            self._unused(member.name, NAMELESS if key is None else DOT)
-
-    def _unused(self, name: str, reason: str) -> None:
-        self.unused[reason] += 1
-        self.examples.setdefault(reason, name)
+            self.others[kind] += 1
 
 
 def read_shard(path: str) -> Shard:
-    """Return what lies in a shard, up to where it is cut off; no content is read."""
-    # webdataset's own reader gives contents in the order of the file; a row that can be found again needs their places
+    """Return the samples of a shard up to its end or cut; reads no content."""
+    # webdataset's reader yields contents in the order of the file; finding a row again needs byte positions
     from webdataset.tariterators import base_plus_ext
 
     shard = Shard(path)
@@ -80,12 +78,10 @@ def read_shard(path: str) -> Shard:
             key, extension = base_plus_ext(member.name)
             kind = _kind_of(extension or "")
             if key is None or kind not in ("image", TEXT) or not member.isfile():
-                if not member.isdir():
-                    shard._leave_out(member, key)
+                shard.leave_out(member, key)
                 continue
             parts = waiting.setdefault(key, {})
-            if kind in parts:
-                shard._unused(parts[kind].name, ALONE)
+            shard.unused += [(parts[kind].name, ALONE)] if kind in parts else []
             parts[kind] = member
             if len(parts) == 2:
                 image, text = parts["image"], parts[TEXT]
@@ -94,9 +90,7 @@ def read_shard(path: str) -> Shard:
                 shard.names.append(image.name)
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError) as error:
         shard.cut = _why_cut(path, error)
-    for parts in waiting.values():
-        for member in parts.values():
-            shard._unused(member.name, ALONE)
+    shard.unused += [(member.name, ALONE) for parts in waiting.values() for member in parts.values()]
     return shard
 
 
@@ -124,7 +118,7 @@ def _why_cut(path: str, error: Exception) -> str:
 
 
 def open_shards(read_row: Callable[[bytes], Any], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return as `shards` how many samples each has, what is wrong with which of them, their kinds, and its remarks."""
+    """Read every sample; return under `shards` each one's number of samples, bad samples, kinds and remarks."""
     found = {}
     for path in paths:
         shard = read_shard(path)
@@ -148,7 +142,7 @@ def open_shards(read_row: Callable[[bytes], Any], paths: Sequence[str]) -> dict[
 
 
 def cut_shards(paths: Sequence[str]) -> list[str]:
-    """Return the shards that do not end as a tar file does, found at their last bytes alone."""
+    """Return the shards whose last bytes are not the end of a tar file."""
     return [path for path in paths if not _has_end(path)]
 
 
@@ -164,6 +158,6 @@ def _has_end(path: str) -> bool:
 
 
 def named(paths: Sequence[str]) -> str:
-    """Return the first few paths, and how many more there are."""
+    """Return the first few paths, and the number of the others."""
     more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
     return ", ".join(paths[:MAX_NAMED]) + more

@@ -1,7 +1,7 @@
 """Endless streams from WebDataset tar shards (cc_sbu, laion): captions of web images.
 
-Shards are drawn again and again. Which sample a row is follows from (seed, row) alone, so a resumed run goes on exactly
-on any number of workers; rows come in blocks, each from one shard, so that a worker reads few shards' headers.
+Shards repeat without end. A row's sample depends on (seed, row) only, so a resumed run continues exactly on any number
+of workers. Rows come in blocks, each from one shard, so that a worker reads the headers of few shards.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 from torch.utils.data import get_worker_info
 
 from minigpt4.common.json_records import parse_record
+from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_builder import BaseDatasetBuilder
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, FAULTS
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK
-from minigpt4.datasets.files import Place
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.rows import require
+from minigpt4.datasets.samples import STREAM_BLOCK
 from minigpt4.datasets.shards import Shard, cut_shards, named, read_shard
 from minigpt4.processors.pictures import decode_image
 
@@ -38,22 +38,22 @@ MAX_TRIES = 100
 """The number of unreadable samples in a row after which a stream raises an error."""
 NUM_BLOCKS_KEPT = 2
 MAX_WORKERS = 256
-"""So many workers count what they skip in places of their own."""
+"""Workers up to this number each have their own counter of skipped samples."""
 
 
 class StreamBuilder(BaseDatasetBuilder):
-    """What both share: `storage` is a pattern of shards, or several; those that are there are used."""
+    """Builds streams: `storage` is one or more patterns of shards; those that exist are used."""
 
-    annotations_address = addresses.STREAMS
+    annotations_url = urls.STREAMS
     has_images = False  # they are in the shards
 
-    def annotation_places(self) -> list[Place]:
+    def annotation_paths(self) -> list[DataPath]:
         present, absent, patterns = self._shards()
         if present and absent:
             counts = f"{len(absent)} of its {len(present) + len(absent)}"
             logger.warning("%s: %s shards are not there", self.name, counts)
-        return [self.place("storage", path, self.annotations_address) for path in (present or patterns)] or [
-            self.place("storage", None, self.annotations_address)
+        return [self.data_path("storage", path, self.annotations_url) for path in (present or patterns)] or [
+            self.data_path("storage", None, self.annotations_url)
         ]
 
     def remarks(self) -> list[str]:
@@ -67,10 +67,10 @@ class StreamBuilder(BaseDatasetBuilder):
         ]
 
     def _shards(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the shards that are there, those that are not, and the patterns that name them."""
+        """Return the shards that exist, those that do not, and their patterns."""
         from webdataset.shardlists import expand_urls
 
-        patterns = self.paths("storage")
+        patterns = self.option_list("storage")
         try:
             paths = [path for pattern in patterns for path in expand_urls(pattern)]
         except ValueError as error:
@@ -82,26 +82,25 @@ class StreamBuilder(BaseDatasetBuilder):
 @dataset("cc_sbu", builder=StreamBuilder)
 @dataset("laion", builder=StreamBuilder)
 class StreamDataset(InstructionDataset):
-    """Samples of tar shards: an image, and beside it a .json with its `caption`.
+    """Samples of tar shards: an image, and a .json of its name with its `caption`.
 
-    A sample that does not decode is skipped: another of its block takes its place, and `num_skipped` counts it.
-    `remarks` says what the user should know about the first block's shard, which `build` reads.
+    A sample that does not decode is skipped: another of its block replaces it, and `num_skipped` counts it. `remarks`
+    are those about the first block's shard, which `build` reads.
     """
 
+    is_stream = True
     fields: ClassVar = {"caption": str}
-    pool_name: ClassVar[str | None] = "caption"
+    templates_name: ClassVar[str | None] = "caption"
 
     def build(self, annotations: Sequence[str], listings: Listings, bad_samples: Collection[str]) -> None:
-        """Keep the paths of the shards, which are opened when their turn comes.
+        """Keep the paths of the shards, which are opened later.
 
         Raises: ValueError when no shard has a sample.
         """
         self.shards = list(annotations)
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()  # a place a worker: no races
         self._blocks: dict[int, tuple[str, np.ndarray]] = {}
-        shard, members = self._read_block(0)
-        self._blocks[0] = shard.path, members
-        self.remarks = [f"{self.name}: {remark}" for remark in shard.remarks()]
+        self._block(0)
 
     @property
     def num_skipped(self) -> int:
@@ -109,8 +108,8 @@ class StreamDataset(InstructionDataset):
         return int(self._skipped.sum())
 
     def __len__(self) -> int:
-        """Return ENDLESS."""
-        return ENDLESS
+        """Raises: TypeError, since a stream has no last row."""
+        raise TypeError(f"{self.name} is a stream and has no number of rows")
 
     def get(self, index: int, rng: random.Random) -> Example:
         """Return the sample of a row. Raises: ValueError when its block has none that can be read."""
@@ -138,7 +137,7 @@ class StreamDataset(InstructionDataset):
         return row
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["caption"]))]
+        return [Turn(with_image(rng.choice(self.templates)), self.text_processor(row["caption"]))]
 
     def _read(self, path: str, member: np.ndarray, sample_id: str, rng: random.Random) -> Example:
         image_start, image_size, text_start, text_size = (int(number) for number in member)
@@ -159,21 +158,18 @@ class StreamDataset(InstructionDataset):
             logger.warning("%s is skipped (%d skipped so far): %s", sample_id, count, error)
 
     def _block(self, block: int) -> tuple[str, np.ndarray]:
-        """Return a block's shard and where its samples lie there, in the block's order, (num_samples, 4) int64."""
+        """Return a block's shard and the positions of its samples, in the block's order, (num_samples, 4) int64."""
         if block not in self._blocks:
-            shard, members = self._read_block(block)
+            rng = derive_rng(self.seed, self.name, "shard", block)
+            shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
+            members = np.array(shard.samples, np.int64).reshape(-1, 4)
+            order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
             for old in sorted(self._blocks)[: -NUM_BLOCKS_KEPT + 1]:
                 del self._blocks[old]
-            self._blocks[block] = shard.path, members
+            self._blocks[block] = shard.path, members[np.argsort(order, kind="stable")]
+            if block == 0:
+                self.remarks = [f"{self.name}: {remark}" for remark in shard.remarks()]
         return self._blocks[block]
-
-    def _read_block(self, block: int) -> tuple[Shard, np.ndarray]:
-        """Return a block's shard, and where its samples lie there, in the block's order."""
-        rng = derive_rng(self.seed, self.name, "shard", block)
-        shard = self._first_with_samples(rng.sample(self.shards, len(self.shards)))
-        members = np.array(shard.samples, np.int64).reshape(-1, 4)
-        order = np.random.Philox(key=derive_seed(self.seed, self.name, "order", block)).random_raw(len(members))
-        return shard, members[np.argsort(order, kind="stable")]
 
     def _first_with_samples(self, shards: Sequence[str]) -> Shard:
         """Return the first shard that has samples. Raises: ValueError when none has one."""

@@ -6,43 +6,40 @@ import os
 import random
 from typing import Any, ClassVar
 
+from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
-from minigpt4.datasets import addresses
+from minigpt4.datasets import urls
 from minigpt4.datasets.base_dataset import InstructionDataset, Row, with_image
 from minigpt4.datasets.declaration import dataset
-from minigpt4.datasets.lengths import size, size_of_one
-from minigpt4.datasets.rows import require
+from minigpt4.datasets.lengths import mean_chars, num_chars
 
-COCO: dict[str, Any] = {"images_address": addresses.COCO_IMAGES, "image_subfolder": "train"}
+COCO: dict[str, Any] = {"images_url": urls.COCO_IMAGES, "image_subfolder": "train"}
 
 
 class VQADataset(InstructionDataset):
     """Rows of {image, question, answer: [..]}; a sample draws one of the answers, so frequent ones come often."""
 
     fields: ClassVar = {"image": str, "question": str, "answer": list[str]}
-    pool_name = "vqa"
+    templates_name = "vqa"
 
-    def image_files(self, row: Row) -> list[str]:
-        return [row["image"]]
-
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["question"]), size_of_one(row["answer"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["question"]), mean_chars(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
-        question = fill(rng.choice(self.pool), self.text_processor(row["question"]))
+        question = fill(rng.choice(self.templates), self.text_processor(row["question"]))
         return [Turn(with_image(question), self.text_processor(rng.choice(row["answer"])))]
 
 
 @dataset("coco_vqa", **COCO)
 @dataset("ok_vqa", **COCO)
 class COCOVQADataset(VQADataset):
-    """COCO VQA and OK-VQA: many rows are about images of the validation split, which are left out."""
+    """COCO VQA and OK-VQA: many rows are about images of the validation split, which the builder leaves out."""
 
     leaves_out_rows_without_image = True
 
     def image_files(self, row: Row) -> list[str]:
-        """Return the file, which lies in the image folder whatever folder the row names."""
+        """Return the file name; the row's folder does not matter."""
         return [os.path.basename(row["image"])]
 
 
@@ -63,22 +60,22 @@ class AOKVQADataset(COCOVQADataset):
         return super().image_files(row) if "image" in row else [f"COCO_train2014_{row['image_id']:012}.jpg"]
 
 
-@dataset("gqa", images_address=addresses.GQA_IMAGES)
+@dataset("gqa", images_url=urls.GQA_IMAGES)
 class GQADataset(VQADataset):
     """GQA: one answer a question; images in the folder itself or in its subfolder `train`."""
 
     fields: ClassVar = {"image": str, "question": str, "answer": str}
     image_spelling = ("", "train/")
 
-    def text_sizes(self, row: Row) -> tuple[int, int]:
-        return size(row["question"]), size(row["answer"])
+    def text_chars(self, row: Row) -> tuple[int, int]:
+        return num_chars(row["question"]), num_chars(row["answer"])
 
     def turns(self, row: Row, rng: random.Random) -> list[Turn]:
         """Ask the question; its only answer is the answer."""
         return super().turns({**row, "answer": [row["answer"]]}, rng)
 
 
-@dataset("ocrvqa", annotations_address=addresses.OCRVQA, images_address=addresses.OCRVQA_IMAGES)
+@dataset("ocrvqa", annotations_url=urls.OCRVQA, images_url=urls.OCRVQA_IMAGES)
 class OCRVQADataset(VQADataset):
     """OCR-VQA: book covers with several questions each; split 1 is for training."""
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from minigpt4.common.tables import as_table
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.draws import ENDLESS
-from minigpt4.datasets.files import Place
+from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.row_report import MAX_EXAMPLES
 from minigpt4.preflight.weights import WeightFile
 
@@ -21,7 +20,7 @@ class DatasetCheck:
     """What was found of one dataset; `splits` stays None when it cannot be built."""
 
     name: str
-    places: Sequence[Place] = ()
+    places: Sequence[DataPath] = ()
     splits: dict[str, InstructionDataset] | None = None
     num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
     problems: list[str] = field(default_factory=list)
@@ -35,7 +34,7 @@ class DatasetCheck:
     @property
     def is_stream(self) -> bool:
         """Whether the dataset is a stream without an end."""
-        return self.dataset is not None and len(self.dataset) == ENDLESS
+        return self.dataset is not None and self.dataset.is_stream
 
     def lines(self) -> list[Sequence[str]]:
         """Return the dataset's lines of the table: its counts, and each of its files."""
@@ -86,14 +85,14 @@ def _state(problems: str | Sequence[str] | None) -> str:
     return "PROBLEM" if problems else "ok"
 
 
-def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
+def _lines_of(places: Sequence[DataPath]) -> list[tuple[str, str, str]]:
     """Return (file or folder, key, URL) of each place; many files of one key are one line."""
-    lines: dict[tuple[str, bool], list[Place]] = {}
+    lines: dict[tuple[str, bool], list[DataPath]] = {}
     for place in places:
         several = len(places) > 2 * MAX_EXAMPLES
         lines.setdefault((place.key if several else f"{place.key} {place.paths}", place.folder), []).append(place)
     texts = []
     for first, *more in lines.values():
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
-        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
+        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.url))
     return texts or [("", "", "")]

@@ -1,4 +1,4 @@
-"""What happens to a picture and to a caption before the encoder sees them."""
+"""The image processor (resize, normalise) and the caption processor (clean, cut)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ _SEPARATORS = re.compile(r'[.!"()*#:;~]')
 _GAPS = re.compile(r"\s{2,}")
 
 
+@registry.register_processor("blip2_image_train")
 @registry.register_processor("blip2_image_eval")
 class BlipImageProcessor:
-    """Stretches a picture to a square with Pillow's bicubic filter and normalises it by CLIP's mean and deviation."""
+    """Stretches a picture to a square with Pillow's bicubic filter and normalises it by CLIP's mean and deviation.
+
+    Training has no augmentation: a crop or a flip would make boxes wrong.
+    """
 
     def __init__(
         self, image_size: int = 224, *, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
@@ -43,11 +47,6 @@ class BlipImageProcessor:
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         return values.div_(255).sub_(self._mean).div_(self._std)
-
-
-@registry.register_processor("blip2_image_train")
-class BlipImageTrainProcessor(BlipImageProcessor):
-    """The same without augmentation: training pictures are not cropped or flipped, since boxes refer to them."""
 
 
 @registry.register_processor("blip_caption")

@@ -1,4 +1,4 @@
-"""From an image file to the RGB picture that the model sees: the same for training, evaluation and chat."""
+"""Decodes an image file to the RGB picture that the model sees, in training, evaluation and chat alike."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from minigpt4.common.paths import POINTER
 from minigpt4.common.schema import PICTURES
 
 AS_SEEN, AS_STORED = PICTURES
-"""As a person sees it: transparent parts show white, and EXIF orientation is applied. Or as the file stores it: the
-alpha channel is dropped, and EXIF orientation is not applied."""
+"""AS_SEEN, as a viewer shows it: transparent parts are white, EXIF orientation is applied. AS_STORED: the alpha channel
+is dropped, EXIF orientation is not applied."""
 
 Source = str | Path | IO[bytes] | Image.Image
 """A file, its open stream, or an image that Pillow has opened."""
@@ -30,30 +30,30 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture upright; 1 needs nothing."""
+"""EXIF orientation -> the transposition that makes the picture upright; 1 needs none."""
 SIDES_SWAP = (5, 6, 7, 8)
 _ORIENTATION_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 258, 262, 284, 339
 """TIFF tags: the bits of a value; 0 where the value 0 is white; 2 where each colour has its plane; 1 for unsigned."""
 _HEAD = 1024
-"""Bytes of a file that tell what it is when it is no image."""
+"""The first bytes of a file, which identify it if it is no image."""
 MAX_16_BIT = 65535
 
-# Pillow opens up to twice Image.MAX_IMAGE_PIXELS with a warning that names no file, and refuses what is larger
+# Pillow opens up to twice Image.MAX_IMAGE_PIXELS with a warning without the file name, and refuses larger ones
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode_image(source: Source, pictures: str = AS_SEEN) -> Image.Image:
-    """Return the RGB picture of a file's first frame. Raises: ValueError with the reason, which names no file."""
+    """Return the RGB picture of a file's first frame. Raises: ValueError with the reason, without the file name."""
     with opened(source) as image:
         return as_rgb(image, pictures)
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """Give the first frame, decoded, in the mode that the file has.
+    """Yield the first frame, decoded, in the mode of the file.
 
-    Raises: ValueError with the reason for whatever fails in here, which names no file.
+    Raises: ValueError with the reason for any failure inside, without the file name.
     """
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "seek"):
         kind = type(source).__name__
@@ -62,7 +62,9 @@ def opened(source: Source) -> Iterator[Image.Image]:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             if image.format == "EPS":
                 raise ValueError("it is an EPS drawing, which Pillow gives to another program; save it as PNG")
-            if image.format == "TIFF" and _has_deep_planes(image):
+            tags: Any = getattr(image, "tag_v2", {})
+            bits = tags.get(_BITS, (8,))
+            if image.format == "TIFF" and tags.get(_PLANAR) == 2 and len(bits) > 1 and max(bits) > 8:
                 raise ValueError("it has a 16-bit plane for each colour, which Pillow misreads; save it as PNG")
             image.load()
             yield image
@@ -71,9 +73,9 @@ def opened(source: Source) -> Iterator[Image.Image]:
 
 
 def shown_size(path: str, pictures: str) -> tuple[int, int]:
-    """Return (width, height) of the picture of a file, of which the header alone is read.
+    """Return (width, height) of the picture of a file; reads only the header.
 
-    Raises: ValueError with the reason, which names no file.
+    Raises: ValueError with the reason, without the file name.
     """
     try:
         with Image.open(path) as image:
@@ -109,18 +111,12 @@ def as_rgb(image: Image.Image, pictures: str) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where the file has none, or none that can be read."""
+    """Return the EXIF orientation, 1 to 8; 1 if the file has none, or an unreadable one."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data: every viewer shows the picture as it is stored
         return 1
     return orientation if orientation in TURNS else 1
-
-
-def _has_deep_planes(image: Any) -> bool:
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS, (8,))
-    return tags.get(_PLANAR) == 2 and len(bits) > 1 and max(bits) > 8
 
 
 def _scaled(image: Image.Image, *, is_seen: bool) -> Image.Image:
@@ -163,7 +159,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _reason(source: Source, error: Exception) -> str:
-    """Return what is wrong with a file, in words for the user."""
+    """Return the message for the user about a bad file."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, MemoryError):
@@ -199,7 +195,7 @@ def _head(source: Source) -> bytes | None:
 
 
 def _what_it_is(head: bytes) -> str | None:
-    """Return what a file is that is taken for an image, None where that is not known."""
+    """Return the real kind of a file that is used as an image, None if unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(POINTER):
         return "it is a git-lfs pointer, not the image; run: git lfs pull"

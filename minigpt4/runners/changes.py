@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from minigpt4.common import schema
 from minigpt4.common.model_match import unset_options
-from minigpt4.datasets.mixture import ENDLESS
 
 Keys = tuple[str, ...]
 REFUSED = {
@@ -58,9 +57,9 @@ class Change:
 
 
 def num_rows_of(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
-    """Return the number of training rows of each dataset; None for a stream."""
-    numbers = {name: len(splits["train"]) for name, splits in datasets.items()}
-    return {name: None if number == ENDLESS else number for name, number in numbers.items()}
+    """Return the number of training rows of each dataset; None for a stream, which has no number."""
+    trained = {name: splits["train"] for name, splits in datasets.items()}
+    return {name: None if dataset.is_stream else len(dataset) for name, dataset in trained.items()}
 
 
 def changed_options(

@@ -59,7 +59,7 @@ class ModelFlops:
 
     def parts(self, batch: Batch) -> dict[str, float]:
         """Return the same by part: vit, projection, llm (with LoRA), head."""
-        llm = self._token * sum(batch.sizes) + self._squared_length * float(sum(size**2 for size in batch.sizes))
+        llm = self._token * sum(batch.seq_lens) + self._squared_length * float(sum(size**2 for size in batch.seq_lens))
         images = {part: float(each * len(batch.images)) for part, each in self._image.items()}
         return {**images, "llm": llm, "head": self._target * len(batch.target_positions)}
 

@@ -43,7 +43,7 @@ def shape_of(batch: Batch, num_accumulated: int) -> Shape:
     return Shape(
         num_tokens=padded,
         num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
-        num_examples=_up(len(batch.sizes) + 1, EXAMPLE_STEP),
+        num_examples=_up(len(batch.seq_lens) + 1, EXAMPLE_STEP),
         images=tuple(_vision_input(batch).shape),
         num_accumulated=num_accumulated,
     )
@@ -61,9 +61,9 @@ def padded_buffers(batch: Batch, shape: Shape) -> Batch:
         divisor=torch.empty_like(batch.divisor),
         image_positions=torch.empty_like(batch.image_positions),
         target_positions=batch.target_positions.new_zeros(shape.num_targets),
-        bounds=batch.bounds.new_zeros(shape.num_examples + 1),
+        cu_seqlens=batch.cu_seqlens.new_zeros(shape.num_examples + 1),
         lengths=batch.lengths.new_zeros(shape.num_examples),
-        sizes=(shape.num_tokens,),  # the kernel asks for the longest example: a bound is enough
+        seq_lens=(shape.num_tokens,),  # the kernel asks for the longest example: a bound is enough
     )
 
 
@@ -87,8 +87,8 @@ def fill(padded: Batch, batch: Batch) -> None:
     padded.divisor.copy_(batch.divisor)
     padded.target_positions[:num_targets].copy_(batch.target_positions)
     padded.target_positions[num_targets:].fill_(size - 1)
-    padded.bounds[: len(batch.bounds)].copy_(batch.bounds)
-    padded.bounds[len(batch.bounds) :].fill_(size)
+    padded.cu_seqlens[: len(batch.cu_seqlens)].copy_(batch.cu_seqlens)
+    padded.cu_seqlens[len(batch.cu_seqlens) :].fill_(size)
 
 
 def _vision_input(batch: Batch) -> Tensor:

@@ -16,14 +16,8 @@ from torch.utils.data import DataLoader, Sampler
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch
 from minigpt4.conversation.encoder import ChatEncoder, Encoded, SampleTooLong
 from minigpt4.conversation.token_costs import token_costs
-from minigpt4.datasets.mixture import (
-    ENDLESS,
-    BadSample,
-    Draw,
-    Fetched,
-    Ingredient,
-    MixtureDataset,
-)
+from minigpt4.datasets.mixture import MixtureDataset
+from minigpt4.datasets.samples import BadSample, MixtureComponent, Sample, SampleRef
 from minigpt4.runners.stop import outlast_signals
 
 SECONDS_TO_END = 5.0
@@ -87,7 +81,7 @@ class Collator:
     def __init__(self, encoder: ChatEncoder, *, max_tokens: int | None = None) -> None:
         self.encoder, self.max_tokens = encoder, max_tokens
 
-    def __call__(self, fetched: Sequence[Fetched]) -> list[PackedBatch]:
+    def __call__(self, fetched: Sequence[Sample]) -> list[PackedBatch]:
         """Return one packed batch, which may be empty, or as many as `max_tokens` makes of it."""
         usable: list[_Usable] = []
         skipped: list[SkippedSample] = []
@@ -100,8 +94,8 @@ class Collator:
         first, *others = [self._pack(part) for part in _in_parts(usable, self.max_tokens)]
         return [replace(first, skipped=tuple(skipped)), *others]
 
-    def _use(self, item: Fetched) -> _Usable | SkippedSample:
-        name, sample = item.draw.dataset, item.sample
+    def _use(self, item: Sample) -> _Usable | SkippedSample:
+        name, sample = item.ref.dataset, item.content
         if isinstance(sample, BadSample):
             return SkippedSample(name, f"{sample.id}: {sample.reason}")
         try:
@@ -111,7 +105,7 @@ class Collator:
         num_targets = int((example.labels != IGNORE_INDEX).sum())
         if not num_targets:
             return SkippedSample(name, f"{sample.id}: nothing to learn, every label is masked")
-        return _Usable(example, item.draw.group, num_targets)
+        return _Usable(example, item.ref.micro_batch_id, num_targets)
 
     def _pack(self, part: Sequence[_Usable]) -> PackedBatch:
         batch = self.encoder.pack([item.encoded for item in part])
@@ -148,8 +142,8 @@ def _in_parts(usable: Sequence[_Usable], max_tokens: int | None) -> list[list[_U
     return parts
 
 
-def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[Ingredient]:
-    """Return the ingredients of a mixture: rows of the datasets, sizes and ratios of the YAML.
+def components_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[MixtureComponent]:
+    """Return the components of a mixture: rows of the datasets, sizes and ratios of the YAML.
 
     What a row costs is estimated from its number of images and the size of its text; every row of a stream is taken to
     cost an image and MEAN_TEXT_TOKENS.
@@ -157,12 +151,12 @@ def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncod
     costs = token_costs(encoder)
     mean = float(encoder.num_image_tokens + MEAN_TEXT_TOKENS)
     return [
-        Ingredient(
+        MixtureComponent(
             name,
-            len(dataset),
+            None if dataset.is_stream else len(dataset),
             options[name].batch_size,
             options[name].sample_ratio,
-            lengths=None if len(dataset) == ENDLESS else dataset.row_lengths(costs),
+            lengths=None if dataset.is_stream else dataset.row_lengths(costs),
             length=mean,
         )
         for name, dataset in datasets.items()
@@ -171,7 +165,7 @@ def ingredients_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncod
 
 def build_loader(
     dataset: MixtureDataset,
-    sampler: Sampler[list[Draw]],
+    sampler: Sampler[list[SampleRef]],
     encoder: ChatEncoder,
     *,
     num_workers: int,

@@ -14,31 +14,31 @@ import torch
 from minigpt4.common.dist_utils import get_world_size
 from minigpt4.common.files import write_text
 from minigpt4.common.weight_identity import labels
-from minigpt4.datasets.mixture import ENDLESS, Ingredient, shares
+from minigpt4.datasets.samples import MixtureComponent, mixing_weights
 
 PACKAGES = ("torch", "transformers", "peft", "timm", "numpy", "pillow", "sentencepiece", "omegaconf")
 
 
-def describe_mixture(ingredients: Sequence[Ingredient], *, num_steps: int) -> list[dict[str, Any]]:
+def describe_mixture(components: Sequence[MixtureComponent], *, num_steps: int) -> list[dict[str, Any]]:
     """Return each dataset's rows, batch size, ratio, and how many samples of it all ranks are expected to take."""
     num_draws = num_steps * get_world_size()
     return [
         {
-            "dataset": ingredient.name,
-            "num_rows": None if ingredient.num_rows == ENDLESS else ingredient.num_rows,
-            "batch_size": ingredient.batch_size,
-            "sample_ratio": ingredient.ratio,
+            "dataset": component.name,
+            "num_rows": component.num_rows,
+            "batch_size": component.batch_size,
+            "sample_ratio": component.ratio,
             "share": float(share),
-            "expected_samples": round(share * num_draws * ingredient.batch_size),
+            "expected_samples": round(share * num_draws * component.batch_size),
         }
-        for ingredient, share in zip(ingredients, shares(ingredients), strict=True)
+        for component, share in zip(components, mixing_weights(components), strict=True)
     ]
 
 
 def describe_run(
     model: Any,
     config: Mapping[str, Any],
-    ingredients: Sequence[Ingredient],
+    components: Sequence[MixtureComponent],
     *,
     num_steps: int,
     device: torch.device,
@@ -56,7 +56,7 @@ def describe_run(
         "num_frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
         "fingerprint": labels(frozen_weights_hash),
         "mismatches": list(model.mismatches),
-        "mixture": describe_mixture(ingredients, num_steps=num_steps),
+        "mixture": describe_mixture(components, num_steps=num_steps),
         "changed_options": list(changes),
         "config": dict(config),
     }

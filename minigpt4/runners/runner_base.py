@@ -24,14 +24,15 @@ from minigpt4.common.liveness import pulse
 from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_identity import identity_of
-from minigpt4.datasets.mixture import ENDLESS, Draw, Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent, SampleRef
 from minigpt4.runners.batch_source import BatchSource
 from minigpt4.runners.changes import num_rows_of
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.frozen_dtype import check_frozen_dtype
 from minigpt4.runners.graphs import takes_graphs
 from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import PackedBatch, build_loader, ingredients_of, iterating
+from minigpt4.runners.loader import PackedBatch, build_loader, components_of, iterating
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.profile import TRACE, profiled
@@ -134,7 +135,7 @@ class RunnerBase:
         """Return the mean loss of every dataset over `valid_splits` and `test_splits`."""
         return self._mean_losses([*self.run.valid_splits, *self.run.test_splits])
 
-    def loader(self, dataset: MixtureDataset, sampler: Sampler[list[Draw]]) -> Iterable[list[PackedBatch]]:
+    def loader(self, dataset: MixtureDataset, sampler: Sampler[list[SampleRef]]) -> Iterable[list[PackedBatch]]:
         """Return the loader of a mixture, by this run's options."""
         packs = isinstance(sampler, MixtureSampler)  # held-out rows go through as every rank counts them
         return build_loader(
@@ -150,7 +151,7 @@ class RunnerBase:
     def _begin(self, stack: contextlib.ExitStack) -> tuple[Generator[Update], Recorder]:
         """Return the updates to come and what records them; `stack` closes both."""
         train = {name: splits["train"] for name, splits in self.datasets.items()}
-        components = ingredients_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
+        components = components_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
         windows = list(accumulation_windows(self.run, start=self.state.step, num_steps=self.num_steps))
         sampler = MixtureSampler(
             components,
@@ -161,7 +162,7 @@ class RunnerBase:
             world_size=get_world_size(),
             past=[part for part in self.state.world_size_log if part[0] < self.state.step],
             balance=self.run.balance_ranks and get_world_size() > 1,
-            together=steps_at_once(windows),
+            steps_per_batch=steps_at_once(windows),
         )
         if is_main_process():
             self._describe(components)
@@ -177,13 +178,13 @@ class RunnerBase:
             chosen=sampler.choices,
             source=source,
             device=self.device,
-            streams={name: dataset for name, dataset in train.items() if len(dataset) == ENDLESS},
+            streams={name: dataset for name, dataset in train.items() if dataset.is_stream},
         )
         log = RunLog(self.folder, self.run, self.state.config, num_steps=self.num_steps, start=self.state.step)
         stack.callback(log.close)
         return all_updates, Recorder(log, meter, self.guard, run_cfg=self.run, learning_rate=self.learning_rate)
 
-    def _describe(self, components: Sequence[Ingredient]) -> None:
+    def _describe(self, components: Sequence[MixtureComponent]) -> None:
         described = describe_run(
             self.model,
             self.state.config,

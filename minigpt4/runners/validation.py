@@ -11,14 +11,15 @@ from torch.utils.data import Sampler
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.common.liveness import WAITING, pulse
 from minigpt4.conversation.conversation import Batch, Losses
-from minigpt4.datasets.mixture import Draw, MixtureDataset
+from minigpt4.datasets.mixture import MixtureDataset
+from minigpt4.datasets.samples import SampleRef
 from minigpt4.runners.loader import PackedBatch, iterating
 from minigpt4.tasks.base_task import Datasets
 
 logger = logging.getLogger(__name__)
 
 
-class _EveryRow(Sampler[list[Draw]]):
+class _EveryRow(Sampler[list[SampleRef]]):
     """This rank's rows of a dataset, `batch_size` at a time; ranks have equally many batches, the last may be empty."""
 
     def __init__(self, name: str, num_rows: int, batch_size: int) -> None:
@@ -27,17 +28,17 @@ class _EveryRow(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return -(-self.num_rows // (self.batch_size * get_world_size()))
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRef]]:
         rows = range(get_rank(), self.num_rows, get_world_size())
         for number in range(len(self)):
             chunk = rows[number * self.batch_size : (number + 1) * self.batch_size]
-            yield [Draw(self.name, row, 0) for row in chunk]
+            yield [SampleRef(self.name, row, 0) for row in chunk]
 
 
 @torch.no_grad()
 def mean_losses(
     forward: Callable[[Batch], Losses],
-    loader: Callable[[MixtureDataset, Sampler[list[Draw]]], Iterable[list[PackedBatch]]],
+    loader: Callable[[MixtureDataset, Sampler[list[SampleRef]]], Iterable[list[PackedBatch]]],
     datasets: Datasets,
     splits: Sequence[str],
     *,

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from minigpt4.common.seeds import derive_rng
 
@@ -93,7 +93,9 @@ class Scene:
 
 
 def make_scene(seed: int, split: Split, number: int) -> Scene:
-    """Return scene `number` of a split: a function of its three arguments."""
+    """Return scene `number` of a split; it depends on the arguments only. Raises: ValueError for an unknown split."""
+    if split not in get_args(Split):
+        raise ValueError(f"the sample world has no split '{split}', only {', '.join(get_args(Split))}")
     rng = derive_rng(seed, "sample_world", split, number)
     while True:
         scene = _draw_lots(rng, number)

@@ -22,8 +22,8 @@ def test_a_batch_knows_its_image_tokens_targets_and_examples():
     one = batch()
     assert one.image_positions.tolist() == [1]
     assert one.target_positions.tolist() == [2, 4]
-    assert one.bounds.tolist() == [0, 3, 5]
-    assert one.sizes == (3, 2)
+    assert one.cu_seqlens.tolist() == [0, 3, 5]
+    assert one.seq_lens == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["images", "weights", "labels", "target_positions"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from minigpt4.conversation.tokenizer import ByteTokenizer, JsonTokenizer, SentencePieceTokenizer, load_tokenizer
+from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
 from minigpt4.conversation.tokenizer_json import RUNS_LAST
 from minigpt4.sample_world.world import ASSETS
 from tests.conversation.small_tokenizers import TEXTS, change, convert, convert_by_score, merge_runs_last, train
@@ -25,7 +25,7 @@ BESIDE = r"; put tokenizer\.model beside it"
 
 def assert_same(folder, path, texts=TEXTS):
     """Check ids, texts and special ids of a tokenizer.json against those of a folder's tokenizer.model."""
-    model, from_json = SentencePieceTokenizer(folder / "tokenizer.model"), JsonTokenizer(path)
+    model, from_json = SentencePieceTokenizer(folder / "tokenizer.model"), SentencePieceTokenizer(path)
     ids = [model.encode(text) for text in texts]
     assert [text for text, item in zip(texts, ids, strict=True) if from_json.encode(text) != item] == []
     assert [item for item in ids if from_json.decode(item) != model.decode(item)] == []
@@ -135,9 +135,9 @@ UNREADABLE = {
 def test_a_file_with_ids_that_may_differ_is_refused_with_the_reason(tmp_path, kind):
     changes, reason = UNREADABLE[kind]
     path = convert(train(tmp_path / "model", user_defined_symbols=FIXED, **NO_RUNS), tmp_path / "json")
-    JsonTokenizer(path)
+    SentencePieceTokenizer(path)
     with pytest.raises(ValueError, match=reason + BESIDE):
-        JsonTokenizer(change(path, **changes))
+        SentencePieceTokenizer(change(path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_refused_by_name_or_read(good_file, place, length, tex
     start = int(place * len(content))
     path.write_text(content[:start] + text + content[start + length :])
     try:
-        JsonTokenizer(path).encode("the red  circle")
+        SentencePieceTokenizer(path).encode("the red  circle")
     except ValueError as error:
         assert str(error).startswith(f"{path}: ")
 
@@ -207,7 +207,7 @@ def pair_of_tokenizers(folder):
     import tempfile
 
     with tempfile.TemporaryDirectory() as out:
-        return SentencePieceTokenizer(folder / "tokenizer.model"), JsonTokenizer(convert(folder, Path(out)))
+        return SentencePieceTokenizer(folder / "tokenizer.model"), SentencePieceTokenizer(convert(folder, Path(out)))
 
 
 @ON_BUSY_CORES

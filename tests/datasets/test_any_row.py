@@ -83,7 +83,7 @@ def dataset_of(tmp_path):
             vis_processor=lambda image: image,
             text_processor=BlipCaptionProcessor(),
             other_files=[str(tmp_path / "image_data.json")],
-            pool=["{}", "[x] {}"],
+            templates=["{}", "[x] {}"],
         )
 
     return make
@@ -96,7 +96,7 @@ def test_a_row_is_used_or_counted_as_bad(dataset_of, num_examples):
     def check(cls, data):
         dataset = dataset_of(cls, [GOOD[cls], changed_at_a_place(GOOD[cls], data)])
         [(table, kept)] = dataset._tables
-        bad = set(table.arrays["bad_rows"].tolist())
+        bad = {row for row, _, _ in table.bad}
         assert 0 not in bad
         for index in range(len(dataset)):
             if (index if kept is None else int(kept[index])) in bad:

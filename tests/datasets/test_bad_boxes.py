@@ -86,7 +86,7 @@ def test_a_box_that_only_the_image_shows_to_lie_outside_is_named(refcoco):
     dataset = refcoco(stated=(2000, 2000), bad_boxes="drop")
     dataset.images.root = "/nowhere"
     row = {**dataset.row(0), "image_size": (8, 8)}
-    with pytest.raises(ValueError, match=r"lies outside of its image, which is 8 x 8; .* \[2000, 2000\]"):
+    with pytest.raises(ValueError, match=r"lies outside its image of 8 x 8 pixels; .* \[2000, 2000\]"):
         dataset.turns(row, random.Random(0))
 
 

@@ -13,19 +13,19 @@ from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 
 class ColourDataset(InstructionDataset):  # a new dataset: this class, its builder, a YAML of its paths
     fields = {"file": str, "colour": str}  # noqa: RUF012
-    pool_name = "caption"
+    templates_name = "caption"
 
     def image_files(self, row):
         return [row["file"]]
 
     def turns(self, row, rng):
-        return [Turn(with_image(rng.choice(self.pool)), self.text_processor(row["colour"]))]
+        return [Turn(with_image(rng.choice(self.templates)), self.text_processor(row["colour"]))]
 
 
 class ColourBuilder(BaseDatasetBuilder):  # under @registry.register_builder("colour")
     train_dataset_cls = ColourDataset
     DATASET_CONFIG_DICT = {"default": "configs/datasets/colour.yaml"}  # noqa: RUF012
-    annotations_address = "https://example.org/colours.json"
+    annotations_url = "https://example.org/colours.json"
 
 
 class ByRuleDataset(ColourDataset):
@@ -142,14 +142,14 @@ def test_a_dataset_that_forgets_the_image_span_is_told(colours):
 @pytest.mark.parametrize("text", ["a red <ImageHere> thing", "<Img><ImageHere></Img>"])
 def test_a_placeholder_in_a_rows_own_text_is_refused_with_dataset_index_and_file(colours, text):
     dataset = colours([{"file": "0.png", "colour": text}], EchoBuilder)
-    with pytest.raises(ValueError, match=r"colour\[0\] .*images/0\.png: its own text holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"colour\[0\] .*images/0\.png: its own text contains <ImageHere>"):
         get(dataset, 0)
 
 
 def test_a_placeholder_in_an_answer_is_refused(colours):
     dataset = colours([{"file": "0.png", "colour": "<ImageHere>"}])
     dataset.text_processor = str
-    with pytest.raises(ValueError, match=r"colour\[0\] .*0\.png: an answer holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"colour\[0\] .*0\.png: an answer contains <ImageHere>"):
         get(dataset, 0)
 
 
@@ -160,9 +160,9 @@ def test_every_missing_path_is_told_with_its_key_and_address():
     builder = ColourBuilder(cfg, name="colour")
     assert builder.problems() == [
         "datasets.colour.build_info.annotations.train.storage: no file x/a.json; "
-        "to be had from https://example.org/colours.json",
+        "download it from https://example.org/colours.json",
         "datasets.colour.build_info.annotations.train.storage: no file x/b.json; "
-        "to be had from https://example.org/colours.json",
+        "download it from https://example.org/colours.json",
         "datasets.colour.build_info.images.storage: no folder is set",
     ]
     with pytest.raises(ValueError, match=r"no file x/a\.json(.|\n)*no file x/b\.json(.|\n)*no folder is set"):

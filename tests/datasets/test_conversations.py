@@ -65,7 +65,7 @@ def test_a_conversation_without_an_answer_is_a_bad_row(llava):
 
 
 def test_a_placeholder_in_a_later_question_is_refused(llava):
-    with pytest.raises(ValueError, match=r"llava_conversation\[0\] .*7\.jpg: its own text holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"llava_conversation\[0\] .*7\.jpg: its own text contains <ImageHere>"):
         turns(llava(["a", "b", "see <ImageHere>", "d"]))
 
 
@@ -99,7 +99,7 @@ def test_either_folder_of_the_instructions_is_found(instructions):
 def test_a_placeholder_in_an_instruction_is_refused(instructions):
     dataset = instructions([{**INSTANCE, "instruction_with_input": "<ImageHere>"}])
     dataset.text_processor = str
-    with pytest.raises(ValueError, match=r"unnatural_instruction\[0\]: its own text holds <ImageHere>"):
+    with pytest.raises(ValueError, match=r"unnatural_instruction\[0\]: its own text contains <ImageHere>"):
         turns(dataset)
 
 

@@ -87,7 +87,10 @@ def test_a_row_without_image_is_text_only(mine):
         ({"image": 3, "question": "?", "answer": "x"}, "'image' should be a file name or a list of them"),
         ({"image": "a.jpg", "question": "<image><image>", "answer": "x"}, "show <image> 2 times but it has 1 images"),
         ({"question": "<image>?", "answer": "x"}, "show <image> 1 times but it has 0 images"),
-        ({"question": "<ImageHere>", "answer": "x"}, "holds <ImageHere>, which stands for an image; write <image>"),
+        (
+            {"question": "<ImageHere>", "answer": "x"},
+            "contains <ImageHere>, the placeholder of an image; write",
+        ),
         ({"conversations": said("a")}, "should be questions with their answers, not 1 parts"),
         ({"conversations": said("a", "b", "c")}, "should be questions with their answers, not 3 parts"),
         ({"conversations": said("a", "b")[::-1]}, "part 1 of its conversation is from 'gpt' instead of human or user"),

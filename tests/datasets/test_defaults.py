@@ -65,11 +65,11 @@ def test_the_defaults_are_the_published_ones_except_where_the_documented_layout_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_an_empty_machine_every_dataset_says_what_it_lacks_and_where_to_get_it(name, tmp_path, monkeypatch):
+def test_on_an_empty_machine_every_dataset_names_its_missing_files_and_their_urls(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = OmegaConf.create(defaults(name)["datasets"][name])
     problems = registry.get_builder_class(name)(cfg, name=name).problems()
     assert problems
     for problem in problems:
         assert problem.startswith(f"datasets.{name}.build_info.")
-        assert "./train_dataset/" in problem and "; to be had from " in problem
+        assert "./train_dataset/" in problem and "; download it from " in problem

@@ -72,8 +72,8 @@ def test_a_folder_without_the_refs_lists_both_files(tmp_path, build):
         build("refcocog", info)
     refs, instances = str(error.value).splitlines()
     assert refs.startswith("datasets.refcocog.build_info.ann_path: no file ")
-    assert f"{tmp_path}/refcocog/refs(umd).p or {tmp_path}/refcocog/refs(und).p; to be had from https://" in refs
-    assert f"no file {tmp_path}/refcocog/instances.json; to be had from https://" in instances
+    assert f"{tmp_path}/refcocog/refs(umd).p or {tmp_path}/refcocog/refs(und).p; download it from https://" in refs
+    assert f"no file {tmp_path}/refcocog/instances.json; download it from https://" in instances
 
 
 REGION = {"region_id": 1, "x": 5, "y": 2, "width": 10, "height": 10, "phrase": "Red one", "image_id": 3}
@@ -120,7 +120,7 @@ def test_visual_genome_says_that_both_of_its_files_are_missing(tmp_path, build):
     regions, images, folder = str(error.value).splitlines()
     assert regions.startswith(f"datasets.refvg.build_info.data_dir: no file {tmp_path}/vg/region_descriptions.json")
     assert images.startswith(f"datasets.refvg.build_info.data_dir: no file {tmp_path}/vg/image_data.json")
-    assert folder.startswith(f"datasets.refvg.build_info.data_dir: no folder {tmp_path}/vg; to be had from https://")
+    assert folder.startswith(f"datasets.refvg.build_info.data_dir: no folder {tmp_path}/vg; download it from https://")
 
 
 @pytest.mark.parametrize("written", ["filtered_flickr/images", "flickr/flickr30k-images"])

@@ -13,7 +13,7 @@ from minigpt4.conversation.tokenizer import load_tokenizer
 from minigpt4.datasets import row_index
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.lengths import size, size_of_one, size_with_boxes
+from minigpt4.datasets.lengths import chars_with_boxes, mean_chars, num_chars
 from tests.datasets.conftest import RECORDED
 
 NUM_IMAGE_TOKENS = 256
@@ -58,10 +58,10 @@ def test_the_length_of_a_kept_row_is_that_of_its_own_text(recorded_dataset, monk
     monkeypatch.setattr(row_index, "SMALLEST", smallest)
     monkeypatch.setattr(row_index, "_places", lambda path, key: [f"{tmp_path}/{path.replace('/', '-')}.{key}.index"])
     dataset = recorded_dataset("coco_vqa")
-    dataset.pool = []
+    dataset.templates = []
     assert dataset.report.num_left_out > 0
     rows = [dataset.row(index) for index in range(len(dataset))]
-    expected = [1010 + size(row["question"]) + size_of_one(row["answer"]) for row in rows]
+    expected = [1010 + num_chars(row["question"]) + mean_chars(row["answer"]) for row in rows]
     assert len(set(expected)) == len(expected) == 7
     assert dataset.row_lengths(BY_CHARACTER).tolist() == expected
     assert dataset.row_lengths(BY_CHARACTER).dtype == np.uint16
@@ -100,19 +100,19 @@ def test_what_the_encoder_cuts_costs_nothing(mine):
     assert lengths == [10 + 2 + 2, 10 + 2 + 1, 10 + 2, 10 + 2 + 22, 10 + 2 + 100, 10]
 
 
-def test_a_wording_counts_with_its_mean(build, tmp_path):
+def test_a_prompt_template_counts_with_its_mean(build, tmp_path):
     (tmp_path / "a.jpg").touch()
     rows = [{"image": "a.jpg", "question": "Who?", "answer": "a"}]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     storage = {"annotations": {"train": {"storage": f"{tmp_path}/a.json"}}, "images": {"storage": str(tmp_path)}}
     dataset = build("gqa", storage)
-    dataset.pool = ["{}", "1234 {}", "{} 123456789"]
+    dataset.templates = ["{}", "1234 {}", "{} 123456789"]
     assert dataset.row_lengths(BY_CHARACTER).tolist() == [1010 + 5 + 5]
 
 
 def test_boxes_cost_more_than_their_characters():
-    assert size_with_boxes("a dog") == 5
-    assert size_with_boxes("a dog {<12><34><56><78>}") == 5 + 1 + 50
+    assert chars_with_boxes("a dog") == 5
+    assert chars_with_boxes("a dog {<12><34><56><78>}") == 5 + 1 + 50
 
 
 class ColourDataset(InstructionDataset):

@@ -3,31 +3,32 @@ import torch
 from torch.utils.data import DataLoader
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets.mixture import BadSample, Draw, Ingredient, MixtureDataset, MixtureSampler
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.datasets.samples import BadSample, MixtureComponent, SampleRef
 
-SMALL = [Ingredient("a", 7, 2, 3), Ingredient("b", 5, 3, 1)]
+SMALL = [MixtureComponent("a", 7, 2, 3), MixtureComponent("b", 5, 3, 1)]
 
 
 def rows_of(batches, name):
-    return [(draw.pass_index, draw.row) for batch in batches for draw in batch if draw.dataset == name]
+    return [(ref.pass_index, ref.row) for batch in batches for ref in batch if ref.dataset == name]
 
 
 def test_a_batch_comes_from_one_dataset_and_has_its_size():
     for batch in MixtureSampler(SMALL, num_steps=50, seed=1):
-        assert {draw.dataset for draw in batch} in ({"a"}, {"b"})
+        assert {ref.dataset for ref in batch} in ({"a"}, {"b"})
         assert len(batch) == {"a": 2, "b": 3}[batch[0].dataset]
 
 
 def test_shares_of_draws_agree_with_the_ratios():
-    ingredients = [
-        Ingredient("a", 9, 1, 50),
-        Ingredient("b", 9, 1, 30),
-        Ingredient("c", 9, 1, 20),
-        Ingredient("d", 9, 1, 0),
+    components = [
+        MixtureComponent("a", 9, 1, 50),
+        MixtureComponent("b", 9, 1, 30),
+        MixtureComponent("c", 9, 1, 20),
+        MixtureComponent("d", 9, 1, 0),
     ]
-    choices = MixtureSampler(ingredients, num_steps=20000, seed=42).choices[:, 0]
+    choices = MixtureSampler(components, num_steps=20000, seed=42).choices[:, 0]
     shares = [(choices == number).mean() for number in range(4)]
-    # four standard deviations of a share of 20000 draws are at most 0.0142
+    # four standard deviations of a share of 20000 steps are at most 0.0142
     assert shares == [pytest.approx(0.5, abs=0.0142), pytest.approx(0.3, abs=0.0142), pytest.approx(0.2, abs=0.0142), 0]
 
 
@@ -47,7 +48,7 @@ def test_a_longer_run_begins_as_the_shorter_one():
 
 
 def test_a_pass_has_every_row_once_and_the_next_another_order():
-    batches = list(MixtureSampler([Ingredient("a", 50, 10, 1)], num_steps=10, seed=1))
+    batches = list(MixtureSampler([MixtureComponent("a", 50, 10, 1)], num_steps=10, seed=1))
     first, second = rows_of(batches[:5], "a"), rows_of(batches[5:], "a")
     assert sorted(first) == [(0, row) for row in range(50)]
     assert sorted(second) == [(1, row) for row in range(50)]
@@ -56,7 +57,7 @@ def test_a_pass_has_every_row_once_and_the_next_another_order():
 
 def test_ranks_part_a_pass_among_them():
     ranks = [
-        rows_of(MixtureSampler([Ingredient("a", 12, 4, 1)], num_steps=1, seed=1, rank=rank, world_size=3), "a")
+        rows_of(MixtureSampler([MixtureComponent("a", 12, 4, 1)], num_steps=1, seed=1, rank=rank, world_size=3), "a")
         for rank in range(3)
     ]
     assert sorted(row for rank in ranks for _, row in rank) == list(range(12))
@@ -71,8 +72,8 @@ def test_ranks_together_repeat_no_row_of_a_pass_and_drop_none():
 
 
 def test_more_ranks_than_rows_work():
-    batches = MixtureSampler([Ingredient("a", 2, 1, 1)], num_steps=2, seed=1, rank=4, world_size=5)
-    assert [draw.pass_index for batch in batches for draw in batch] == [2, 4]
+    batches = MixtureSampler([MixtureComponent("a", 2, 1, 1)], num_steps=2, seed=1, rank=4, world_size=5)
+    assert [ref.pass_index for batch in batches for ref in batch] == [2, 4]
 
 
 def rows_over_a_change(*parts, num_steps):
@@ -95,14 +96,14 @@ def test_another_number_of_ranks_goes_on_where_the_old_one_stopped():
 
 
 def test_a_batch_may_straddle_passes():
-    batches = list(MixtureSampler([Ingredient("a", 5, 3, 1)], num_steps=4, seed=1))
-    assert [draw.pass_index for draw in batches[1]] == [0, 0, 1]
+    batches = list(MixtureSampler([MixtureComponent("a", 5, 3, 1)], num_steps=4, seed=1))
+    assert [ref.pass_index for ref in batches[1]] == [0, 0, 1]
     assert sorted(rows_of(batches, "a"))[:10] == [(p, row) for p in (0, 1) for row in range(5)]
 
 
 def test_a_batch_larger_than_its_dataset_spans_several_passes():
-    (batch,) = MixtureSampler([Ingredient("a", 2, 5, 1)], num_steps=1, seed=1)
-    assert [draw.pass_index for draw in batch] == [0, 0, 1, 1, 2]
+    (batch,) = MixtureSampler([MixtureComponent("a", 2, 5, 1)], num_steps=1, seed=1)
+    assert [ref.pass_index for ref in batch] == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("step", [0, 1, 17, 99, 100])
@@ -129,12 +130,12 @@ def test_the_same_sampler_can_be_run_again():
 )
 def test_an_ingredient_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Ingredient(**{"name": "a", "num_rows": 1, "batch_size": 1, "ratio": 1} | change)
+        MixtureComponent(**{"name": "a", "num_rows": 1, "batch_size": 1, "ratio": 1} | change)
 
 
 def test_ratios_that_are_all_zero_are_refused():
     with pytest.raises(ValueError, match="at least one sample_ratio should be above 0"):
-        MixtureSampler([Ingredient("a", 1, 1, 0)], num_steps=1, seed=0)
+        MixtureSampler([MixtureComponent("a", 1, 1, 0)], num_steps=1, seed=0)
 
 
 class Numbers:
@@ -153,25 +154,25 @@ class Careless:
 
 def test_a_samples_draws_depend_on_seed_dataset_pass_and_row_alone():
     fetch = MixtureDataset({"x": Numbers(), "y": Numbers()}, seed=1).__getitems__
-    draws = [Draw("x", 1, 0), Draw("x", 2, 0), Draw("x", 1, 1), Draw("y", 1, 0)]
-    answers = [fetched.sample.turns[0].answer for fetched in fetch(draws)]
+    refs = [SampleRef("x", 1, 0), SampleRef("x", 2, 0), SampleRef("x", 1, 1), SampleRef("y", 1, 0)]
+    answers = [fetched.content.turns[0].answer for fetched in fetch(refs)]
     assert len(set(answers)) == 4
-    assert [fetched.sample.turns[0].answer for fetched in fetch(draws[::-1])] == answers[::-1]
-    other_seed = MixtureDataset({"x": Numbers()}, seed=2).__getitems__(draws[:1])
-    assert other_seed[0].sample.turns[0].answer != answers[0]
+    assert [fetched.content.turns[0].answer for fetched in fetch(refs[::-1])] == answers[::-1]
+    other_seed = MixtureDataset({"x": Numbers()}, seed=2).__getitems__(refs[:1])
+    assert other_seed[0].content.turns[0].answer != answers[0]
 
 
 def test_a_bad_file_becomes_a_bad_sample_in_its_place():
-    draws = [Draw("numbers", 2, 0), Draw("numbers", 3, 0)]
-    first, bad = MixtureDataset({"numbers": Numbers()}, seed=1).__getitems__(draws)
-    assert isinstance(first.sample, Example)
-    assert (first.draw, bad.draw) == tuple(draws)
-    assert bad.sample == BadSample(id="numbers[3]", reason="cannot read 3.jpg: cut off")
+    refs = [SampleRef("numbers", 2, 0), SampleRef("numbers", 3, 0)]
+    first, bad = MixtureDataset({"numbers": Numbers()}, seed=1).__getitems__(refs)
+    assert isinstance(first.content, Example)
+    assert (first.ref, bad.ref) == tuple(refs)
+    assert bad.content == BadSample(id="numbers[3]", reason="cannot read 3.jpg: cut off")
 
 
 def test_a_mistake_in_the_code_is_not_taken_for_bad_data():
     with pytest.raises(KeyError, match="forgotten"):
-        MixtureDataset({"x": Careless()}, seed=1).__getitems__([Draw("x", 0, 0)])
+        MixtureDataset({"x": Careless()}, seed=1).__getitems__([SampleRef("x", 0, 0)])
 
 
 def test_samples_are_the_same_with_and_without_workers():

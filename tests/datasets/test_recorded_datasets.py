@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.prompt_templates import load_pool
+from minigpt4.conversation.prompt_templates import load_templates
 
 CANONICAL = {
     "caption": ["[caption] Briefly describe this image."],
@@ -61,9 +61,9 @@ def assert_same_picture(example, item, name, index):
 def test_the_reachable_pairs_are_the_recorded_ones(name, recording, recorded_dataset):
     expected = recording(name)
     dataset = recorded_dataset(name)
-    if dataset.pool_name:
-        assert dataset.pool[: len(CANONICAL[dataset.pool_name])] == CANONICAL[dataset.pool_name]
-        dataset.pool = CANONICAL[dataset.pool_name]
+    if dataset.templates_name:
+        assert dataset.templates[: len(CANONICAL[dataset.templates_name])] == CANONICAL[dataset.templates_name]
+        dataset.templates = CANONICAL[dataset.templates_name]
     assert len(dataset) == expected["len"]
     for index, item in enumerate(expected["items"]):
         turns, example = draw(dataset, index, times=200 if len(item["pairs"]) > 1 else 5)
@@ -86,13 +86,13 @@ def test_the_turns_of_a_conversation_are_the_recorded_ones(name, recording, reco
         assert_same_picture(example, item, name, index)
 
 
-def test_captions_of_cc_sbu_align_are_the_recorded_ones_and_asked_with_the_caption_pool(recording, recorded_dataset):
+def test_captions_of_cc_sbu_align_are_the_recorded_ones_behind_a_caption_template(recording, recorded_dataset):
     expected = recording("cc_sbu_align")
     dataset = recorded_dataset("cc_sbu_align")
     assert len(dataset) == expected["len"]
     for index, item in enumerate(expected["items"]):
         turns, example = draw(dataset, index, times=300)
-        asked = {f"<Img><ImageHere></Img> {wording} " for wording in load_pool("caption")}
+        asked = {f"<Img><ImageHere></Img> {template} " for template in load_templates("caption")}
         assert {turn.prompt for (turn,) in turns} == asked
         assert {(turn.answer,) for (turn,) in turns} == {tuple(pair) for pair in item["pairs"]}
         assert_same_picture(example, item, "cc_sbu_align", index)
@@ -132,11 +132,11 @@ def test_answers_are_drawn_by_their_frequency(recorded_dataset):
     }
 
 
-def test_all_wordings_of_a_pool_are_drawn_alike(recorded_dataset):
+def test_all_prompt_templates_of_a_name_are_taken_equally_often(recorded_dataset):
     dataset = recorded_dataset("coco_caption")
     row = dataset.row(0)
     prompts = [dataset.turns(row, derive_rng(7, turn))[0].prompt for turn in range(3400)]
-    counts = [prompts.count(f"<Img><ImageHere></Img> {wording} ") for wording in load_pool("caption")]
+    counts = [prompts.count(f"<Img><ImageHere></Img> {template} ") for template in load_templates("caption")]
     assert sum(counts) == 3400
     expected = 3400 / len(counts)
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts)  # five standard deviations

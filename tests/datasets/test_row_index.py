@@ -47,7 +47,7 @@ def questions(dataset, *rows):
     return [dataset.row(row)["question"] for row in rows]
 
 
-def test_the_rows_of_a_large_file_are_found_once(gqa, tmp_path, caplog):
+def test_a_large_file_is_scanned_once(gqa, tmp_path, caplog):
     first, second = gqa(), gqa()
     assert num_scans(caplog) == 1
     assert len(indexes(tmp_path)) == 1
@@ -58,13 +58,13 @@ def test_the_rows_of_a_large_file_are_found_once(gqa, tmp_path, caplog):
         assert dataset.report.bad == [f"{tmp_path}/a.json: record 8: 'question' should be a text, not 7"]
 
 
-def test_a_small_file_leaves_nothing_behind(gqa, tmp_path, monkeypatch):
+def test_a_small_file_gets_no_index(gqa, tmp_path, monkeypatch):
     monkeypatch.setattr(row_index, "SMALLEST", 1 << 22)
     gqa()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "images"]
 
 
-def test_an_annotation_that_changes_is_read_again(gqa, tmp_path, caplog):
+def test_an_annotation_that_changes_is_scanned_again(gqa, tmp_path, caplog):
     gqa()
     rows = [{"image": "0.jpg", "question": "new?", "answer": "a"}]
     (tmp_path / "a.json").write_text(json.dumps(rows))
@@ -75,11 +75,17 @@ def test_an_annotation_that_changes_is_read_again(gqa, tmp_path, caplog):
     assert len(indexes(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"no index at all", None])
-def test_a_damaged_index_is_written_anew(gqa, tmp_path, caplog, damage):
+OLD_INDEX = b"minigpt4 rows\0\0"
+"""How an index of an earlier version begins."""
+
+
+@pytest.mark.parametrize("damage", [b"", b"no index at all", OLD_INDEX, None])
+def test_a_damaged_index_is_written_again(gqa, tmp_path, caplog, damage):
     gqa()
     index = tmp_path / indexes(tmp_path)[0]
-    index.write_bytes(index.read_bytes()[:-100] if damage is None else damage)
+    whole = index.read_bytes()
+    rest = whole[len(OLD_INDEX) :] if damage == OLD_INDEX else b""
+    index.write_bytes(whole[:-100] if damage is None else damage + rest)
     assert questions(gqa(), 1999) == ["Q1999 é?"]
     assert num_scans(caplog) == 2
 
@@ -118,7 +124,7 @@ def build_and_count(gqa, start, counts):
     counts.put((len(gqa()), sum("finding its rows" in line for line in lines)))
 
 
-def test_of_several_processes_one_finds_the_rows_and_the_others_wait(gqa):
+def test_one_process_scans_the_file_and_the_others_wait(gqa):
     context = multiprocessing.get_context("fork")
     start, counts = context.Event(), context.Queue()
     processes = [context.Process(target=build_and_count, args=(gqa, start, counts)) for _ in range(3)]
@@ -145,7 +151,7 @@ class MineBuilder(BaseDatasetBuilder):
 """
 
 
-def test_code_that_changes_finds_the_rows_anew(gqa, tmp_path, build, caplog, monkeypatch):
+def test_code_that_changes_scans_the_file_again(gqa, tmp_path, build, caplog, monkeypatch):
     gqa()
     monkeypatch.syspath_prepend(tmp_path)
     info = {"annotations": {"train": {"storage": f"{tmp_path}/a.json"}}, "images": {"storage": f"{tmp_path}/images"}}
@@ -168,7 +174,9 @@ def test_datasets_that_find_the_same_rows_share_an_index(recorded_dataset, monke
         assert num_scans(caplog) == scans, name
 
 
-def test_a_lock_that_somebody_keeps_is_said_and_the_rows_are_found_without_it(gqa, tmp_path, caplog, monkeypatch):
+def test_the_log_names_a_lock_that_another_process_keeps_and_the_scan_does_without_it(
+    gqa, tmp_path, caplog, monkeypatch
+):
     monkeypatch.setattr(locks, "FIRST_LINE", 0.5)
     monkeypatch.setattr(locks, "NO_SIGN", 3.0)
     gqa()
@@ -183,7 +191,7 @@ def test_a_lock_that_somebody_keeps_is_said_and_the_rows_are_found_without_it(gq
     assert (len(indexes(tmp_path)), len(indexes(tmp_path / "cache" / "minigpt4"))) == (0, 1)
 
 
-def test_a_lock_that_cannot_be_had_is_not_waited_for(gqa, tmp_path, caplog, monkeypatch):
+def test_nobody_waits_for_a_lock_that_the_file_system_refuses(gqa, tmp_path, caplog, monkeypatch):
     """As on file servers that answer ENOLCK."""
 
     def refuse(*args, **kwargs):
@@ -191,7 +199,7 @@ def test_a_lock_that_cannot_be_had_is_not_waited_for(gqa, tmp_path, caplog, monk
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     assert questions(gqa(), 3) == ["Q3 é?"]
-    assert "its index can be kept nowhere; it is read anew at every start" in caplog.text
+    assert "no folder can hold its index; it is scanned at every start" in caplog.text
 
 
 def test_half_an_index_that_a_killed_process_left_is_removed(gqa, tmp_path):

@@ -3,8 +3,9 @@ import pickle
 
 import pytest
 
+from minigpt4.common.json_records import JsonRecords
+from minigpt4.common.row_checks import require
 from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.rows import JsonRecords, require
 
 RECORDS = [{"text": "plain"}, {"text": "東京 ☕ é"}, {"text": "after non-ASCII", "n": [1, {"m": -2.5}]}, {}]
 
@@ -20,7 +21,7 @@ class OneEach:
     def image_files(self, row):
         return []
 
-    def text_sizes(self, row):
+    def text_chars(self, row):
         return 0, 0
 
     def box_fault(self, row):
@@ -90,7 +91,7 @@ def test_a_record_of_another_shape_is_one_bad_row_with_its_place(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[[10], "x", [20]]')
     table = table_of(JsonRecords(str(path)), Numbers())
-    assert (len(table), table.reasons, table.bad_row_name(0)) == (3, ["no list"], f"{path}: record 2")
+    assert (len(table), table.bad, table.bad_row_name(0)) == (3, [(1, 2, "no list")], f"{path}: record 2")
     assert [table.place_of(index) for index in range(3)] == [None, f"{path}: record 2", None]
     assert table[1] == ("x", 0)
 
@@ -137,7 +138,7 @@ def test_a_table_goes_to_another_process(tmp_path):
         ('[{"a": 1}, {"a": "xy', "broken or cut off JSON near byte 17: Unterminated string"),
         ('[{"a": 1}', r"broken JSON at byte 9: its end where one of ,\] should be"),
         ('[{"a": 1} {"a": 2}]', r"broken JSON at byte 10: '\{' where one of ,\] should be"),
-        (" \n", "holds nothing but blanks"),
+        (" \n", "is blank"),
         ("", "is empty"),
         ("<html>", r"broken JSON at byte 0: '<' where one of \[\{ should be"),
         ('{"other": []}', "has no list under 'data'"),
@@ -157,7 +158,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
         list(JsonRecords(str(path)))
 
 
-def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
+def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(RECORDS))
     table = table_of(JsonRecords(str(path)))
@@ -179,6 +180,6 @@ def test_a_file_that_was_changed_underneath_is_noticed(tmp_path):
         ("x", "a row should be an object with q, n, a, not 'x'"),
     ],
 )
-def test_a_row_of_another_shape_is_told_in_words(row, message):
+def test_the_message_names_the_key_of_a_row_of_another_shape(row, message):
     with pytest.raises(ValueError, match=message):
         require(row, {"q": str, "n": (int, str), "a": list[str]})

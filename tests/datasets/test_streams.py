@@ -8,9 +8,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.prompt_templates import load_pool
-from minigpt4.datasets.draws import ENDLESS, STREAM_BLOCK, Ingredient
+from minigpt4.conversation.prompt_templates import load_templates
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.datasets.samples import STREAM_BLOCK, MixtureComponent
 
 
 def write_shard(path, samples):
@@ -37,7 +37,7 @@ def sample(key, width, caption=None):
 
 
 @pytest.mark.parametrize("name", ["cc_sbu", "laion"])
-def test_a_stream_has_the_recorded_samples_and_asks_with_the_caption_pool(name, recording, recorded_dataset):
+def test_a_stream_has_the_recorded_samples_and_asks_with_the_caption_templates(name, recording, recorded_dataset):
     dataset = recorded_dataset(name)
     rows = [block * STREAM_BLOCK + place for block in range(8) for place in range(60)]
     examples = [dataset.get(row, derive_rng(1, row)) for row in rows]
@@ -45,7 +45,7 @@ def test_a_stream_has_the_recorded_samples_and_asks_with_the_caption_pool(name, 
         (example.turns[0].answer, example.images[0].shape[2], example.images[0].shape[1]) for example in examples
     }
     assert samples == {(item["answer"], *item["image_wh"]) for item in recording(name)["samples"]}
-    asked = {f"<Img><ImageHere></Img> {wording} " for wording in load_pool("caption")}
+    asked = {f"<Img><ImageHere></Img> {template} " for template in load_templates("caption")}
     assert {example.turns[0].prompt for example in examples} == asked
     assert dataset.num_skipped > 0
 
@@ -82,9 +82,9 @@ def test_the_rows_of_a_block_are_the_samples_of_one_shard_each_before_any_comes_
 def test_ranks_draw_different_rows_of_an_endless_stream_and_resume_in_it():
     streams = [
         [
-            draw.row
-            for batch in MixtureSampler([Ingredient("s", ENDLESS, 1000, 1)], num_steps=9, seed=0, **at)
-            for draw in batch
+            ref.row
+            for batch in MixtureSampler([MixtureComponent("s", None, 1000, 1)], num_steps=9, seed=0, **at)
+            for ref in batch
         ]
         for at in (
             {"rank": 0, "world_size": 2},
@@ -117,7 +117,7 @@ def test_a_sample_that_does_not_decode_is_skipped_and_counted(tmp_path, build, c
 def test_what_the_workers_skip_is_counted_in_the_main_process(tmp_path, build):
     write_shard(tmp_path / "0.tar", sample("good", 8) | {"bad.jpg": b"no jpeg", "bad.json": b'{"caption": "bad"}'})
     dataset = build("laion", {"storage": f"{tmp_path}/0.tar"})
-    sampler = MixtureSampler([Ingredient("laion", ENDLESS, 4, 1)], num_steps=5, seed=0)
+    sampler = MixtureSampler([MixtureComponent("laion", None, 4, 1)], num_steps=5, seed=0)
     loader = DataLoader(
         MixtureDataset({"laion": dataset}, seed=0), batch_sampler=sampler, collate_fn=len, num_workers=2
     )

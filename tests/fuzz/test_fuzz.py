@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from minigpt4.api import open_picture
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.images import read_image
 from minigpt4.evaluation.prepare import prepare
 from minigpt4.preflight.images import check_images
@@ -93,7 +92,7 @@ def readers(world: Path) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for name, body in cfg.datasets_cfg.items():
         builder = registry.get_builder_class(body.type or str(name))(body, name=str(name))
-        for place in builder.places():
+        for place in builder.data_paths():
             if not place.folder and place.find():
                 found.setdefault(Path(str(place.find())).resolve(), []).append(str(name))
     return found
@@ -110,7 +109,7 @@ def try_training_file(world: Path, path: Path, rng: random.Random) -> None:
     assert report.table() and report.summary()
     for name, splits in report.built().items():
         dataset = splits["train"]
-        count = 50 if len(dataset) == ENDLESS else len(dataset)
+        count = 50 if dataset.is_stream else len(dataset)
         for row in rng.sample(range(count), min(NUM_FETCHED, count)):
             try:
                 dataset.get(row, random.Random(row))

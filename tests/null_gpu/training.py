@@ -27,6 +27,8 @@ NUM_UPDATES = 4
 class Rows:
     """A dataset of equal rows: four of them are a mean draw of the mixture, of 1,480 tokens and 128 targets."""
 
+    is_stream = False
+
     def __init__(self) -> None:
         turn = Turn(f"{IMAGE_SPAN} {'q' * 54}", "a" * 31)
         self.example = Example(turns=(turn,), images=(torch.zeros(3, 448, 448),), id="row")

@@ -61,8 +61,8 @@ def test_rows_left_out_by_their_rule_are_counted_and_are_no_problem(load, world,
 def test_a_missing_folder(load, world):
     shutil.rmtree(world / "images")
     text = problems(load())
-    assert f"datasets.gqa.build_info.images.storage: no folder {world}/images; to be had from https://" in text
-    assert f"datasets.refcoco.build_info.image_path: no folder {world}/images; to be had from http://" in text
+    assert f"datasets.gqa.build_info.images.storage: no folder {world}/images; download it from https://" in text
+    assert f"datasets.refcoco.build_info.image_path: no folder {world}/images; download it from http://" in text
 
 
 def test_a_json_file_that_is_cut_off(load, world):

@@ -1,4 +1,4 @@
-"""Shared-out samples: the gradient stays that of the independent draws, and the ranks come out even."""
+"""Shared-out samples: the gradient stays that of the independent micro-batches, and the ranks come out even."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.draws import ENDLESS, Draw, Ingredient, share_out
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent, SampleRef, balance_by_cost
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -26,13 +26,13 @@ def steps_of(path, *, rank, balance):
     """Return the batches of a rank's first steps, as the runner's loader gives them."""
     cfg = Config.load(path)
     datasets = {name: sets["train"] for name, sets in ImageTextPretrainTask().build_datasets(cfg).items()}
-    ingredients = [
-        Ingredient(name, len(rows), body.batch_size, body.sample_ratio, length=number + 1.0)
+    components = [
+        MixtureComponent(name, len(rows), body.batch_size, body.sample_ratio, length=number + 1.0)
         for number, ((name, rows), body) in enumerate(zip(datasets.items(), cfg.datasets_cfg.values(), strict=True))
     ]
-    sampler = MixtureSampler(ingredients, num_steps=NUM_STEPS, seed=3, rank=rank, world_size=2, balance=balance)
+    sampler = MixtureSampler(components, num_steps=NUM_STEPS, seed=3, rank=rank, world_size=2, balance=balance)
     mixture = MixtureDataset(datasets, seed=3)
-    return [mixture.__getitems__(draws) for draws in sampler]
+    return [mixture.__getitems__(refs) for refs in sampler]
 
 
 def one_rank(rank, path, out):
@@ -76,17 +76,20 @@ def test_the_gradient_of_shared_out_samples_is_that_of_the_draws(tmp_path):
 
 
 def test_samples_are_shared_out_by_cost():
-    dear, cheap = Ingredient("dear", 9, 4, 1, length=10.0), Ingredient("cheap", 9, 4, 1, length=1.0)
-    groups = [[Draw("dear", row, 0, 0) for row in range(4)], [Draw("cheap", row, 0, 1) for row in range(4)]]
-    shares = share_out(groups, [dear, cheap], num_ranks=2)
-    assert [sorted(draw.dataset for draw in share) for share in shares] == [["cheap", "cheap", "dear", "dear"]] * 2
+    dear, cheap = MixtureComponent("dear", 9, 4, 1, length=10.0), MixtureComponent("cheap", 9, 4, 1, length=1.0)
+    groups = [[SampleRef("dear", row, 0, 0) for row in range(4)], [SampleRef("cheap", row, 0, 1) for row in range(4)]]
+    shares = balance_by_cost(groups, [dear, cheap], num_ranks=2)
+    assert [sorted(ref.dataset for ref in share) for share in shares] == [["cheap", "cheap", "dear", "dear"]] * 2
     assert sorted(map(repr, shares[0] + shares[1])) == sorted(map(repr, groups[0] + groups[1]))
 
 
 def test_samples_of_a_stream_stay_on_their_rank():
-    stream, rows = Ingredient("web", ENDLESS, 2, 1, length=5.0), Ingredient("gqa", 9, 2, 1, length=1.0)
-    groups = [[Draw("web", 0, 0, 0), Draw("web", 1, 0, 0)], [Draw("gqa", 1, 0, 1), Draw("gqa", 2, 0, 1)]]
-    assert share_out(groups, [stream, rows], num_ranks=2) == groups
+    stream, rows = MixtureComponent("web", None, 2, 1, length=5.0), MixtureComponent("gqa", 9, 2, 1, length=1.0)
+    groups = [
+        [SampleRef("web", 0, 0, 0), SampleRef("web", 1, 0, 0)],
+        [SampleRef("gqa", 1, 0, 1), SampleRef("gqa", 2, 0, 1)],
+    ]
+    assert balance_by_cost(groups, [stream, rows], num_ranks=2) == groups
 
 
 def test_balance_brings_the_largest_rank_close_to_the_mean():

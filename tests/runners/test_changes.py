@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 
 import pytest
 
@@ -175,11 +174,13 @@ def test_rows_that_nobody_counted_are_not_compared(saved, rows_before):
 
 
 def test_streams_have_no_number_of_rows():
-    class Endless:
-        def __len__(self):
-            return sys.maxsize
+    class Rows(tuple):
+        is_stream = False
 
-    assert num_rows_of({"web": {"train": Endless()}, "gqa": {"train": [1, 2]}}) == {"web": None, "gqa": 2}
+    class Stream:
+        is_stream = True
+
+    assert num_rows_of({"web": {"train": Stream()}, "gqa": {"train": Rows((1, 2))}}) == {"web": None, "gqa": 2}
 
 
 @pytest.mark.parametrize("section", ["run", "model", "datasets"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt4.datasets.draws import Draw, Fetched
+from minigpt4.datasets.samples import Sample, SampleRef
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.prefetch import DevicePrefetcher
@@ -21,7 +21,7 @@ def with_every_option(call, *, compiled=()):
     for module in (module for part in compiled for module in model.compilable(part)):
         module.compile(dynamic=True)
     examples = examples_of(call["samples"], call["image_size"])
-    fetched = [Fetched(Draw("recorded", row, 0), example) for row, example in enumerate(examples)]
+    fetched = [Sample(SampleRef("recorded", row, 0), example) for row, example in enumerate(examples)]
     parts = Collator(model.chat_encoder, max_tokens=100)(fetched)
     update = update_of(parts, num_steps=1, look_ahead=True, encode_vision=model.encode_vision)
     return train_step_of(model)(update).losses.sum().item(), model

@@ -33,7 +33,7 @@ def padded(batch):
     shape = shape_of(batch, 1)
     buffers = padded_buffers(batch, shape)
     fill(buffers, batch)
-    return buffers.with_fields(sizes=tuple(buffers.bounds.diff().tolist()))  # the CPU attends example by example
+    return buffers.with_fields(seq_lens=tuple(buffers.cu_seqlens.diff().tolist()))  # the CPU attends example by example
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -72,7 +72,7 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
         "divisor",
         "image_positions",
         "target_positions",
-        "bounds",
+        "cu_seqlens",
     ):
         assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
 

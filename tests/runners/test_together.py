@@ -1,12 +1,12 @@
-"""The draws of one update through few forwards: the gradient is that of the separate draws."""
+"""The micro-batches of one update through few forwards: the gradient is that of the separate micro-batches."""
 
 import numpy as np
 import pytest
 import torch
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets.draws import Draw, Fetched, Ingredient
 from minigpt4.datasets.mixture import MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent, Sample, SampleRef
 from minigpt4.runners.loader import Collator
 from tests.models.golden_model import tiny_model
 from tests.runners.in_process import train_step_of, update_of
@@ -15,7 +15,7 @@ from tests.runners.tiny import log_lines, tiny_config, train
 
 
 def fetched(text, group):
-    return Fetched(Draw("gqa", 0, 0, group), Example(turns=(Turn(text, "yes " * (group + 1)),), id=text))
+    return Sample(SampleRef("gqa", 0, 0, group), Example(turns=(Turn(text, "yes " * (group + 1)),), id=text))
 
 
 def collated(max_tokens, *texts_and_groups):
@@ -41,53 +41,55 @@ def test_nothing_that_can_be_used_is_one_part_of_nothing():
 
 
 def sampler(rank, **how):
-    return MixtureSampler([Ingredient("gqa", 50, 2, 1.0)], num_steps=5, seed=0, rank=rank, world_size=3, **how)
+    return MixtureSampler([MixtureComponent("gqa", 50, 2, 1.0)], num_steps=5, seed=0, rank=rank, world_size=3, **how)
 
 
 def test_a_draw_keeps_its_rank_and_its_step_in_the_update():
-    whole, single = list(sampler(1, together=[2, 2, 1])), list(sampler(1))
-    assert [[draw.group for draw in draws] for draws in whole] == [[1, 1, 4, 4], [1, 1, 4, 4], [1, 1]]
-    assert [draw.row for draw in whole[1]] == [draw.row for draws in single[2:4] for draw in draws]
+    whole, single = list(sampler(1, steps_per_batch=[2, 2, 1])), list(sampler(1))
+    assert [[ref.micro_batch_id for ref in refs] for refs in whole] == [[1, 1, 4, 4], [1, 1, 4, 4], [1, 1]]
+    assert [ref.row for ref in whole[1]] == [ref.row for refs in single[2:4] for ref in refs]
 
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_the_plan_of_all_ranks_is_what_each_rank_takes(balance):
-    plans = list(sampler(0, together=[2, 3], balance=balance).plans())
+    plans = list(sampler(0, steps_per_batch=[2, 3], balance=balance).plans())
     for rank in range(3):
-        assert list(sampler(rank, together=[2, 3], balance=balance)) == [plan[rank] for plan in plans]
+        assert list(sampler(rank, steps_per_batch=[2, 3], balance=balance)) == [plan[rank] for plan in plans]
 
 
 def test_steps_that_come_together_are_shared_out_together():
     """Three ranks with two samples each at five steps are thirty: ten a rank, whose costs even out over all steps."""
     costs = np.arange(50, dtype=np.float32) + 1
-    ingredient = Ingredient("gqa", 50, 2, 1.0, lengths=costs)
+    component = MixtureComponent("gqa", 50, 2, 1.0, lengths=costs)
     at = {"num_steps": 5, "seed": 0, "world_size": 3, "balance": True}
     ratios = []
     for together in ([1] * 5, [5]):
         loads = [
             sum(
-                costs[draw.row]
-                for draws in MixtureSampler([ingredient], **at, rank=rank, together=together)
-                for draw in draws
+                costs[ref.row]
+                for refs in MixtureSampler([component], **at, rank=rank, steps_per_batch=together)
+                for ref in refs
             )
             for rank in range(3)
         ]
         ratios.append(max(loads) / (sum(loads) / 3))
     assert ratios[1] < 1.02 < ratios[0]
     drawn = [
-        draw for rank in range(3) for draw in next(iter(MixtureSampler([ingredient], **at, rank=rank, together=[5])))
+        ref
+        for rank in range(3)
+        for ref in next(iter(MixtureSampler([component], **at, rank=rank, steps_per_batch=[5])))
     ]
-    assert sorted(draw.group for draw in drawn) == [group for group in range(15) for _ in range(2)]
-    assert len({draw.row for draw in drawn}) == 30
+    assert sorted(ref.micro_batch_id for ref in drawn) == [group for group in range(15) for _ in range(2)]
+    assert len({ref.row for ref in drawn}) == 30
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
 def test_the_gradient_is_the_sum_of_the_draws_own_means(max_tokens):
-    draws = [("one", 0), ("another one", 0), ("two", 1), ("Why is that so?", 2), ("three", 2)]
+    refs = [("one", 0), ("another one", 0), ("two", 1), ("Why is that so?", 2), ("three", 2)]
     model = tiny_model().eval()
-    separate = [sum_of_means(model, [collated(None, *[pair for pair in draws if pair[1] == n])[0]]) for n in range(3)]
+    separate = [sum_of_means(model, [collated(None, *[pair for pair in refs if pair[1] == n])[0]]) for n in range(3)]
     gradients, losses = zip(*separate, strict=True)
-    together, found = sum_of_means(model, collated(max_tokens, *draws), num_draws=3)
+    together, found = sum_of_means(model, collated(max_tokens, *refs), num_draws=3)
     assert torch.allclose(found, torch.stack([loss[0] for loss in losses]), rtol=1e-5)
     for name, gradient in together.items():
         wanted = sum(one[name] for one in gradients)

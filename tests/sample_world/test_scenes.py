@@ -146,3 +146,8 @@ def test_no_answer_is_much_more_frequent_than_the_others_of_its_type():
             if question.answer in NUMBERS:
                 counts[question.answer] += 1
     assert counts.most_common(1)[0][1] < 0.5 * counts.total()
+
+
+def test_a_scene_of_an_unknown_split_is_an_error():
+    with pytest.raises(ValueError, match="has no split 'val', only train, evaluation"):
+        make_scene(0, "val", 1)

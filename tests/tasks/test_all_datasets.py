@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.mixture import Ingredient, MixtureSampler
+from minigpt4.datasets.mixture import MixtureSampler
+from minigpt4.datasets.samples import MixtureComponent
 from minigpt4.tasks import setup_task
 from tests.runners.tiny import DATA, ROOT, tiny_config, train, write_config
 
@@ -37,7 +38,7 @@ def test_all_datasets_train_50_steps_on_two_ranks(config, tmp_path):
     assert all(math.isfinite(line["loss"]) for line in lines)
     names = sorted(config["datasets"])  # the order of the file that the run read
     sampler = MixtureSampler(
-        [Ingredient(name, 10, 1, config["datasets"][name]["sample_ratio"]) for name in names],
+        [MixtureComponent(name, 10, 1, config["datasets"][name]["sample_ratio"]) for name in names],
         num_steps=NUM_STEPS,
         seed=42,
         world_size=NUM_RANKS,
@@ -55,19 +56,19 @@ def test_each_dataset_is_drawn_as_often_as_its_ratio_says(config, tmp_path, monk
     cfg = Config.load(write_config(tmp_path, config))
     datasets = setup_task(cfg).build_datasets(cfg)
     bodies = shipped_datasets()
-    ingredients = [
-        Ingredient(name, len(splits["train"]), bodies[name]["batch_size"], bodies[name]["sample_ratio"])
+    components = [
+        MixtureComponent(name, len(splits["train"]), bodies[name]["batch_size"], bodies[name]["sample_ratio"])
         for name, splits in datasets.items()
     ]
     drawn = Counter()
     for rank in range(NUM_RANKS):
-        for draws in MixtureSampler(ingredients, num_steps=2000, seed=1, rank=rank, world_size=NUM_RANKS):
-            names = {draw.dataset for draw in draws}
-            assert len(names) == 1 and len(draws) == bodies[draws[0].dataset]["batch_size"]
+        for refs in MixtureSampler(components, num_steps=2000, seed=1, rank=rank, world_size=NUM_RANKS):
+            names = {ref.dataset for ref in refs}
+            assert len(names) == 1 and len(refs) == bodies[refs[0].dataset]["batch_size"]
             drawn += Counter(names)
     total = sum(body["sample_ratio"] for body in bodies.values())
     for name, body in bodies.items():
         share = body["sample_ratio"] / total
-        # five standard deviations of a share of 4,000 draws: 25 datasets stray beyond that once in 70,000 seeds
+        # five standard deviations of a share of 4,000 refs: 25 datasets stray beyond that once in 70,000 seeds
         tolerance = 5 * math.sqrt(share * (1 - share) / 4000)
         assert drawn[name] / 4000 == pytest.approx(share, abs=tolerance), name

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from minigpt4.conversation.conversation import IMAGE_SPAN, Turn
-from minigpt4.conversation.prompt_templates import fill, load_pool
+from minigpt4.conversation.prompt_templates import fill, load_templates
 from minigpt4.sample_world.captions import full_caption, short_caption
 from minigpt4.sample_world.questions import LETTERS, Question, ask_all, option_lines
 from minigpt4.sample_world.scenes import Scene
@@ -125,4 +125,4 @@ def _shuffled(questions: Sequence[Question], rng: random.Random) -> list[Questio
 
 @cache
 def _pool(name: str) -> list[str]:
-    return load_pool(name)
+    return load_templates(name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minigpt4.common.seeds import derive_rng
-from minigpt4.conversation.prompt_templates import load_pool
+from minigpt4.conversation.prompt_templates import load_templates
 from minigpt4.conversation.tokenizer import PAD_PIECE
 from minigpt4.sample_world.captions import short_caption
 from minigpt4.sample_world.scenes import make_scene
@@ -66,7 +66,9 @@ def train_tokenizer(path: Path, *, num_scenes: int = 3000) -> None:
 
 def _texts(num_scenes: int) -> Iterator[str]:
     """Yield sentences; those that stand in no lesson come often enough for their words to become pieces."""
-    pools = [wording for name in ("vqa", "caption", "refer", "identify", "grounding") for wording in load_pool(name)]
+    pools = [
+        wording for name in ("vqa", "caption", "refer", "identify", "grounding") for wording in load_templates(name)
+    ]
     for _ in range(num_scenes // 10):
         yield from _INSTRUCTIONS
         yield from pools

@@ -195,9 +195,9 @@ class LanguageModel(nn.Module):
 
         An example sees itself alone. Raises: ValueError when one is longer than a window that attention slides over.
         """
-        self.decoder.check_window(max(batch.sizes))
+        self.decoder.check_window(max(batch.seq_lens))
         with self._low_precision_copies(embeds.device):
-            return self.decoder.run_modules(embeds, batch.position_ids, sizes=batch.sizes, bounds=batch.bounds)
+            return self.decoder.run_modules(embeds, batch.position_ids, sizes=batch.seq_lens, bounds=batch.cu_seqlens)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, vocabulary) of hidden states (N, hidden)."""

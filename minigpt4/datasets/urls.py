@@ -8,7 +8,7 @@ DRIVE = "https://drive.google.com"
 COCO_IMAGES = "http://images.cocodataset.org/zips/train2014.zip"
 GQA_IMAGES = "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip"
 OCRVQA = f"{DRIVE}/drive/folders/1_GYPY5UkUy7HIcR0zq3ZCFgeZN7BAfm_"
-OCRVQA_IMAGES = "loadDataset.py, which lies beside its annotations and downloads them"
+OCRVQA_IMAGES = "loadDataset.py, in the folder of the annotations, which downloads them"
 TEXTCAPS = "https://dl.fbaipublicfiles.com/textvqa/data/textcaps/TextCaps_0.1_train.json"
 TEXTCAPS_IMAGES = "https://textvqa.org/textcaps/dataset"
 DATA_ENGINE = (
@@ -18,7 +18,7 @@ DATA_ENGINE = (
 VG_IMAGES = f"{VISUAL_GENOME}/images.zip and {VISUAL_GENOME}/images2.zip"
 VG_REGIONS = (
     "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/image_data.json.zip "
-    "(region_descriptions.json.zip lies beside it)"
+    "(region_descriptions.json.zip is in the same folder)"
 )
 FLICKR = f"{DRIVE}/drive/folders/19c_ggBI77AvdtYlPbuI0ZpnPz73T5teX"
 FLICKR_IMAGES = (

@@ -8,8 +8,8 @@ from minigpt4.common.config import Config
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import load_tokenizer
-from minigpt4.datasets.draws import ENDLESS, Draw, Ingredient, share_out
-from minigpt4.runners.loader import ingredients_of
+from minigpt4.datasets.samples import MixtureComponent, SampleRef, balance_by_cost
+from minigpt4.runners.loader import components_of
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.runners.tiny import ASSETS, DATA, tiny_config, write_config
 
@@ -25,22 +25,22 @@ def encoder():
 
 @pytest.fixture
 def build(tmp_path, encoder, monkeypatch):
-    """Return a function that gives the datasets of YAML entries, and their ingredients by name."""
+    """Return a function that gives the datasets of YAML entries, and their components by name."""
     monkeypatch.chdir(DATA)
 
     def make(entries):
         cfg = Config.load(write_config(tmp_path, {**tiny_config(), "datasets": entries}))
         built = ImageTextPretrainTask().build_datasets(cfg)
         datasets = {name: splits["train"] for name, splits in built.items()}
-        ingredients = ingredients_of(datasets, cfg.datasets_cfg, encoder)
-        return datasets, {ingredient.name: ingredient for ingredient in ingredients}
+        components = components_of(datasets, cfg.datasets_cfg, encoder)
+        return datasets, {component.name: component for component in components}
 
     return make
 
 
 @pytest.fixture
 def long_and_short(tmp_path, build):
-    """Return datasets and ingredients: `long` has rows of a few to many sentences, `short` of one word; no images."""
+    """Return datasets and components: `long` has rows of a few to many sentences, `short` of one word; no images."""
     answers = {"long": [QUESTION * number for number in (1, 1, 1, 1, 2, 3, 4, 12)], "short": ["a table"] * 8}
     entries = {}
     for name, texts in answers.items():
@@ -58,10 +58,10 @@ def real_tokens(shares, datasets, encoder):
 
 
 def test_long_and_short_rows_are_shared_out_by_their_tokens_and_not_by_their_number(long_and_short, encoder):
-    datasets, ingredients = long_and_short
-    groups = [[Draw(name, row, 0, rank) for row in range(8)] for rank, name in enumerate(("long", "short"))]
-    by_length = share_out(groups, [ingredients["long"], ingredients["short"]], num_ranks=2)
-    by_number = share_out(groups, [Ingredient(name, 8, 8, 1) for name in ("long", "short")], num_ranks=2)
+    datasets, components = long_and_short
+    groups = [[SampleRef(name, row, 0, rank) for row in range(8)] for rank, name in enumerate(("long", "short"))]
+    by_length = balance_by_cost(groups, [components["long"], components["short"]], num_ranks=2)
+    by_number = balance_by_cost(groups, [MixtureComponent(name, 8, 8, 1) for name in ("long", "short")], num_ranks=2)
     assert [len(share) for share in by_number] == [8, 8]
     assert len({len(share) for share in by_length}) == 2, "equal numbers, although the costs are not"
     for shares, bound in ((by_length, 1.02), (by_number, None)):
@@ -72,8 +72,8 @@ def test_long_and_short_rows_are_shared_out_by_their_tokens_and_not_by_their_num
 
 def test_a_row_of_text_alone_costs_no_image(build):
     names = ("unnatural_instruction", "engine_mc", "laion")
-    _, ingredients = build({name: {"batch_size": 2, "sample_ratio": 1} for name in names})
-    text, image, stream = (ingredients[name] for name in names)
+    _, components = build({name: {"batch_size": 2, "sample_ratio": 1} for name in names})
+    text, image, stream = (components[name] for name in names)
     assert min(text.cost(row) for row in range(text.num_rows)) < NUM_IMAGE_TOKENS
     assert min(image.cost(row) for row in range(image.num_rows)) > NUM_IMAGE_TOKENS + 60
-    assert (stream.num_rows, stream.lengths, stream.cost(12345)) == (ENDLESS, None, NUM_IMAGE_TOKENS + 60)
+    assert (stream.num_rows, stream.lengths, stream.cost(12345)) == (None, None, NUM_IMAGE_TOKENS + 60)
