@@ -1,4 +1,5 @@
 # make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
+# make screenshots  makes README's pictures from the pages of the demo (needs Chromium)
 # make test   sets up what it needs, checks the code and runs the tests
 # make docs   writes the docs site into site/
 # make setup  only installs, into $(VENV); nothing is installed twice
@@ -10,7 +11,7 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256su
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup demo test test-slow lint format docs coverage
+.PHONY: setup demo screenshots test test-slow lint format docs coverage
 setup: $(STAMP)
 
 $(STAMP):
@@ -21,6 +22,9 @@ $(STAMP):
 
 demo: $(STAMP)
 	$(BIN)/python -m minigpt4.sample_world.demo
+
+screenshots: $(STAMP)
+	$(BIN)/python -m tools.screenshots --demo . --out docs/images
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow"

@@ -19,16 +19,11 @@ PACKAGES = (
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
-    """Print one line a fact."""
-    width = max(map(len, PACKAGES))
-    for name, value in {**own_facts(), **{name: version_of(name) for name in PACKAGES}, **devices()}.items():
-        print(f"{name:{width}}  {value}")
+    """Print one line for each fact: this package, Python, the system, installed packages and devices."""
+    facts = {"minigpt4": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name, value in {**facts, **{name: version_of(name) for name in PACKAGES}, **devices()}.items():
+        print(f"{name:{max(map(len, PACKAGES))}}  {value}")
     return 0
-
-
-def own_facts() -> dict[str, str]:
-    """Return what runs: this package, Python and the system."""
-    return {"minigpt4": __version__, "python": platform.python_version(), "system": platform.platform()}
 
 
 def version_of(package: str) -> str:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
 
 EVAL_VQA, EVAL_REF = "eval_vqa.py", "eval_ref.py"
 WRONG_WORDS = 2
 """The exit code of a command line that cannot be read, as argparse has it."""
 
 
+TRAINED, EVALUATED = ("run", "model", "preprocess", "datasets"), ("run", "model", "preprocess", "evaluation_datasets")
+"""The sections of a YAML file that a training and an evaluation read."""
+
+
+class HelpOptions(argparse.Action):
+    """`--help-options [TEXT]`: prints the options of the sections in `const` and ends the command."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        from minigpt4.common.option_help import help_text  # costs time that other commands need not spend
+
+        print(help_text(self.const, "" if values is self.const else values))
+        parser.exit()
+
+
 def add_no_options(parser: argparse.ArgumentParser) -> None:
     """Leave a command without options."""
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add the two options that name a YAML file and change it."""
+def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] = TRAINED) -> None:
+    """Add the two options that name a YAML file and change it, and the one that lists what may be in it."""
     parser.add_argument("--cfg-path", required=True, help="a YAML file, or the name of one that the package ships")
     parser.add_argument(
         "--options",
@@ -24,6 +42,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="laid over the YAML, as run.max_epoch=9 model.ckpt=x.pth",
+    )
+    parser.add_argument(
+        "--help-options",
+        nargs="?",
+        const=sections,
+        action=HelpOptions,
+        metavar="TEXT",
+        help="list the options of the YAML file, all or those with TEXT in their name or help, and exit",
     )
 
 
@@ -54,7 +80,7 @@ def add_preview_options(parser: argparse.ArgumentParser) -> None:
 
 def add_eval_options(parser: argparse.ArgumentParser) -> None:
     """Add what `minigpt4 eval` and eval_ref.py take; eval_vqa.py has no --resample."""
-    add_config_options(parser)
+    add_config_options(parser, EVALUATED)
     parser.add_argument("--dataset", help="names from evaluation_datasets, with commas between; default: all of them")
     parser.add_argument(
         "--only",

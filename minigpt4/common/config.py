@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minigpt4.common import schema
-from minigpt4.common.option_texts import lay_options, plain
+from minigpt4.common.option import options_of, shown, wrong_text
 from minigpt4.common.plugins import load_plugins
-from minigpt4.common.ranges import wrong_text, wrong_together, wrong_values
 from minigpt4.common.registry import did_you_mean, registry
-from minigpt4.common.schema import SECTIONS, hints_of, inner_of
+from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS
 from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
-from minigpt4.common.yaml_reader import number_of, read_yaml_file
+from minigpt4.common.yaml_reader import lay_options, read_yaml_file
 
-MAX_SHOWN = 200
-"""Characters of a wrong value that a message shows."""
+LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Config:
     """The options of one run, merged and checked.
 
-    `run_cfg`, `model_cfg`, `datasets_cfg` and `evaluation_datasets_cfg` are OmegaConf mappings with the keys of
-    `minigpt4/common/schema.py`. Raises: ValueError that lists every mistake of the file and of the options at once.
+    `run_cfg`, `model_cfg`, `preprocess_cfg`, `datasets_cfg` and `evaluation_datasets_cfg` are OmegaConf mappings with
+    the keys of `minigpt4/common/schema.py`. Raises: ValueError that lists every mistake of the file and of the options
+    at once.
     """
 
     def __init__(self, args: Any) -> None:
@@ -40,46 +38,43 @@ class Config:
         Options are "a.b=c" texts or "a.b" "c" pairs.
         """
         self._path = str(find_config(str(args.cfg_path)))
-        self._unset: set[str] = set()  # where a null stands over a default of the library
+        self._problems: list[str] = []
+        self._unset: set[str] = set()  # where a null replaces a default of the library
         tree = read_yaml_file(Path(self._path))
-        problems = lay_options(tree, getattr(args, "options", None) or ())
-        user = _resolved(plain(tree, None), self._path)
-        problems += [_no_such(f"{name}", SECTIONS) for name in user if name not in SECTIONS]
-        self.run_cfg = _merge(schema.RunConfig, "run", [user.get("run")], problems, self._unset)
+        self._problems += lay_options(tree, getattr(args, "options", None) or ())
+        user = _resolved(tree, self._path)
+        self._problems += [_no_such(name, SECTIONS) for name in user if name not in SECTIONS]
+        self.run_cfg = self._merge("run", user.get("run"))
         try:
             load_plugins(self.run_cfg.plugins, folder=Path(self._path).parent)
         except ValueError as error:
-            problems += str(error).splitlines()
-        self.model_cfg, preprocess = self._merge_model(user, problems)
-        layers = [preprocess, user.get("preprocess")]
-        self.preprocess_cfg = _merge(schema.PreprocessConfig, "preprocess", layers, problems, self._unset)
+            self._problems += str(error).splitlines()
+        defaults = self._model_defaults(user.get("model"))
+        self.model_cfg = self._merge("model", defaults.get("model"), user.get("model"))
+        self.preprocess_cfg = self._merge("preprocess", defaults.get("preprocess"), user.get("preprocess"))
         for processor in self.preprocess_cfg.vis_processor.values():
             if processor is not None and processor.image_size is None:
                 processor.image_size = self.model_cfg.image_size
-        self.datasets_cfg = self._merge_datasets(_named(user, "datasets", problems), problems)
-        self.evaluation_datasets_cfg = self._merge_benchmarks(_named(user, "evaluation_datasets", problems), problems)
-        self.check_values(problems)
+        self.datasets_cfg = self._merge_entries("datasets", user, self._dataset_defaults)
+        for body in self.datasets_cfg.values():
+            for kind in ("vis_processor", "text_processor"):
+                if body[kind] is None:
+                    body[kind] = schema.ProcessorsConfig(train=self.preprocess_cfg[kind].train)
+        self.evaluation_datasets_cfg = self._merge_entries("evaluation_datasets", user, self._benchmark_defaults)
+        self.check_values()
 
-    def check_values(self, problems: Sequence[str] = ()) -> None:
+    def check_values(self) -> None:
         """Compare all values with their ranges and choices; a command that changed some calls it again.
 
-        Raises: ValueError that lists `problems` and every value that is wrong.
+        Raises: ValueError that lists every mistake.
         """
-        found = [
-            *problems,
-            *wrong_values(self.run_cfg, schema.RunConfig, "run"),
-            *wrong_values(self.model_cfg, schema.ModelConfig, "model"),
-            *wrong_values(self.preprocess_cfg, schema.PreprocessConfig, "preprocess"),
-        ]
-        for section, entries in (
-            ("datasets", self.datasets_cfg),
-            ("evaluation_datasets", self.evaluation_datasets_cfg),
-        ):
-            for name, body in entries.items():
-                found += wrong_values(body, SECTIONS[section], f"{section}.{name!s}")
-        found += wrong_together(self.model_cfg, self.datasets_cfg)
-        if (splits := list(self.run_cfg.train_splits)) != ["train"]:
-            found.append(f"run.train_splits: expected [train], the split that is trained on, got {splits}")
+        found = list(self._problems)
+        for name, section in SECTIONS.items():
+            config = getattr(self, f"{name}_cfg")
+            nodes = config.items() if name in NAMED_SECTIONS else [(None, config)]
+            for key, node in nodes:
+                found += _wrong_values(node, section, name if key is None else f"{name}.{key!s}")
+        found += _wrong_together(self)
         if found:
             joined = "\n  ".join(["", *dict.fromkeys(found)]) if len(found) > 1 else f" {found[0]}"
             raise ValueError(f"{self._path}: these options are wrong:{joined}")
@@ -91,82 +86,146 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain containers; what is unset inside a dataset or processor is left out."""
-        return {
-            "run": OmegaConf.to_container(self.run_cfg),
-            "model": OmegaConf.to_container(self.model_cfg),
-            "preprocess": _without_none(OmegaConf.to_container(self.preprocess_cfg), "preprocess", self._unset),
-            "datasets": _without_none(OmegaConf.to_container(self.datasets_cfg), "datasets", self._unset),
-            "evaluation_datasets": _without_none(
-                OmegaConf.to_container(self.evaluation_datasets_cfg), "evaluation_datasets", self._unset
-            ),
-        }
+        whole = {name: OmegaConf.to_container(getattr(self, f"{name}_cfg")) for name in SECTIONS}
+        keeps_unset = ("run", "model")
+        return {k: v if k in keeps_unset else _without_none(v, k, self._unset) for k, v in whole.items()}
 
-    def _merge_model(self, user: dict[str, Any], problems: list[str]) -> tuple[DictConfig, Any]:
-        section = user.get("model")
-        arch = section.get("arch") if isinstance(section, Mapping) else None
-        try:
-            defaults = _model_defaults("minigpt_v2" if arch is None else str(arch))
-        except ValueError as error:
-            problems.append(f"model.arch: {error}")
-            defaults = _model_defaults("minigpt_v2")
-        layers = [defaults.get("model"), section]
-        return _merge(schema.ModelConfig, "model", layers, problems, self._unset), defaults.get("preprocess")
-
-    def _merge_datasets(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
+    def _merge_entries(self, name: str, user: Mapping[str, Any], defaults_of: typing.Callable[..., Any]) -> DictConfig:
+        """Return the entries of `datasets` or `evaluation_datasets`; one without known defaults is left out."""
+        entries = user.get(name) or {}
+        if not isinstance(entries, dict):
+            self._problems.append(f"{name}: expected names with their options, got {shown(entries)}")
+            entries = {}
         merged = {}
-        for name, body in section.items():
-            builder_name = str((body.get("type") if isinstance(body, Mapping) else None) or name)
+        for key, body in entries.items():
             try:
-                builder = registry.get_builder_class(builder_name)
+                if wrong := wrong_text(key):
+                    raise ValueError(f"{name}: {wrong}")
+                defaults = defaults_of(key, body)
             except ValueError as error:
-                problems.append(f"datasets.{name}: {error} (data of your own: type: custom)")
+                self._problems.append(str(error))
                 continue
-            defaults = _dataset_defaults(builder, builder_name)
-            merged[name] = _merge(schema.DatasetConfig, f"datasets.{name}", [defaults, body], problems, self._unset)
-            merged[name].pictures = merged[name].pictures or self.model_cfg.pictures
-            for kind in ("vis_processor", "text_processor"):
-                if merged[name][kind] is None:
-                    merged[name][kind] = schema.ProcessorsConfig(train=self.preprocess_cfg[kind].train)
+            merged[key] = self._merge(f"{name}.{key}", defaults, body)
+            merged[key].pictures = merged[key].pictures or self.model_cfg.pictures
         return OmegaConf.create(merged)
 
-    def _merge_benchmarks(self, section: dict[str, Any], problems: list[str]) -> DictConfig:
-        merged = {}
-        for name, body in section.items():
-            path = f"evaluation_datasets.{name}"
+    def _model_defaults(self, section: Any) -> dict[str, Any]:
+        """Return the defaults of a model: its YAML in the package, or what its registered class names."""
+        arch = section.get("arch") if isinstance(section, Mapping) else None
+        known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
+        if arch is not None and str(arch) not in known:  # the known ones import no models, which takes seconds
             try:
-                layers = [getattr(registry.get_benchmark_class(name), "DEFAULT_CONFIG", None), body]
-            except ValueError:
-                known = registry.list_benchmarks()
-                problems.append(f"{path}: no such benchmark{did_you_mean(name, known)} (there are {', '.join(known)})")
-                continue
-            merged[name] = _merge(schema.EvaluationDatasetConfig, path, layers, problems, self._unset)
-        for body in merged.values():
-            body.pictures = body.pictures or self.model_cfg.pictures
-        return OmegaConf.create(merged)
+                model = registry.get_model_class(str(arch))
+                return _defaults_of(model, getattr(model, "DEFAULT_CONFIG", None))
+            except ValueError as error:
+                self._problems.append(f"model.arch: {error}")
+                arch = None
+        return _defaults(known[str(arch or "minigpt_v2")])
+
+    def _dataset_defaults(self, key: str, body: Any) -> Any:
+        """Return the defaults of a dataset: those under `datasets.NAME`, or all of a dictionary without this section.
+
+        Raises: ValueError when no such dataset is registered, or when its YAML file lacks the section.
+        """
+        name = str((body.get("type") if isinstance(body, Mapping) else None) or key)
+        try:
+            builder = registry.get_builder_class(name)
+            given = builder.DATASET_CONFIG_DICT.get("default")
+            defaults = _defaults_of(builder, given)
+            if isinstance(given, str) and name not in (defaults.get("datasets") or {}):
+                raise ValueError(f"{given}, the file of its defaults, has no section datasets.{name}")
+        except ValueError as error:
+            raise ValueError(f"datasets.{key}: {error} (data of your own: type: custom)") from error
+        return defaults["datasets"][name] if "datasets" in defaults else defaults
+
+    def _benchmark_defaults(self, key: str, body: Any) -> Any:
+        try:
+            return getattr(registry.get_benchmark_class(key), "DEFAULT_CONFIG", None)
+        except ValueError as error:
+            known = registry.list_benchmarks()
+            near = f"{did_you_mean(key, known)} (there are {', '.join(known)})"
+            raise ValueError(f"evaluation_datasets.{key}: no such benchmark{near}") from error
+
+    def _merge(self, path: str, *layers: Any) -> DictConfig:
+        """Return the options of a section with the layers over its defaults, the last one on top."""
+        section = SECTIONS[path.partition(".")[0]]
+        node = OmegaConf.structured(section)
+        for layer in layers:
+            self._overlay(node, section, layer, path)
+        return node
+
+    def _overlay(self, node: DictConfig, section: type, layer: Any, path: str) -> None:
+        """Write `layer` into `node`, and what does not fit into the problems; OmegaConf stops at the first mistake."""
+        if layer is None:
+            return
+        if not isinstance(layer, Mapping):
+            self._problems.append(f"{path}: expected options, got {shown(layer)}")
+            return
+        options = options_of(section)
+        for key, value in layer.items():
+            at, option = f"{path}.{key}", options.get(key)
+            if option is None:
+                self._problems.append(_no_such(at, options))
+            elif option.section is not None and value is not None:
+                if node[key] is None:
+                    node[key] = OmegaConf.structured(option.section)
+                self._overlay(node[key], option.section, value, at)
+            elif wrong := option.wrong_type(value):
+                self._problems.append(f"{at}{wrong}")
+            else:
+                if value is None and not OmegaConf.is_missing(node, key) and node[key] is not None:
+                    self._unset.add(at)
+                try:
+                    OmegaConf.update(node, key, value, merge=False)  # converts 1 to 1.0, '7' to 7
+                except (OmegaConfBaseException, OverflowError):
+                    self._problems.append(f"{at}: expected {option.type_name}, got {shown(value)}")
 
 
-def _model_defaults(arch: str) -> dict[str, Any]:
-    """Return the defaults of a model: its YAML in the package, or the one that its registered class names.
+def _wrong_values(node: DictConfig, section: type, path: str) -> Iterator[str]:
+    """Yield what is wrong with the values of a section whose types are right."""
+    for name, option in options_of(section).items():
+        at = f"{path}.{name}"
+        if OmegaConf.is_missing(node, name):
+            yield f"{at} is not set"
+        elif option.section is None:
+            yield from (f"{at}: {problem}" for problem in option.problems(node[name]))
+        elif node[name] is not None:
+            yield from _wrong_values(node[name], option.section, at)
 
-    Raises: ValueError when no such model is registered, or its YAML cannot be read.
-    """
-    known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
-    if arch in known:  # found without importing the models, which takes seconds
-        return _defaults(known[arch])
-    model = registry.get_model_class(arch)
-    return _defaults_of(model, getattr(model, "DEFAULT_CONFIG", None))
+
+def _wrong_together(cfg: Config) -> Iterator[str]:
+    """Yield what is wrong with values that are right each by itself."""
+    model, vit = cfg.model_cfg, cfg.model_cfg.vit
+    if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
+        num_patches, rest = divmod(model.image_size, vit.patch_size)
+        if rest or num_patches % 2:
+            multiple = f"a multiple of {2 * vit.patch_size}, two patches of model.vit"
+            yield f"model.image_size: expected {multiple}, got {model.image_size}"
+        if vit.embed_dim % vit.num_heads:
+            yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
+    if model.prompt_template is not None:
+        yield from _wrong_template(model.prompt_template)
+    if model.lora_r > 0 and not model.lora_target_modules:
+        yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
+    for name in model.lora_target_modules if model.language_model == "llama" else ():
+        if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
+            near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
+            yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
+    if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
+        yield "datasets: at least one sample_ratio should be above 0"
+    if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
+        yield f"run.train_splits: expected [train], the split that is trained on, got {splits}"
 
 
-def _dataset_defaults(builder: Any, name: str) -> Any:
-    """Return the defaults of a dataset: those under `datasets.NAME`, or all of a dictionary that lacks this section.
-
-    Raises: ValueError when a YAML file lacks the section.
-    """
-    given = builder.DATASET_CONFIG_DICT.get("default")
-    defaults = _defaults_of(builder, given)
-    if isinstance(given, str) and name not in (defaults.get("datasets") or {}):
-        raise ValueError(f"datasets.{name}: {given}, the file of its defaults, has no section datasets.{name}")
-    return defaults["datasets"][name] if "datasets" in defaults else defaults
+def _wrong_template(template: str) -> Iterator[str]:
+    if "{}" not in template:
+        yield f"model.prompt_template: {template!r} has no {{}} where the question goes"
+        return
+    try:
+        template.format("")
+    except (LookupError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__} {error}"
+        yield f"model.prompt_template: {template!r} cannot be filled in: {reason}; {{{{ and }}}} are single braces"
 
 
 def _defaults_of(cls: Any, given: Any) -> dict[str, Any]:
@@ -178,10 +237,7 @@ def _defaults_of(cls: Any, given: Any) -> dict[str, Any]:
     return _defaults(beside if file and beside.is_file() else PACKAGE_DIR / given)
 
 
-@cache
-def _defaults(path: Path) -> dict[str, Any]:
-    """Return what a YAML file of the library says."""
-    return typing.cast(dict[str, Any], plain(read_yaml_file(path), None))
+_defaults = cache(read_yaml_file)
 
 
 def _resolved(user: dict[str, Any], path: str) -> dict[str, Any]:
@@ -194,122 +250,12 @@ def _resolved(user: dict[str, Any], path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: a ${{..}} leads back to itself, or options are nested too deeply") from error
 
 
-def _named(user: dict[str, Any], name: str, problems: list[str]) -> dict[str, Any]:
-    section = user.get(name) or {}
-    if not isinstance(section, dict):
-        problems.append(f"{name}: expected names with their options, got {_shown(section)}")
-        return {}
-    problems += [f"{name}: {wrong}" for key in section if (wrong := wrong_text(key))]
-    return section
-
-
-def _merge(cls: type, path: str, layers: Sequence[Any], problems: list[str], unset: set[str]) -> DictConfig:
-    """Return the options of `cls` with the layers over its defaults, the last one on top."""
-    node = OmegaConf.structured(cls)
-    for layer in layers:
-        _overlay(node, cls, layer, path, problems, unset)
-    problems += [f"{path}.{key} is not set" for key in sorted(OmegaConf.missing_keys(node))]
-    return node
-
-
-def _overlay(node: DictConfig, cls: type, layer: Any, path: str, problems: list[str], unset: set[str]) -> None:
-    """Write `layer` into `node`, and what does not fit into `problems`; OmegaConf alone stops at the first mistake."""
-    if layer is None:
-        return
-    if not isinstance(layer, Mapping):
-        problems.append(f"{path}: expected options, got {_shown(layer)}")
-        return
-    hints = hints_of(cls)
-    known = [f.name for f in fields(cls)]
-    for key, value in layer.items():
-        if key not in known:
-            problems.append(_no_such(f"{path}.{key}", known))
-            continue
-        inner = inner_of(hints[key])
-        if inner is not None and value is not None:
-            if node[key] is None:
-                node[key] = OmegaConf.structured(inner)
-            _overlay(node[key], inner, value, f"{path}.{key}", problems, unset)
-            continue
-        texts = list(_texts_of(value))
-        if "???" in texts:
-            problems.append(f"{path}.{key} is not set")
-            continue
-        if any("${" in text for text in texts):
-            problems.append(f"{path}.{key}: got {_shown(value)}; ${{ is no part of a text here")
-            continue
-        rules = next(f.metadata for f in fields(cls) if f.name == key)
-        if rules.get("kind") == "paths" and not _is_paths(value):
-            problems.append(f"{path}.{key}: expected a path or a list of paths, got {_shown(value)}")
-            continue
-        if value is None and not OmegaConf.is_missing(node, key) and node[key] is not None:
-            unset.add(f"{path}.{key}")
-        try:
-            node[key] = _converted(value, _leaves(hints[key]))
-        except (OmegaConfBaseException, OverflowError, ValueError):
-            problems.append(f"{path}.{key}: expected {_type_name(hints[key])}, got {_shown(value)}")
-
-
-def _texts_of(value: Any) -> typing.Iterator[str]:
-    """Yield the texts in a value, in its lists and dictionaries too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from _texts_of(inner)
-
-
-def _leaves(hint: Any) -> set[Any]:
-    """Return the types that a hint is made of, without lists and unions."""
-    inner = typing.get_args(hint)
-    return set().union(*map(_leaves, inner)) if inner else {hint}
-
-
-def _converted(value: Any, types_: set[Any]) -> Any:
-    """Return a value in the type of its option where no doubt is possible: 1 as 1.0, "1e-5" in quotes as a number.
-
-    Raises: ValueError for a number that is no flag.
-    """
-    if isinstance(value, list):
-        return [_converted(element, types_) for element in value]
-    if isinstance(value, str) and types_ & {int, float}:
-        value = number_of(value)
-    if float in types_ and type(value) is int:
-        return float(value)
-    if str in types_ and type(value) in (int, float):  # what a ${..} names
-        return str(value)
-    if bool in types_ and type(value) in (int, float):
-        if value not in (0, 1):
-            raise ValueError(f"{value} is no flag")
-        return bool(value)
-    return value
-
-
-def _is_paths(value: Any) -> bool:
-    """Return whether a value is null, a text or a list of texts."""
-    return (
-        value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
-    )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}.."
-
-
-def _no_such(path: str, known: typing.Iterable[str]) -> str:
+def _no_such(path: str, known: Iterable[str]) -> str:
     return f"{path}: no such option{did_you_mean(path.rpartition('.')[2], known, quote='')}"
 
 
-def _type_name(hint: Any) -> str:
-    names = [getattr(t, "__name__", str(t)) for t in (typing.get_args(hint) or (hint,))]
-    if typing.get_origin(hint) in (list, dict):
-        return str(hint)
-    return " or ".join("null" if name == "NoneType" else name for name in names)
-
-
 def _without_none(tree: Any, path: str, unset: set[str]) -> Any:
-    """Return a tree without the values that are not set; a null that stands over a default stays."""
+    """Return a tree without the values that are not set; a null that replaces a default stays."""
     if isinstance(tree, dict):
         inner = {key: (value, f"{path}.{key}") for key, value in tree.items()}
         return {k: _without_none(v, at, unset) for k, (v, at) in inner.items() if v is not None or at in unset}

@@ -31,8 +31,10 @@ def open_text(path: str | os.PathLike[str]) -> BinaryIO:
         head = file.read(_HEAD)
     except IsADirectoryError as error:
         raise ValueError(f"{path}: is a folder, not a file") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a name with a NUL character
+        raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
     found = next((what for begin, what in _OTHER_FILES if head.startswith(begin)), None)
     if not head:
         found = "is empty"

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException, SafetensorError, torch.OutOfMemoryError)
 """ValueError is our own word for it; the others come from libraries that read the user's files or take memory."""
 
-
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as shells have it."""
 
@@ -27,10 +26,6 @@ def plain_errors(script: str) -> Iterator[None]:
         print(f"\n{script}: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     except USER_ERRORS as error:
-        raise SystemExit(f"{script}: {message_of(error)}") from error
-
-
-def message_of(error: BaseException) -> str:
-    """Return our own messages whole, and of a library's the first line."""
-    text = str(error).strip() or type(error).__name__
-    return text if isinstance(error, ValueError) else text.splitlines()[0]
+        text = str(error).strip() or type(error).__name__
+        said = text if isinstance(error, ValueError) else text.splitlines()[0]  # advice of a library is left out
+        raise SystemExit(f"{script}: {said}") from error

@@ -1,68 +1,49 @@
-"""YAML as dictionaries and lists whose scalars keep the text that was written: `job_id: 0010` is "0010", not 8."""
+"""YAML files and `--options` as dictionaries; what the schema calls a text stays as written: `job_id: 0010` is "0010".
+
+Keys are texts, numbers are read as Python reads them: `1e-5` is a number, `010` is ten.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from minigpt4.common.paths import IS_POINTER, POINTER
+from minigpt4.common.schema import option_at
+from minigpt4.common.text_files import read_text
 
 MAX_VALUES = 100_000
 """A file with aliases may describe more values than memory holds; a config has a few hundred."""
 _TAG = "tag:yaml.org,2002:"
-_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
-_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)")
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_FLOAT = r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)"
+_NULLS = ("", "~", "null", "Null", "NULL")
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """One value: its text as written, and what YAML takes it for (None, bool, int, float or str)."""
-
-    text: str
-    value: Any
-
-
-Tree = Any
-"""A dict of str to Tree, a list of Tree, or a Scalar."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 in which `1e-5` is a number too, as people write it."""
-
-
-_Loader.add_implicit_resolver(f"{_TAG}float", re.compile(f"(?:{_FLOAT.pattern})$"), list("-+0123456789."))
-
-
-def read_yaml_file(path: Path) -> dict[str, Tree]:
+def read_yaml_file(path: Path) -> dict[str, Any]:
     """Return the sections of a file. Raises: ValueError in one line that names the file, and the place where it can."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # a name with a NUL character
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
-    if content.startswith(POINTER):
-        raise ValueError(f"{path} {IS_POINTER}")
+    content = read_text(path)
     try:
         tree = parse_yaml(content)
     except ValueError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
-        kind = "a list" if isinstance(tree, list) else repr(tree.text)
+        kind = "a list" if isinstance(tree, list) else repr(tree)
         raise ValueError(f"{path}: expected sections (model, datasets, run), got {kind}")
     return tree
 
 
-def parse_yaml(content: bytes | str) -> Tree:
-    """Return the one document of a text. Raises: ValueError in one line that says what is wrong and where."""
+def parse_yaml(content: str, path: Sequence[str] = ()) -> Any:
+    """Return the one document of a text, the value of the option at `path` or, without one, a whole file.
+
+    Raises: ValueError in one line that says what is wrong and where.
+    """
     try:
         node = yaml.compose(content, Loader=_Loader)
-        return Scalar("", None) if node is None else _Converter().convert(node)
+        return None if node is None else _Converter().convert(node, tuple(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -70,82 +51,137 @@ def parse_yaml(content: bytes | str) -> Tree:
     except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("it is nested too deeply, or an alias holds itself") from error
+
+
+def lay_options(tree: dict[str, Any], words: Sequence[str]) -> list[str]:
+    """Lay "a.b=c" or "a.b c" over a file's tree, in place; return what is wrong with them.
+
+    Of a key that is given twice the last value counts, so that a command can be lengthened.
+    """
+    problems: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        key, equals, raw = word.partition("=")
+        if not equals:
+            value = next(rest, None)
+            if value is None:
+                problems.append(f"--options: '{word}' has no value; write {word}=VALUE")
+                continue
+            raw = value
+        try:
+            _lay(tree, key.split("."), _read(key.split("."), raw))
+        except ValueError as error:
+            problems.append(f"--options {key}={raw}: {error}")
+    return problems
+
+
+def _read(path: Sequence[str], raw: str) -> Any:
+    """Return the value of one option's word; a text is taken as it is written.
+
+    Nothing, null, ~, None (where null is allowed) and a word that begins with #, a comment of YAML, unset an option.
+    Raises: ValueError when it should be YAML and is none.
+    """
+    option = option_at(path)
+    if option is None or not option.takes_text():
+        return parse_yaml(raw, path)
+    if raw.strip() in _NULLS or raw.startswith("#") or (raw.strip() == "None" and option.hint is not str):
+        return None
+    is_quoted = len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "'\""
+    return parse_yaml(raw, path) if is_quoted or (option.takes_paths and raw.startswith("[")) else raw
+
+
+def _lay(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Write a value at its place. Raises: ValueError when the way there leads through a value or a list."""
+    for number, key in enumerate(path[:-1], 1):
+        inner = tree.get(key)
+        if inner is not None and not isinstance(inner, dict):
+            where, is_list = ".".join(path[:number]), isinstance(inner, list)
+            wrong = "is a list; write the whole list" if is_list else f"is '{inner}' and holds no options"
+            raise ValueError(f"{where} {wrong}")
+        if inner is None:
+            tree[key] = inner = {}
+        tree = inner
+    old = tree.get(path[-1])
+    if isinstance(old, dict) and isinstance(value, dict):
+        for key, inner in value.items():
+            _lay(old, [key], inner)
+    elif isinstance(old, dict) and value is not None:
+        raise ValueError(f"{'.'.join(path)} holds options, not one value")
+    else:
+        tree[path[-1]] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 in which `1e-5` is a number too, as people write it."""
+
+
+_Loader.add_implicit_resolver(f"{_TAG}float", re.compile(f"(?:{_FLOAT})$"), list("-+0123456789."))
 
 
 class _Converter:
-    """Turns the nodes of one document into a Tree."""
+    """Turns the nodes of one document into dictionaries, lists and values."""
 
     def __init__(self) -> None:
-        self._open: set[int] = set()
         self._num_values = 0
 
-    def convert(self, node: yaml.Node) -> Tree:
-        """Return a node's Tree. Raises: yaml.MarkedYAMLError, which knows the line."""
+    def convert(self, node: yaml.Node, path: tuple[str, ...], is_text: bool | None = None) -> Any:
+        """Return the value of the option at `path`; `is_text` tells of an element of a list whether it is a text.
+
+        Raises: yaml.MarkedYAMLError, which knows the line.
+        """
         self._num_values += 1
         if self._num_values > MAX_VALUES:
             raise _error(f"there are more than {MAX_VALUES:,} values", node)
+        option = option_at(path) if is_text is None else None
         if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        if id(node) in self._open:
-            raise _error("an alias holds itself", node)
-        self._open.add(id(node))
+            return _scalar(node, is_text or (option is not None and option.takes_text()))
         if isinstance(node, yaml.SequenceNode):
             _expect_tag(node, "seq")
-            tree: Tree = [self.convert(element) for element in node.value]
-        else:
-            _expect_tag(node, "map")
-            tree = self._mapping(node)
-        self._open.remove(id(node))
-        return tree
+            texts = option is not None and option.takes_text(in_list=True)
+            return [self.convert(one, path, texts) for one in node.value]
+        _expect_tag(node, "map")
+        return self._mapping(node, path if is_text is None else ("",))
 
-    def _mapping(self, node: yaml.Node) -> dict[str, Tree]:
-        tree: dict[str, Tree] = {}
-        merged: dict[str, Tree] = {}
+    def _mapping(self, node: yaml.Node, path: tuple[str, ...]) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error("a key should be a word", key)
             if key.tag == f"{_TAG}merge":
-                for base in self._bases(value):
-                    merged = {**base, **merged}
+                for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if not isinstance(base, yaml.MappingNode):
+                        raise _error("<< takes a mapping or a list of them", base)
+                    merged = {**self._mapping(base, path), **merged}
             elif key.value in tree:
                 raise _error(f"found duplicate key {key.value}", key)
             else:
-                tree[key.value] = self.convert(value)
+                tree[key.value] = self.convert(value, (*path, key.value))
         return {**merged, **tree}
 
-    def _bases(self, node: yaml.Node) -> Iterator[dict[str, Tree]]:
-        for base in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-            if not isinstance(base, yaml.MappingNode):
-                raise _error("<< takes a mapping or a list of them", base)
-            yield self.convert(base)
 
-
-def _scalar(node: yaml.ScalarNode) -> Scalar:
-    text = str(node.value)
-    tag = str(node.tag).removeprefix(_TAG)
-    if tag in ("timestamp", "str", "merge", "value"):
-        return Scalar(text, text)
+def _scalar(node: yaml.ScalarNode, is_text: bool) -> Any:
+    text, tag = str(node.value), str(node.tag).removeprefix(_TAG)
     if tag == "null":
-        return Scalar(text, None)
-    if tag == "bool" and text.lower() in (*_TRUE, *_FALSE):
-        return Scalar(text, text.lower() in _TRUE)
+        return None
+    if tag in ("timestamp", "str", "merge", "value"):
+        return text
     if tag in ("int", "float"):
-        return Scalar(text, number_of(text))
+        return text if is_text else _number_of(text)
+    if tag == "bool" and text.lower() in _FLAGS:
+        return text if is_text else _FLAGS[text.lower()]
     raise _error(f"the tag {node.tag} is not known here", node)
 
 
-def number_of(text: str) -> int | float | str:
+def _number_of(text: str) -> int | float | str:
     """Return the number that a text is in Python's reading (010 is ten, 1_000 a thousand), or else the text."""
-    for kind in (int, float):
+    for read in (int, float, lambda word: int(word, 0)):  # the last one for 0x1f and 0b11
         try:
-            return kind(text.replace(".inf", "inf").replace(".nan", "nan"))
+            return read(text.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
             continue
-    try:
-        return int(text, 0)  # 0x1f, 0b11
-    except ValueError:
-        return text
+    return text
 
 
 def _expect_tag(node: yaml.Node, tag: str) -> None:
