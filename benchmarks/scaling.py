@@ -17,15 +17,16 @@ from collections import Counter
 from typing import Any
 
 import torch
-from balance import cost_ratio  # type: ignore[import-not-found]
-from made_up_mixture import MadeUpDataset  # type: ignore[import-not-found]
+from balance import cost_ratio
+from made_up_mixture import MadeUpDataset
 from omegaconf import OmegaConf
-from published_recipe import work_of  # type: ignore[import-not-found]
+from published_recipe import work_of
 
-from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.common.seeds import derive_rng
+from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.datasets.mixture import Ingredient, MixtureSampler
 from minigpt4.runners.flops import PEAK_FLOPS, ModelFlops
 

@@ -149,7 +149,7 @@ class Config:
     def _merge(self, path: str, *layers: Any) -> DictConfig:
         """Return the options of a section with the layers over its defaults, the last one on top."""
         section = SECTIONS[path.partition(".")[0]]
-        node = OmegaConf.structured(section)
+        node: DictConfig = OmegaConf.structured(section)
         for layer in layers:
             self._overlay(node, section, layer, path)
         return node

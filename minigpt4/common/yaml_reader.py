@@ -112,7 +112,7 @@ def _lay(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         tree[path[-1]] = value
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML 1.1 in which `1e-5` is a number too, as people write it."""
 
 

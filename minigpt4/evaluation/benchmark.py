@@ -119,7 +119,8 @@ class Benchmark:
 
     def display_answer(self, question: Question, answer: Any) -> str:
         """Return an answer for people to read."""
-        return answer
+        text: str = answer
+        return text
 
     def score_one(self, question: Question, answer: Any) -> float | None:
         """Return how right an answer is, 0 to 1, or None where the truth is not known."""

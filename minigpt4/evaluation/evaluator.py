@@ -72,7 +72,7 @@ class BenchmarkResult:
     @property
     def counts_by_type(self) -> dict[str, dict[str, int]]:
         """Return `num_questions` and `num_right` of each question type."""
-        return self.facts.get("counts_by_type", {})
+        return dict(self.facts.get("counts_by_type", {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,8 @@ def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | Non
 def image_processor(cfg: Config) -> ImageProcessor:
     """Return the image processor of the first dataset, or the model's for evaluation where no dataset is given."""
     options = image_options(cfg)
-    return registry.get_processor_class(options.name).from_config(options)
+    processor: ImageProcessor = registry.get_processor_class(options.name).from_config(options)
+    return processor
 
 
 class Evaluator:

@@ -21,7 +21,8 @@ from minigpt4.common.liveness import pulse
 from minigpt4.common.seeds import derive_seed
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.evaluation.batches import ImageGroup, make_batches
-from minigpt4.evaluation.benchmark import NUM_SHOWN, Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.rows import NUM_SHOWN
 from minigpt4.evaluation.shards import ShardWriter, fingerprint, read_shards
 
 logger = logging.getLogger(__name__)

@@ -69,7 +69,7 @@ class FrugalMLP(LlamaMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), (.., hidden) -> (.., hidden)."""
-        return self.frugal(x) if x.is_cuda or self.float8 else super().forward(x)
+        return self.frugal(x) if x.is_cuda or self.float8 else LlamaMLP.forward(self, x)
 
     def frugal(self, x: Tensor) -> Tensor:
         """Return the same, silu(gate(x)) being computed again for the gradient."""
@@ -77,8 +77,10 @@ class FrugalMLP(LlamaMLP):
         joint = None if linears is None else self.float8 or joined(linears)
         if joint is not None:
             gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), joint)
-            return self.down_proj(gated).view(x.shape)
-        return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+            out: Tensor = self.down_proj(gated)
+            return out.view(x.shape)
+        out = self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+        return out
 
     def join_weights(self) -> None:
         """Lay the weights of gate and up end to end, LoRA or not, if they are plain linear layers."""

@@ -199,7 +199,7 @@ def _picture(text: Any, images: Mapping[int, Any]) -> str:
     if text.startswith("["):
         raise ValueError("its image is a list of pictures; a question has one")
     found = _DATA_URL.match(text)
-    return text[found.end() :] if found else text
+    return str(text[found.end() :] if found else text)
 
 
 @registry.register_benchmark("iconvqa")
@@ -252,7 +252,8 @@ class IconQA(Benchmark):
 
     def answer(self, entry: Mapping[str, Any]) -> list[int]:
         """Return the places of the choices, best first."""
-        return entry["ranks"]
+        ranks: list[int] = entry["ranks"]
+        return ranks
 
     def display_answer(self, question: Question, answer: Sequence[int]) -> str:
         """Return the best choice, or its place where another's file names one that is not there."""

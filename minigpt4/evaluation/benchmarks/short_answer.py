@@ -140,7 +140,8 @@ class HatefulMemes(Benchmark):
     def answer(self, entry: Mapping[str, Any]) -> str:
         """Return yes for 1 and no for 0."""
         words = {label: word for word, label in self.labels.items()}
-        return words.get(entry["pred"], entry["pred"])
+        text: str = words.get(entry["pred"], entry["pred"])
+        return text
 
     def metadata(self, question: Question) -> dict[str, Any]:
         """Return the label in words."""

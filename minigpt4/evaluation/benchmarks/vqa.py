@@ -131,5 +131,5 @@ class VizWiz(Benchmark):
         """Return a third a person who agrees, at most 1."""
         if question.extra["answers"] is None:
             return None
-        agreeing = sum(person.strip().lower() == answer.lower() for person in question.extra["answers"])
+        agreeing: int = sum(person.strip().lower() == answer.lower() for person in question.extra["answers"])
         return min(agreeing / AGREEING, 1.0)

@@ -17,7 +17,7 @@ MAX_PERIODS = 32
 @cache
 def _tables() -> dict[str, Any]:
     file = resources.files("minigpt4.evaluation") / "vqa_normalization.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def without_punctuation(text: str) -> str:
