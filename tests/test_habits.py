@@ -41,3 +41,13 @@ def test_the_targets_that_the_documents_and_the_workflow_name_exist():
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".github/workflows/tests.yml"):
         named = set(re.findall(r"(?:`|^|run: )make ([a-z-]+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
         assert named and named <= targets, name
+
+
+def test_the_workflow_tries_the_python_versions_that_the_package_names():
+    [job] = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"].values()
+    [version] = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    prefix = "Programming Language :: Python :: "
+    named = {line.removeprefix(prefix) for line in project["classifiers"] if line.startswith(prefix)}
+    assert named == {"3 :: Only", version}
+    assert project["requires-python"] == f">={version}"
