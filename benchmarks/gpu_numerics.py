@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt4.models.attention import packed_attention
-from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
-from minigpt4.models.lora import make_lora_lean
+from minigpt4.models.lora import FusedLoraLinear
 from minigpt4.models.losses import cross_entropy
+from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 LENGTHS = ((1,), (128,), (129,), (700,), (1, 128, 129, 700), (257, 300, 2, 64))
@@ -111,7 +111,7 @@ def mlp(device: torch.device, dtype: torch.dtype, width: int, wide: int, *_: int
     from transformers import LlamaConfig
 
     config = LlamaConfig(hidden_size=width, intermediate_size=wide, mlp_bias=False, hidden_act="silu")
-    return _modules(FrugalMLP(config), torch.randn(64, width), dtype, device)  # type: ignore[no-untyped-call]  # LlamaMLP's
+    return _modules(RecomputeSiluMLP(config), torch.randn(64, width), dtype, device)  # type: ignore[no-untyped-call]
 
 
 def lora(device: torch.device, dtype: torch.dtype, width: int, *_: int) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def lora(device: torch.device, dtype: torch.dtype, width: int, *_: int) -> dict[
 
     base = nn.Sequential(nn.Linear(width, width, bias=False)).to(dtype)
     config = LoraConfig(r=min(64, width // 4), lora_alpha=16, lora_dropout=0.0, target_modules=["0"])
+    config._register_custom_module({nn.Linear: FusedLoraLinear})
     model: Any = get_peft_model(base, config)
-    make_lora_lean(model)
     layer = model.base_model.model[0]
     nn.init.normal_(layer.lora_B["default"].weight, std=0.02)
     return _modules(layer, torch.randn(100, width), dtype, device, convert=False)

@@ -25,8 +25,8 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch,
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.datasets.draws import Fetched
 from minigpt4.models.fused_attention import FusedAttention
-from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
-from minigpt4.models.lora import LeanLinear
+from minigpt4.models.lora import FusedLoraLinear
+from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.runners.flops import ModelFlops, utilisation
 
 
@@ -36,9 +36,9 @@ def examples_of(fetched: Sequence[Fetched]) -> list[Example]:
 
 
 PLAIN: dict[type, type] = {
-    LeanLinear: Linear,
+    FusedLoraLinear: Linear,
     FusedRMSNorm: LlamaRMSNorm,
-    FrugalMLP: LlamaMLP,
+    RecomputeSiluMLP: LlamaMLP,
     FusedAttention: LlamaAttention,
 }
 """Our parts of a model and what the libraries have in their place."""

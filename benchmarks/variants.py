@@ -20,8 +20,8 @@ from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.models import kernels, minigpt_v2
 from minigpt4.models.attention import PACKED
 from minigpt4.models.fused_attention import FusedAttention
-from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm
-from minigpt4.models.lora import LeanLinear
+from minigpt4.models.lora import FusedLoraLinear
+from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 
@@ -198,9 +198,9 @@ VARIANTS: Mapping[str, Callable[[Any], None]] = {
     "attention": without_attention,
     "logits": without_logits,
     "loss": without_loss,
-    "lora": lambda model: make_plain(model, LeanLinear),
+    "lora": lambda model: make_plain(model, FusedLoraLinear),
     "norm": lambda model: make_plain(model, FusedRMSNorm),
-    "mlp": lambda model: make_plain(model, FrugalMLP),  # which is another on CUDA alone
+    "mlp": lambda model: make_plain(model, RecomputeSiluMLP),  # which is another on CUDA alone
     "joint": lambda model: make_plain(model, FusedAttention),
     "triton": without_triton,
     "inference": without_inference,

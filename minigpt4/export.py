@@ -185,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> None:
         cfg.run_cfg.device = args.device
         cfg.check_values()
         for option, bits in (("low_resource", 8), ("load_in_4bit", 4)):
-            if cfg.model_cfg[option]:
+            if getattr(cfg.model_cfg, option):
                 name = f"model.{option}"
                 raise ValueError(f"{name}: {bits}-bit weights cannot be merged; --options {name}=False")
         model = build_model(cfg, pick_device(cfg.run_cfg), DTYPES[args.dtype])

@@ -17,12 +17,15 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.check import check
 from minigpt4.datasets.preview import write_preview
+from tests.plugins.parts import IMAGE_SIZE, TOWER, write_files
 from tests.runners.in_process import runner_of
 from tests.runners.tiny import ROOT, environment, tiny_config
 
+EVA, LLAMA = "minigpt4.models.vision.eva", "minigpt4.models.language.llama"
 PAGE = ROOT / "docs/extending.md"
 FILES = dict(re.findall(r'```\w+ title="([\w.]+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL))
 ROWS = [{"file": f"{n}.png", "colour": colour} for n, colour in enumerate(["Red", "Green", "Blue", "Red"])]
+KINDS = ["colours", "counting", "letterbox", "qwen2", "timm_tower"]
 COUNTS = [{"image": f"{n}.png", "thing": thing, "count": n} for n, thing in enumerate(["dogs", "cats", "dogs", "cats"])]
 
 
@@ -38,11 +41,16 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    forget()  # another test may have loaded a module of the same name from elsewhere
     yield tmp_path
-    for name in ("colours", "counting", "letterbox"):
+    forget()
+
+
+def forget():
+    for name in KINDS:
         sys.modules.pop(name, None)
     for table in registry._tables.values():
-        for name in ("colours", "counting", "letterbox", "short_text"):
+        for name in (*KINDS, "short_text", "timm"):
             table.pop(name, None)
 
 
@@ -52,8 +60,9 @@ def config_of(*files, **run):
     plugins = []
     for file in files:
         sections = yaml.safe_load(FILES[file])
-        plugins += sections["run"]["plugins"]
-        config |= {key: section for key, section in sections.items() if key != "run"}
+        plugins += sections.pop("run")["plugins"]
+        for key, section in sections.items():
+            config[key] = {**config["model"], **section} if key == "model" else section
     config["run"]["plugins"] = plugins
     return config
 
@@ -64,9 +73,16 @@ def load(project, config):
 
 
 def test_the_page_has_a_file_and_a_yaml_of_each_kind():
-    kinds = ["colours", "counting", "letterbox"]
-    assert sorted(FILES) == sorted(f"{kind}.{suffix}" for kind in kinds for suffix in ("py", "yaml"))
+    assert sorted(FILES) == sorted(f"{kind}.{suffix}" for kind in KINDS for suffix in ("py", "yaml"))
     assert len(FILES["colours.py"].splitlines()) <= 28
+
+
+@pytest.mark.parametrize("name", ["timm_tower.py", "qwen2.py"])
+def test_the_tower_and_the_language_model_of_the_page_are_the_tested_ones(name):
+    """tests/plugins trains, resumes, evaluates and exports with them."""
+    text = (ROOT / "tests/plugins" / name).read_text(encoding="utf-8")
+    assert FILES[name] == text
+    assert len(text.splitlines()) <= 120
 
 
 def test_the_dataset_of_the_page_is_checked_previewed_and_trained(project):
@@ -82,6 +98,25 @@ def test_the_dataset_of_the_page_is_checked_previewed_and_trained(project):
     assert runner.train()
     after = [parameter for parameter in runner.model.parameters() if parameter.requires_grad]
     assert not all(map(torch.equal, before, after))
+    assert list((project / "out/job").glob("checkpoint_*.pth"))
+
+
+@pytest.mark.parametrize("names", [["timm_tower"], ["qwen2"], ["timm_tower", "qwen2"]], ids="+".join)
+def test_the_tower_and_the_language_model_of_the_page_are_trained_by_its_yaml(names, project):
+    """The files of the weights are tiny ones in place of those that the YAML downloads."""
+    config = config_of("colours.yaml", *(f"{name}.yaml" for name in names))
+    files = write_files(project)
+    if "timm_tower" in names:
+        config["model"]["vit_options"] |= {**TOWER, "checkpoint_path": str(files / "tower.safetensors")}
+        config["model"]["image_size"] = IMAGE_SIZE
+    if "qwen2" in names:
+        config["model"] |= {"llama_model": str(files / "qwen2"), "end_sym": None}
+    config["model"]["ckpt"] = None
+    runner = runner_of(project, config, "run.max_epoch=1", "run.iters_per_epoch=2")
+    assert type(runner.model.vision_tower).__module__ == ("timm_tower" if "timm_tower" in names else EVA)
+    assert type(runner.model.language_model).__module__ == ("qwen2" if "qwen2" in names else LLAMA)
+    assert sys.modules[names[0]].__file__ == str(project / f"{names[0]}.py")
+    assert not runner.train().stopped
     assert list((project / "out/job").glob("checkpoint_*.pth"))
 
 

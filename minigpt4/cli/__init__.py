@@ -1,7 +1,7 @@
 """The command line: `minigpt4 train|check|preview|eval|convert|chat|export|report|demo|env`.
 
 The same commands run by `python -m minigpt4 COMMAND`, and in several processes by
-`torchrun .. -m minigpt4.cli COMMAND`. PyTorch is imported after a command's options have been read.
+`torchrun .. -m minigpt4.cli COMMAND`. PyTorch is imported after the command line is parsed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from importlib import import_module
 
 from minigpt4 import __version__
 from minigpt4.cli import options
-from minigpt4.cli.options import WRONG_WORDS
+from minigpt4.cli.options import USAGE_ERROR
 from minigpt4.common.registry import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A word behind `minigpt4`: what it does, an example, and the module that runs it.
+    """A command of `minigpt4`: what it does, an example, and the module that runs it.
 
-    With `add_options` the module's `run(args, prog)` gets the parsed options and the name that messages begin with.
-    Without, its `main(words)` reads them.
+    With `add_options`, `run(args, prog)` of the module gets the parsed options, and messages begin with `prog`.
+    Without, `main(argv)` of the module parses them.
     """
 
     summary: str
@@ -31,11 +31,11 @@ class Command:
     module: str
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
 
-    def run(self, words: Sequence[str], prog: str) -> int:
+    def run(self, argv: Sequence[str], prog: str) -> int:
         """Read the options, import the module, run it; return the exit code."""
         if self.add_options is None:
-            return import_module(self.module).main(words) or 0
-        args = self.parser(prog).parse_args(words)
+            return import_module(self.module).main(argv) or 0
+        args = self.parser(prog).parse_args(argv)
         return import_module(self.module).run(args, prog) or 0
 
     def parser(self, prog: str) -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ COMMANDS = {
         options.add_train_options,
     ),
     "check": Command(
-        "Say what a training lacks: rows, images, weights, wrong options. Exit code 1: it could not start.",
+        "Report missing rows, images and weights, and wrong options. Exit code 1: training cannot start.",
         f"minigpt4 check --cfg-path {TRAINING}\n"
         "  minigpt4 check --full --cfg-path my.yaml      # opens every image too",
         "minigpt4.cli.training",
@@ -88,7 +88,7 @@ COMMANDS = {
         options.add_convert_options,
     ),
     "chat": Command(
-        "Talk with a model about a picture, in a terminal.",
+        "Chat with a model about a picture in a terminal.",
         f"minigpt4 chat --cfg-path {EVALUATION} --image x.jpg",
         "minigpt4.chat",
     ),
@@ -133,27 +133,27 @@ def overview() -> str:
     )
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the words name, those of the command line where none are given; return the exit code."""
-    words = sys.argv[1:] if words is None else words
-    name = words[0] if words else "--help"
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command of `argv`, by default that of the command line; return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(overview())
-        return 0 if words else WRONG_WORDS
+        return 0 if argv else USAGE_ERROR
     if name == "--version":
         print(f"minigpt4 {__version__}")
         return 0
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(f"minigpt4: no such command: {name}{did_you_mean(name, COMMANDS)} (there are {known})", file=sys.stderr)
-        return WRONG_WORDS
-    return COMMANDS[name].run(words[1:], f"minigpt4 {name}")
+        return USAGE_ERROR
+    return COMMANDS[name].run(argv[1:], f"minigpt4 {name}")
 
 
 def run_script(name: str, script: str, *first: str) -> None:
-    """Run a command under the name of a published script, with the words of the command line behind `first`.
+    """Run a command under the name of a published script, with `first` and the arguments of the command line.
 
-    Raises: SystemExit where the exit code is not 0.
+    Raises: SystemExit when the exit code is not 0.
     """
     if code := COMMANDS[name].run([*first, *sys.argv[1:]], script):
         raise SystemExit(code)

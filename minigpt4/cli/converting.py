@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minigpt4.cli.options import WRONG_WORDS
+from minigpt4.cli.options import USAGE_ERROR
 from minigpt4.evaluation import validation
 from minigpt4.evaluation.seed_annotation import read_seed
 from minigpt4.evaluation.submissions import mmbench_table, read_mmbench, read_results, remarks, seed_report
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
         return {"seed": convert_seed, "mmbench": convert_mmbench}[args.benchmark](args)
     except ValueError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
-        return WRONG_WORDS
+        return USAGE_ERROR
 
 
 def convert_seed(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def version_of(package: str) -> str:
 
 
 def devices() -> dict[str, str]:
-    """Return what computes: CPU, CUDA, cuDNN and each GPU."""
+    """Return the CPU, CUDA, cuDNN and each GPU."""
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     facts = {"cpu": f"{platform.processor() or platform.machine()}, {cores}"}
     facts["cuda"] = f"built for {torch.version.cuda or 'no CUDA'}, cuDNN {torch.backends.cudnn.version() or 'absent'}"

@@ -80,7 +80,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config(args)
     for key in ("ckpt", "lora_r", "lora_alpha"):
         if getattr(args, key) is not None:
-            cfg.model_cfg[key] = getattr(args, key)
+            setattr(cfg.model_cfg, key, getattr(args, key))
     for entry in cfg.evaluation_datasets_cfg.values():
         for key in ("batch_size", "max_new_tokens"):
             if getattr(args, key) is not None:

@@ -9,8 +9,8 @@ from typing import Any
 from typing_extensions import override
 
 EVAL_VQA, EVAL_REF = "eval_vqa.py", "eval_ref.py"
-WRONG_WORDS = 2
-"""The exit code of a command line that cannot be read, as argparse has it."""
+USAGE_ERROR = 2
+"""The exit code for a wrong command line, as in argparse."""
 
 
 TRAINED, EVALUATED = ("run", "model", "preprocess", "datasets"), ("run", "model", "preprocess", "evaluation_datasets")
@@ -22,18 +22,18 @@ class HelpOptions(argparse.Action):
 
     @override
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        from minigpt4.common.option_help import help_text  # costs time that other commands need not spend
+        from minigpt4.common.option_help import help_text  # other commands start faster without it
 
         print(help_text(self.const, "" if values is self.const else values))
         parser.exit()
 
 
 def add_no_options(parser: argparse.ArgumentParser) -> None:
-    """Leave a command without options."""
+    """Add no options."""
 
 
 def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...] = TRAINED) -> None:
-    """Add the two options that name a YAML file and change it, and the one that lists what may be in it."""
+    """Add the options that name a YAML file, change its values, and list the options that it may have."""
     parser.add_argument("--cfg-path", required=True, help="a YAML file, or the name of one that the package ships")
     parser.add_argument(
         "--options",
@@ -41,7 +41,7 @@ def add_config_options(parser: argparse.ArgumentParser, sections: tuple[str, ...
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="laid over the YAML, as run.max_epoch=9 model.ckpt=x.pth",
+        help="override the YAML file: run.max_epoch=9 model.ckpt=x.pth",
     )
     parser.add_argument(
         "--help-options",
@@ -57,7 +57,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     """Add what `minigpt4 train` and train.py take."""
     add_config_options(parser)
     parser.add_argument(
-        "--check", nargs="?", const="quick", choices=("quick", "full"), help="only say what is missing or broken"
+        "--check", nargs="?", const="quick", choices=("quick", "full"), help="only report what is missing or broken"
     )
     parser.add_argument("--preview", type=int, metavar="N", help="only write preview.html: N samples of each dataset")
 
@@ -85,7 +85,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         choices=("infer", "score"),
-        help="infer: write the result files and stop; score: score result files that are there, without a model",
+        help="infer: write the result files and stop; score: score existing result files without a model",
     )
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--lora_r", type=int, help="overrides model.lora_r")

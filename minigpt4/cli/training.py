@@ -21,7 +21,7 @@ from minigpt4.runners.stop import EXIT_CODE as STOPPED
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
-    """Train, or with `args.check` or `args.preview` only look; return the exit code.
+    """Train, or with `args.check` or `args.preview` only check; return the exit code.
 
     Raises: SystemExit with a message when training cannot start.
     """
@@ -34,21 +34,21 @@ def _run(args: argparse.Namespace, prog: str) -> int:
     with plain_errors(prog):
         cfg = Config(args)
         if args.check or args.preview is not None:
-            return look(cfg, every_image=args.check == "full", num_samples=args.preview)
+            return preflight(cfg, every_image=args.check == "full", num_samples=args.preview)
         dist_utils.init_distributed_mode(cfg.run_cfg)
         setup_logger()
         runner = build_runner(cfg)
     try:
         result = runner.train()
-    except (NotWrittenError, KeyboardInterrupt):  # a full disk and a second Ctrl-C end the command with one line
+    except (NotWrittenError, KeyboardInterrupt):  # a full disk or a second Ctrl-C: one line, no traceback
         with plain_errors(prog):
             raise
     dist_utils.leave_distributed_mode()
     return STOPPED if result.stopped else 0
 
 
-def look(cfg: Config, *, every_image: bool, num_samples: int | None) -> int:
-    """Print what the check finds, write the preview; return the exit code: 1 when training could not start."""
+def preflight(cfg: Config, *, every_image: bool, num_samples: int | None) -> int:
+    """Print what the check finds and write the preview; return 1 when training cannot start, else 0."""
     setup_logger()
     checkup = check(cfg)
     if every_image:

@@ -1,4 +1,4 @@
-"""Config: library defaults under the user's YAML under `--options`, checked by name and type before building."""
+"""Config: merges library defaults, the user's YAML file and `--options`, and checks every option."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minigpt4.common.plugins import load_plugins
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS
 from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
-from minigpt4.common.yaml_reader import lay_options, read_yaml_file
+from minigpt4.common.yaml_reader import merge_options, read_yaml_file
 
 LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -33,7 +33,7 @@ class Config:
     """
 
     def __init__(self, args: Any) -> None:
-        """Read `args.cfg_path`, a file or the name of a shipped one, and lay `args.options` over it.
+        """Read `args.cfg_path`, a file or the name of a shipped one; `args.options` override it.
 
         Options are "a.b=c" texts or "a.b" "c" pairs.
         """
@@ -41,16 +41,18 @@ class Config:
         self._problems: list[str] = []
         self._unset: set[str] = set()  # where a null replaces a default of the library
         tree = read_yaml_file(Path(self._path))
-        self._problems += lay_options(tree, getattr(args, "options", None) or ())
+        self._problems += merge_options(tree, getattr(args, "options", None) or ())
         user = _resolved(tree, self._path)
         self._problems += [_no_such(name, SECTIONS) for name in user if name not in SECTIONS]
-        self.run_cfg = self._merge("run", user.get("run"))
+        # typed by the schema, though OmegaConf holds the values: a misspelt `run_cfg.x` in our code is an error of mypy
+        self.run_cfg = typing.cast(schema.RunConfig, self._merge("run", user.get("run")))
         try:
             load_plugins(self.run_cfg.plugins, folder=Path(self._path).parent)
         except ValueError as error:
             self._problems += str(error).splitlines()
         defaults = self._model_defaults(user.get("model"))
-        self.model_cfg = self._merge("model", defaults.get("model"), user.get("model"))
+        model_cfg = self._merge("model", defaults.get("model"), user.get("model"))
+        self.model_cfg = typing.cast(schema.ModelConfig, model_cfg)
         self.preprocess_cfg = self._merge("preprocess", defaults.get("preprocess"), user.get("preprocess"))
         for processor in self.preprocess_cfg.vis_processor.values():
             if processor is not None and processor.image_size is None:
@@ -64,7 +66,7 @@ class Config:
         self.check_values()
 
     def check_values(self) -> None:
-        """Compare all values with their ranges and choices; a command that changed some calls it again.
+        """Compare all values with their ranges and choices. A command that changes values calls this again.
 
         Raises: ValueError that lists every mistake.
         """
@@ -81,7 +83,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path, options: Sequence[str] = ()) -> Config:
-        """Return the config of a YAML file with options laid over it."""
+        """Return the config of a YAML file; `options` override it."""
         return cls(types.SimpleNamespace(cfg_path=str(path), options=list(options)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ class Config:
         return {k: v if k in keeps_unset else _without_none(v, k, self._unset) for k, v in whole.items()}
 
     def _merge_entries(self, name: str, user: Mapping[str, Any], defaults_of: typing.Callable[..., Any]) -> DictConfig:
-        """Return the entries of `datasets` or `evaluation_datasets`; one without known defaults is left out."""
+        """Return the entries of `datasets` or `evaluation_datasets`, without those that have an unknown name."""
         entries = user.get(name) or {}
         if not isinstance(entries, dict):
             self._problems.append(f"{name}: expected names with their options, got {shown(entries)}")
@@ -113,7 +115,7 @@ class Config:
         """Return the defaults of a model: its YAML in the package, or what its registered class names."""
         arch = section.get("arch") if isinstance(section, Mapping) else None
         known = {path.stem: path for path in (PACKAGE_DIR / "configs" / "models").glob("*.yaml")}
-        if arch is not None and str(arch) not in known:  # the known ones import no models, which takes seconds
+        if arch is not None and str(arch) not in known:  # importing the models takes seconds
             try:
                 model = registry.get_model_class(str(arch))
                 return _defaults_of(model, getattr(model, "DEFAULT_CONFIG", None))
@@ -135,7 +137,7 @@ class Config:
             if isinstance(given, str) and name not in (defaults.get("datasets") or {}):
                 raise ValueError(f"{given}, the file of its defaults, has no section datasets.{name}")
         except ValueError as error:
-            raise ValueError(f"datasets.{key}: {error} (data of your own: type: custom)") from error
+            raise ValueError(f"datasets.{key}: {error} (your own data: type: custom)") from error
         return defaults["datasets"][name] if "datasets" in defaults else defaults
 
     def _benchmark_defaults(self, key: str, body: Any) -> Any:
@@ -147,7 +149,7 @@ class Config:
             raise ValueError(f"evaluation_datasets.{key}: no such benchmark{near}") from error
 
     def _merge(self, path: str, *layers: Any) -> DictConfig:
-        """Return the options of a section with the layers over its defaults, the last one on top."""
+        """Return a section's options: its defaults, overridden by the layers in their order."""
         section = SECTIONS[path.partition(".")[0]]
         node: DictConfig = OmegaConf.structured(section)
         for layer in layers:
@@ -155,7 +157,7 @@ class Config:
         return node
 
     def _overlay(self, node: DictConfig, section: type, layer: Any, path: str) -> None:
-        """Write `layer` into `node`, and what does not fit into the problems; OmegaConf stops at the first mistake."""
+        """Write `layer` into `node` and collect all mistakes; OmegaConf alone would stop at the first one."""
         if layer is None:
             return
         if not isinstance(layer, Mapping):
@@ -182,7 +184,7 @@ class Config:
 
 
 def _wrong_values(node: DictConfig, section: type, path: str) -> Iterator[str]:
-    """Yield what is wrong with the values of a section whose types are right."""
+    """Yield values of a section that are missing, out of range or not among the choices."""
     for name, option in options_of(section).items():
         at = f"{path}.{name}"
         if OmegaConf.is_missing(node, name):
@@ -194,8 +196,22 @@ def _wrong_values(node: DictConfig, section: type, path: str) -> Iterator[str]:
 
 
 def _wrong_together(cfg: Config) -> Iterator[str]:
-    """Yield what is wrong with values that are right each by itself."""
-    model, vit = cfg.model_cfg, cfg.model_cfg.vit
+    """Yield values that do not fit together, though each is in its range."""
+    model = cfg.model_cfg
+    yield from _wrong_parts(model)
+    if model.prompt_template is not None:
+        yield from _wrong_template(model.prompt_template)
+    if model.lora_r > 0 and not model.lora_target_modules:
+        yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
+    if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
+        yield "datasets: at least one sample_ratio should be above 0"
+    if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
+        yield f"run.train_splits: expected [train], the only split for training, got {splits}"
+
+
+def _wrong_parts(model: schema.ModelConfig) -> Iterator[str]:
+    """Yield options that EVA and Llama refuse; parts of plugins check theirs when they are built."""
+    vit = model.vit
     if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
         num_patches, rest = divmod(model.image_size, vit.patch_size)
         if rest or num_patches % 2:
@@ -203,18 +219,10 @@ def _wrong_together(cfg: Config) -> Iterator[str]:
             yield f"model.image_size: expected {multiple}, got {model.image_size}"
         if vit.embed_dim % vit.num_heads:
             yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
-    if model.prompt_template is not None:
-        yield from _wrong_template(model.prompt_template)
-    if model.lora_r > 0 and not model.lora_target_modules:
-        yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
     for name in model.lora_target_modules if model.language_model == "llama" else ():
         if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
             near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
             yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
-    if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
-        yield "datasets: at least one sample_ratio should be above 0"
-    if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
-        yield f"run.train_splits: expected [train], the split that is trained on, got {splits}"
 
 
 def _wrong_template(template: str) -> Iterator[str]:

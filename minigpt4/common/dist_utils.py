@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 
 from minigpt4.common import liveness
 from minigpt4.common.liveness import WAITING, pulse
+from minigpt4.common.schema import RunConfig
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def pick_device(run_cfg: DictConfig) -> torch.device:
+def pick_device(run_cfg: RunConfig) -> torch.device:
     """Return this process's device: `run.device`, and for cuda the GPU of its local rank, made the current one.
 
     Raises: ValueError when the machine has no such device.
@@ -120,7 +120,7 @@ def use_expandable_segments() -> None:
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
-def init_distributed_mode(run_cfg: DictConfig) -> bool:
+def init_distributed_mode(run_cfg: RunConfig) -> bool:
     """Join the process group that torchrun announces, and return whether this call joined it.
 
     Without torchrun's variables this is one process and nothing happens.
@@ -143,7 +143,7 @@ def init_distributed_mode(run_cfg: DictConfig) -> bool:
     return True
 
 
-def _watch_each_other(run_cfg: DictConfig) -> None:
+def _watch_each_other(run_cfg: RunConfig) -> None:
     """Start the heartbeat of a job of several ranks that meets by torchrun's store."""
     if not run_cfg.timeout_seconds or get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
         return
@@ -158,7 +158,7 @@ def leave_distributed_mode() -> None:
         dist.destroy_process_group()
 
 
-def autocast_dtype(run_cfg: DictConfig, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(run_cfg: RunConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type to compute in, or None for float32.
 
     `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it need not emulate it, else float16

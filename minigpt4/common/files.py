@@ -1,4 +1,4 @@
-"""Files written whole or not at all; a disk that is full is named with the path and the bytes."""
+"""Writes files completely or not at all; the error about a full disk has the path and the bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NotWrittenError(ValueError):
 
 
 class _Recorder:
-    """A file for writers that hide why a write failed; `error` keeps it."""
+    """A file that keeps the error of a failed write, for writers that replace the error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class _Recorder:
             raise
 
     def flush(self) -> None:
-        """Hand what is buffered to the system."""
+        """Write the buffer to the system."""
         try:
             self._file.flush()
         except OSError as error:
@@ -43,9 +43,9 @@ class _Recorder:
 
 
 def write_whole(path: str | Path, write: Callable[[Any], Any], *, num_bytes: Callable[[], int]) -> None:
-    """Have `write` fill a file beside `path`, wait for the disk, and rename it into place; on failure nothing is left.
+    """Write a file beside `path` with `write`, sync it, and rename it to `path`; a failure leaves nothing behind.
 
-    `num_bytes` is asked only for the error's message. Raises: NotWrittenError.
+    `num_bytes` is called only for the error's message. Raises: NotWrittenError.
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -64,7 +64,7 @@ def write_whole(path: str | Path, write: Callable[[Any], Any], *, num_bytes: Cal
 
 
 def _fill(beside: Path, write: Callable[[Any], Any]) -> None:
-    """Write a file and wait for the disk. Raises: OSError, also where `write` raises something else in its place."""
+    """Write and sync a file. Raises: OSError, also if `write` replaces it by another error."""
     file = beside.open("wb")
     recorder = _Recorder(file)
     try:
@@ -76,22 +76,22 @@ def _fill(beside: Path, write: Callable[[Any], Any]) -> None:
             raise recorder.error from None
         raise
     finally:
-        with contextlib.suppress(OSError):  # what is still buffered cannot be written either
+        with contextlib.suppress(OSError):  # the rest of the buffer cannot be written either
             file.close()
 
 
 def write_text(path: str | Path, text: str, *, errors: str = "strict") -> None:
-    """Write a text file whole or not at all. Raises: NotWrittenError."""
+    """Write a text file completely or not at all. Raises: NotWrittenError."""
     write_bytes(path, text.encode("utf-8", errors))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises: NotWrittenError."""
+    """Write a file completely or not at all. Raises: NotWrittenError."""
     write_whole(path, lambda file: file.write(content), num_bytes=lambda: len(content))
 
 
 def append_text(file: TextIO, path: str | Path, text: str) -> None:
-    """Write a text to an open file and hand it to the system at once. Raises: NotWrittenError; the file is closed."""
+    """Write a text to an open file and flush it. Raises: NotWrittenError, after closing the file."""
     with writing(path, lambda: len(text)):
         try:
             file.write(text)
@@ -112,7 +112,7 @@ def writing(path: str | Path, num_bytes: Callable[[], int]) -> Iterator[None]:
 
 
 def problem(path: str | Path, error: OSError, num_bytes: Callable[[], int]) -> str:
-    """Return what to say of a write that failed."""
+    """Return the message about a write that failed."""
     reason = f"{path} cannot be written: {error.strerror or error}"
     if error.errno not in _NO_ROOM:
         return reason
@@ -122,7 +122,7 @@ def problem(path: str | Path, error: OSError, num_bytes: Callable[[], int]) -> s
 
 
 def no_room(path: str | Path, num_bytes: int) -> str | None:
-    """Return why a file of that many bytes cannot be written now, or None."""
+    """Return why a file of `num_bytes` cannot be written now, or None."""
     limit = largest_file()
     if limit is not None and limit < num_bytes:
         return problem(path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)), lambda: num_bytes)
@@ -146,5 +146,5 @@ def largest_file() -> int | None:
 
 
 def megabytes(num_bytes: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a number of bytes as text."""
     return f"{num_bytes / 1e6:.{1 if num_bytes >= 1e5 else 4}f} MB"

@@ -1,4 +1,4 @@
-"""Lines on the terminal."""
+"""Log lines on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _TqdmHandler(logging.StreamHandler[Any]):
 
 
 def setup_logger() -> None:
-    """Log from rank 0 at INFO; the other ranks speak only of warnings and errors, with their number."""
+    """Log from rank 0 at INFO; the other ranks log only warnings and errors, with their number."""
     rank = get_rank()
     name = "" if rank == 0 else f" [rank {rank}]"
     handler = _TqdmHandler()

@@ -164,7 +164,7 @@ def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: An
         found.misfits.append(
             f"{name} was trained with a language model of width {hidden}, that of model.llama_model has {expected}"
         )
-    if width != model_cfg.vit.embed_dim:
+    if model_cfg.vit_model == "eva_clip_g" and width != model_cfg.vit.embed_dim:
         found.misfits.append(
             f"{name} was trained with a vision encoder of width {width}, this run model.vit.embed_dim="
             f"{model_cfg.vit.embed_dim}"
@@ -174,7 +174,7 @@ def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: An
 def _compare_tensors(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
     """Compare every name and shape with those of the trained part of MiniGPT-v2; a vision encoder's are left out."""
     sizes = weight_identity.layer_sizes(model_cfg)
-    if sizes is None or PROJECTION not in tensors:
+    if sizes is None or PROJECTION not in tensors or model_cfg.vit_model != "eva_clip_g":
         return
     given = {
         published_name(key): tuple(value.shape)

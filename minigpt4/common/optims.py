@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
-
 from minigpt4.common.registry import registry
+from minigpt4.common.schema import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class WarmupSchedule:
         raise NotImplementedError
 
 
-def build_schedule(run_cfg: DictConfig) -> WarmupSchedule:
+def build_schedule(run_cfg: RunConfig) -> WarmupSchedule:
     """Return the schedule that `run.lr_sched` names, with the run's numbers. Raises: ValueError for an unknown name."""
     schedule: WarmupSchedule = registry.get_lr_scheduler_class(run_cfg.lr_sched)(
         init_lr=run_cfg.init_lr,

@@ -1,4 +1,4 @@
-"""An option of a YAML section: its type, default, range and choices, and what is wrong with a value."""
+"""An option of a YAML section: its type, default, range and choices, and the check of a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from minigpt4.common.registry import did_you_mean, registry
 
 UNSET = "???"
-"""OmegaConf's sign for a value that has to be given."""
+"""OmegaConf's mark for a required value."""
 LARGEST = 2**63 - 1
 BOUNDS = {
     "at_least": ("at least", operator.ge),
@@ -26,7 +26,7 @@ MAX_SHOWN = 200
 
 
 class Rules(TypedDict, total=False):
-    """What values must fulfil; of a list, every element must."""
+    """Limits on the values of an option; in a list, on every element."""
 
     at_least: float
     above: float
@@ -47,7 +47,7 @@ def option(default: Any = None, **rules: Unpack[Rules]) -> Any:
 
 @dataclass(frozen=True)
 class Option:
-    """One key of a section; `default` is None for what is not set, and UNSET for what has to be given."""
+    """One key of a section; `default` is None for an option that is not set, UNSET for a required one."""
 
     name: str
     hint: Any
@@ -66,7 +66,7 @@ class Option:
         return self.rules.get("kind") == "paths"
 
     def takes_text(self, *, in_list: bool = False) -> bool:
-        """Return whether a word, alone or in a list, is the value as it was written: `job_id: 0010`."""
+        """Return whether the value, or each element of a list, is the text as written: `job_id: 0010`."""
         return self.takes_paths or self.hint in ((list[str],) if in_list else (str, str | None))
 
     @property
@@ -78,7 +78,7 @@ class Option:
         return " or ".join(_name_of(hint) for hint in hints or (self.hint,))
 
     def wrong_type(self, value: Any) -> str | None:
-        """Return what is wrong with a value that OmegaConf would take, to be put behind the path, or None."""
+        """Return the end of a message, behind the path, about a value that OmegaConf would accept; else None."""
         texts = list(_texts_of(value))
         if UNSET in texts:
             return " is not set"
@@ -90,7 +90,7 @@ class Option:
         return f": expected {self.type_name}, got {shown(value)}" if is_wrong else None
 
     def problems(self, value: Any) -> Iterator[str]:
-        """Yield what is wrong with a value of the right type, and with each element of a list."""
+        """Yield why a value of the right type is refused; each element of a list is checked."""
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         length = self.rules.get("length")
         if length is not None and value is not None and len(values) != length:
@@ -100,7 +100,7 @@ class Option:
                 yield problem
 
     def _problem(self, value: Any) -> str | None:
-        """Return what is wrong with one value, not with a list, or None."""
+        """Return why one value, not a list, is refused, or None."""
         if isinstance(value, str):
             return wrong_text(value) or self._wrong_name(value)
         return self._wrong_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""What is wrong with a path that an option names, found without reading the file: absent, a dead link, a pointer."""
+"""Checks the paths of options without reading the files: missing, a broken link, a git-lfs pointer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import tempfile
 from pathlib import Path
 
 POINTER = b"version https://git-lfs"
-"""What git-lfs leaves in place of a file begins so."""
+"""The beginning of a file that git-lfs did not download."""
 IS_POINTER = "is a pointer of git-lfs, not the file itself; run `git lfs pull`"
 MAX_POINTER_BYTES = 1024
 MAX_LENGTH = 300
-"""Characters of a library's message that ours repeats."""
+"""Characters of a library's message that our message repeats."""
 
 
 def wrong_path(path: str, *, folder: bool = False) -> str | None:
-    """Return why a path cannot be read as a file, or as a folder, in words; None when it can."""
+    """Return why a path cannot be read as a file or as a folder, or None."""
     kind, other = ("folder", "file") if folder else ("file", "folder")
     try:
         is_there = os.path.isdir(path) if folder else os.path.isfile(path)
@@ -35,9 +35,9 @@ def wrong_path(path: str, *, folder: bool = False) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error, as far as it says what happened: a library's advice is left out."""
+    """Return the first line of an error without the advice that libraries add."""
     text = str(error).strip()
-    refused = text.partition("WeightsUnpickler error: ")[2]  # torch puts it below advice to run the file's code
+    refused = text.partition("WeightsUnpickler error: ")[2]  # torch writes advice to run the file's code above it
     lines = (refused or text).splitlines()
     if not lines:
         return type(error).__name__
@@ -47,7 +47,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_pointer(path: str) -> bool:
-    """Return whether a file is what git-lfs leaves in place of one that was not fetched."""
+    """Return whether a file is a pointer that git-lfs did not replace by the file itself."""
     if os.path.getsize(path) > MAX_POINTER_BYTES:
         return False
     with open(path, "rb") as file:
@@ -55,7 +55,7 @@ def is_pointer(path: str) -> bool:
 
 
 def wrong_output_folder(key: str, path: str) -> str | None:
-    """Return why nothing can be written below a folder, which may not exist yet, or None; it leaves no trace."""
+    """Return why nothing can be written below a folder, which may not exist yet, or None. Nothing is created."""
     try:
         folder = next(parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(parent))
         if not folder.is_dir():
@@ -67,7 +67,7 @@ def wrong_output_folder(key: str, path: str) -> str | None:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether something is there, also a link that leads nowhere. Raises: OSError when no file can be there."""
+    """Return whether a file, folder or link exists, also a broken link. Raises: OSError for an impossible path."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -24,10 +24,10 @@ LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name
 
 
 def load_plugins(names: Sequence[str], *, folder: Path | None = None) -> None:
-    """Import modules from the working folder, from `folder` (that of the YAML file) or installed; each only once.
+    """Import modules that are installed, in the working folder or in `folder` (of the YAML file), each once.
 
-    Both folders go to the end of Python's search path, which data workers inherit, so no file there hides a library.
-    Raises: ValueError with a line for each module that is not there or that raises.
+    Both folders go to the end of Python's search path, so no file there hides a library. Data workers inherit the path.
+    Raises: ValueError with a line for each module that is missing or raises.
     """
     if not names:
         return
@@ -41,7 +41,7 @@ def load_plugins(names: Sequence[str], *, folder: Path | None = None) -> None:
 
 @functools.cache
 def load_installed() -> Sequence[str]:
-    """Import the plugins of installed packages; return a line for each that raises, which the log has too."""
+    """Import the plugins of installed packages; return and log a line for each that raises."""
     wrong = []
     for point in entry_points(group=GROUP):
         if problem := _import(point.module):
@@ -51,7 +51,7 @@ def load_installed() -> Sequence[str]:
 
 
 def _wrong_plugin(name: str, folders: Sequence[Path]) -> str | None:
-    """Import a module that the user names; return what is wrong, or None."""
+    """Import a module that the user names; return why it cannot be used, or None."""
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         near = did_you_mean(Path(name).stem, [Path(name).stem]) if name.endswith(".py") else ""
         return f"expected the name of a module, got {name!r}{near}"
@@ -68,7 +68,7 @@ def _wrong_plugin(name: str, folders: Sequence[Path]) -> str | None:
 
 
 def _import(name: str) -> str | None:
-    """Import a module; return in one line where and what it raised, "" where there is no such module, or None."""
+    """Import a module; return one line about what it raises and where, "" if it does not exist, else None."""
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -81,7 +81,7 @@ def _import(name: str) -> str | None:
 
 
 def _raised(name: str, error: BaseException) -> str:
-    """Return what a module raised, and the last line outside of libraries that led there."""
+    """Return what a module raised, with the last line of the traceback outside of libraries."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
     file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno

@@ -1,7 +1,7 @@
-"""Names to classes: the one table through which a YAML file reaches code.
+"""Maps the names in YAML files to classes.
 
-A lookup imports the package that registers that kind, so importing this module costs nothing. An unknown name, and a
-list of all names, load the plugins of installed packages too.
+A lookup imports the package that registers classes of that kind, so importing this module costs nothing. An unknown
+name, or a list of all names, also loads the plugins of installed packages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
 MAX_NAMED = 6
-"""A message names all that is registered of a kind when there are no more than these."""
+"""A message lists all registered names of a kind if there are at most this many."""
 
 
 def did_you_mean(name: str, known: Iterable[str], *, quote: str = "'") -> str:
@@ -48,7 +48,7 @@ class Registry:
 
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
-            # the classes of this package come first, so that a name that both have is an error of the other module
+            # our classes are registered first, so that a name used twice is an error in the other module
             table = self._tables[kind] if _is_ours(cls) else self._table(kind)
             known = table.setdefault(name, cls)
             if _source_of(known) != _source_of(cls):
@@ -99,7 +99,7 @@ class Registry:
         return sorted(table)
 
     def added(self) -> set[tuple[str, str]]:
-        """Return the (kind, name) of all that was registered so far from outside of this package."""
+        """Return the (kind, name) of all classes that other packages have registered so far."""
         entries = [(kind, name, cls) for kind, table in self._tables.items() for name, cls in table.items()]
         return {(kind, name) for kind, name, cls in entries if not _is_ours(cls)}
 
@@ -113,7 +113,7 @@ class Registry:
 
 
 def _source_of(cls: Any) -> tuple[str, str]:
-    """Return the module and the name that define a class; anything else that can be called is known by its text."""
+    """Return the module and the name of a class or function; of another object, its text."""
     return getattr(cls, "__module__", ""), getattr(cls, "__qualname__", repr(cls))
 
 
@@ -122,7 +122,7 @@ def _is_ours(cls: Any) -> bool:
 
 
 def _load_installed_plugins() -> Sequence[str]:
-    """Load the plugins of installed packages, once; return what is wrong with those that cannot be loaded."""
+    """Load the plugins of installed packages once; return a message for each that fails."""
     wrong: Sequence[str] = importlib.import_module("minigpt4.common.plugins").load_installed()
     return wrong
 

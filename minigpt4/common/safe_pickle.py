@@ -1,4 +1,4 @@
-"""Pickle files from the internet: read as data, never run."""
+"""Reads downloaded pickle files as data, without running code in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN = {(module, name) for module in ("builtins", "__builtin__") for name in (
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Refuses whatever a pickle would import: classes, and functions that it would call."""
+    """Refuses to import the classes and functions that a pickle names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
@@ -21,7 +21,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain(path: str) -> Any:
-    """Return the content of a pickle file that holds containers, numbers, texts, True, False and None alone.
+    """Return the content of a pickle file of containers, numbers, texts, True, False and None.
 
     Raises: ValueError naming the file when it holds anything else (nothing of it is run), is cut off or no pickle.
     """

@@ -89,9 +89,9 @@ class RunConfig:
     prefetch_factor: int = option(2, at_least=1)
     """Number of batches that each data loader process prepares ahead."""
     max_bad_samples: int = option(0, at_least=0)
-    """Number of unreadable samples that a run may leave out. One more ends the run."""
+    """Number of samples that a run may leave out because they cannot be read or used. One more ends the run."""
     bad_samples_report: str | None = None
-    """Report of `minigpt4 check --full`. The samples that it names are left out. Unset: no sample is left out so."""
+    """Report of `minigpt4 check --full`. The samples that it names are left out. Unset: none."""
     max_skipped_steps: int = option(0, at_least=0)
     """Number of updates that may be skipped because their loss is not finite. 0: the first one ends the run."""
     save_every_steps: int | None = option(at_least=1)
@@ -179,7 +179,7 @@ class ModelConfig:
     """Weights of the vision tower: a file, or a URL that is downloaded once."""
     vit: VitSize = field(default_factory=VitSize)
     vit_precision: str = option("fp16", choices=("fp16", "bf16", "fp32"))
-    """fp32 keeps the vision tower in 32 bits. fp16 and bf16 both follow the run's 16-bit type."""
+    """fp32 keeps the vision tower in 32 bits. fp16 and bf16 both use the type that the run computes in."""
     freeze_vit: bool = True
     """Does not train the vision tower."""
     drop_path_rate: float = option(0.0, at_least=0, below=1)
@@ -316,7 +316,7 @@ class BuildInfoConfig:
 class DatasetConfig:
     """One entry of `datasets`; its key NAME is a registered dataset, or any name with `type`."""
 
-    type: str | None = None
+    type: str | None = option(registered="builder")
     """Dataset builder, such as `custom` for your own data. Unset: the one that is registered as NAME."""
     data_type: str = "images"
     """Accepted and unused; published files carry it."""

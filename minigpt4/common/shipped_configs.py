@@ -1,4 +1,4 @@
-"""The YAML files that come with the package: found by name, in a checkout and where it is installed."""
+"""Finds the YAML files that the package ships by name, in a checkout and in an installation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder_of(name: str) -> Path:
 def find_config(given: str) -> Path:
     """Return the YAML file that a user names: a file that exists, else a shipped one, with or without its folder.
 
-    A path that is neither comes back as it is, for the reader to say what is wrong with it.
+    Another path is returned as it is; reading it gives the error.
     Raises: ValueError for a name without a suffix that no shipped file has, or that two of them have.
     """
     if Path(given).is_file():

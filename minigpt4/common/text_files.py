@@ -1,4 +1,4 @@
-"""Opening a text file that a user gives: what is no UTF-8 text is named for what it is."""
+"""Opens text files of the user; the error about a file that is not UTF-8 text says what it is."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OTHER_FILES = (
     (b"PK\x03\x04", "is a zip file; unpack it first"),
 )
 _HEAD = 64
-"""Bytes that tell what a file is."""
+"""Bytes at the start of a file that are compared with the known beginnings."""
 
 
 def open_text(path: str | os.PathLike[str]) -> BinaryIO:
-    """Return a file of UTF-8 text, open for reading bytes behind a byte order mark.
+    """Return a file of UTF-8 text, open for reading its bytes after a byte order mark.
 
     Raises: ValueError naming the path when it is a folder, cannot be read, is empty, or is another kind of file.
     """
@@ -48,7 +48,7 @@ def open_text(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the whole text of a file, without a byte order mark. Raises: as `open_text`, and where it is no UTF-8."""
+    """Return the text of a file without a byte order mark. Raises: ValueError as `open_text`, or if it is not UTF-8."""
     with open_text(path) as file:
         start, data = file.tell(), file.read()
     try:

@@ -1,4 +1,4 @@
-"""What a user's options and files can raise while a command starts: it ends with the message, without a traceback."""
+"""Ends a command with a message and no traceback when the user's options or files are wrong."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException, SafetensorError, torch.OutOfMemoryError)
-"""ValueError is our own word for it; the others come from libraries that read the user's files or take memory."""
+"""We raise ValueError; the others come from libraries that read the user's files or take memory."""
 
 INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
+"""The exit code of a command that Ctrl-C ended, as in shells."""
 
 
 @contextmanager
 def plain_errors(script: str) -> Iterator[None]:
-    """End a script with the message alone where what the user gave is wrong, or where the user pressed Ctrl-C."""
+    """End a script with the message alone after a mistake of the user or Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as error:

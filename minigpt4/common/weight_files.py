@@ -36,11 +36,11 @@ class WeightFile:
 
 def weight_files(model_cfg: Any, run_cfg: Any) -> list[WeightFile]:
     """Return what `model` and `run` name, each looked at but not read."""
-    found = (
-        []
-        if model_cfg.random_weights
-        else [_llama(str(model_cfg.llama_model)), _vit(model_cfg.vit_ckpt, model_cfg.vit)]
-    )
+    found = []
+    if model_cfg.language_model == "llama" and not model_cfg.random_weights:
+        found.append(_llama(str(model_cfg.llama_model)))
+    if model_cfg.vit_model == "eva_clip_g" and not model_cfg.random_weights:
+        found.append(_vit(model_cfg.vit_ckpt, model_cfg.vit))
     if model_cfg.ckpt:
         found.append(_file("model.ckpt", model_cfg.ckpt, CKPT_ADDRESS))
     resumed = run_cfg.resume_ckpt_path

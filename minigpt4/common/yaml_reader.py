@@ -1,6 +1,7 @@
-"""YAML files and `--options` as dictionaries; what the schema calls a text stays as written: `job_id: 0010` is "0010".
+"""Reads YAML files and `--options` into dictionaries.
 
-Keys are texts, numbers are read as Python reads them: `1e-5` is a number, `010` is ten.
+A text option keeps the text as written: `job_id: 0010` is "0010". Numbers are read as Python reads them: `1e-5` is a
+number, `010` is ten. All keys are texts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from minigpt4.common.schema import option_at
 from minigpt4.common.text_files import read_text
 
 MAX_VALUES = 100_000
-"""A file with aliases may describe more values than memory holds; a config has a few hundred."""
+"""A limit, since a small file with aliases may describe more values than fit in memory."""
 _TAG = "tag:yaml.org,2002:"
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FLOAT = r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)"
@@ -24,12 +25,12 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 
 
 def read_yaml_file(path: Path) -> dict[str, Any]:
-    """Return the sections of a file. Raises: ValueError in one line that names the file, and the place where it can."""
+    """Return the sections of a file. Raises: ValueError with one line that names the file, and the place if known."""
     content = read_text(path)
     try:
         tree = parse_yaml(content)
     except ValueError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         kind = "a list" if isinstance(tree, list) else repr(tree)
         raise ValueError(f"{path}: expected sections (model, datasets, run), got {kind}")
@@ -37,9 +38,9 @@ def read_yaml_file(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(content: str, path: Sequence[str] = ()) -> Any:
-    """Return the one document of a text, the value of the option at `path` or, without one, a whole file.
+    """Return what a YAML text holds: the value of the option at `path`, or without a path a whole file.
 
-    Raises: ValueError in one line that says what is wrong and where.
+    Raises: ValueError with one line that says what is wrong and where.
     """
     try:
         node = yaml.compose(content, Loader=_Loader)
@@ -54,10 +55,10 @@ def parse_yaml(content: str, path: Sequence[str] = ()) -> Any:
         raise ValueError("it is nested too deeply, or an alias holds itself") from error
 
 
-def lay_options(tree: dict[str, Any], words: Sequence[str]) -> list[str]:
-    """Lay "a.b=c" or "a.b c" over a file's tree, in place; return what is wrong with them.
+def merge_options(tree: dict[str, Any], words: Sequence[str]) -> list[str]:
+    """Write the options "a.b=c" or "a.b c" into a file's tree; return a message for each wrong one.
 
-    Of a key that is given twice the last value counts, so that a command can be lengthened.
+    If a key is given twice, the last value counts, so that a user can append options to a command.
     """
     problems: list[str] = []
     rest = iter(words)
@@ -70,17 +71,17 @@ def lay_options(tree: dict[str, Any], words: Sequence[str]) -> list[str]:
                 continue
             raw = value
         try:
-            _lay(tree, key.split("."), _read(key.split("."), raw))
+            _merge(tree, key.split("."), _read(key.split("."), raw))
         except ValueError as error:
             problems.append(f"--options {key}={raw}: {error}")
     return problems
 
 
 def _read(path: Sequence[str], raw: str) -> Any:
-    """Return the value of one option's word; a text is taken as it is written.
+    """Return the value that the user wrote for the option at `path`; a text option takes the text as written.
 
-    Nothing, null, ~, None (where null is allowed) and a word that begins with #, a comment of YAML, unset an option.
-    Raises: ValueError when it should be YAML and is none.
+    An empty text, null, ~, None (where null is allowed) and a text that begins with # (a comment in YAML) unset it.
+    Raises: ValueError when the text is not valid YAML.
     """
     option = option_at(path)
     if option is None or not option.takes_text():
@@ -91,8 +92,8 @@ def _read(path: Sequence[str], raw: str) -> Any:
     return parse_yaml(raw, path) if is_quoted or (option.takes_paths and raw.startswith("[")) else raw
 
 
-def _lay(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Write a value at its place. Raises: ValueError when the way there leads through a value or a list."""
+def _merge(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Write a value at a path. Raises: ValueError when the path leads through a value or a list."""
     for number, key in enumerate(path[:-1], 1):
         inner = tree.get(key)
         if inner is not None and not isinstance(inner, dict):
@@ -105,7 +106,7 @@ def _lay(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     old = tree.get(path[-1])
     if isinstance(old, dict) and isinstance(value, dict):
         for key, inner in value.items():
-            _lay(old, [key], inner)
+            _merge(old, [key], inner)
     elif isinstance(old, dict) and value is not None:
         raise ValueError(f"{'.'.join(path)} holds options, not one value")
     else:
@@ -113,7 +114,7 @@ def _lay(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML 1.1 in which `1e-5` is a number too, as people write it."""
+    """YAML 1.1, but `1e-5` without a dot is a number too."""
 
 
 _Loader.add_implicit_resolver(f"{_TAG}float", re.compile(f"(?:{_FLOAT})$"), list("-+0123456789."))
@@ -126,9 +127,9 @@ class _Converter:
         self._num_values = 0
 
     def convert(self, node: yaml.Node, path: tuple[str, ...], is_text: bool | None = None) -> Any:
-        """Return the value of the option at `path`; `is_text` tells of an element of a list whether it is a text.
+        """Return the value of the option at `path`; in a list, `is_text` says whether an element is a text.
 
-        Raises: yaml.MarkedYAMLError, which knows the line.
+        Raises: yaml.MarkedYAMLError with the line.
         """
         self._num_values += 1
         if self._num_values > MAX_VALUES:
@@ -148,12 +149,12 @@ class _Converter:
         merged: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error("a key should be a word", key)
+                raise _error("a key should be a text", key)
             if key.tag == f"{_TAG}merge":
                 for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     if not isinstance(base, yaml.MappingNode):
                         raise _error("<< takes a mapping or a list of them", base)
-                    merged = {**self._mapping(base, path), **merged}
+                    merged = {**self.convert(base, path), **merged}
             elif key.value in tree:
                 raise _error(f"found duplicate key {key.value}", key)
             else:
@@ -175,7 +176,7 @@ def _scalar(node: yaml.ScalarNode, is_text: bool) -> Any:
 
 
 def _number_of(text: str) -> int | float | str:
-    """Return the number that a text is in Python's reading (010 is ten, 1_000 a thousand), or else the text."""
+    """Return a text as the number that Python reads (010 is ten, 1_000 a thousand), or as it is."""
     for read in (int, float, lambda word: int(word, 0)):  # the last one for 0x1f and 0b11
         try:
             return read(text.replace(".inf", "inf").replace(".nan", "nan"))

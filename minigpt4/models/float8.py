@@ -6,7 +6,7 @@ Each row of the activations and each output of a weight has a scale, so that its
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -90,9 +90,16 @@ class _Float8Product(torch.autograd.Function):
 
 
 class Float8Linear(nn.Linear):
-    """A frozen linear layer that computes in 8 bits; its `weight` holds the 8-bit values without their scales."""
+    """A frozen linear layer that computes in 8 bits, in place of one of more bits.
 
-    float8: Float8Weight
+    `weight` is the parameter of that layer, and holds the 8-bit values without their scales from now on.
+    """
+
+    def __init__(self, linear: nn.Linear, *, gradient: bool) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.float8 = Float8Weight.of(linear.weight, linear.bias, gradient=gradient)
+        self.weight, self.bias, self.training = linear.weight, linear.bias, linear.training
+        self.weight.data = self.float8.values
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output (.., out) for (.., in)."""
@@ -123,22 +130,17 @@ def quantise_joint(linears: Sequence[nn.Linear]) -> Float8Weight | None:
 
 
 @torch.no_grad()
-def quantise_linears(modules: Iterable[nn.Module], *, gradient: bool) -> None:
-    """Have the frozen linear layers among modules compute in 8 bits, unless quantised already or sizes do not fit.
-
-    Their `weight` becomes the 8-bit values: the 16-bit ones leave memory.
-    """
+def quantise_linears(root: nn.Module, *, gradient: bool) -> None:
+    """Replace the frozen linear layers inside a module, unless they have 8 bits already or their sizes do not fit."""
     left = 0
-    for module in modules:
-        if type(module) is not nn.Linear or module.weight.requires_grad or module.weight.dtype == FLOAT8:
-            continue
-        if not fits(module.weight):
-            left += 1
-            continue
-        module.__class__ = Float8Linear
-        linear = cast(Float8Linear, module)
-        linear.float8 = Float8Weight.of(linear.weight, linear.bias, gradient=gradient)
-        linear.weight.data = linear.float8.values
+    for parent in list(root.modules()):
+        for name, part in parent.named_children():
+            if type(part) is not nn.Linear or part.weight.requires_grad or part.weight.dtype == FLOAT8:
+                continue
+            if fits(part.weight):
+                setattr(parent, name, Float8Linear(part, gradient=gradient))
+            else:
+                left += 1
     if left:
         logger.warning("%d frozen weights keep their bits: a size is no multiple of %d", left, STEP)
 
@@ -149,7 +151,7 @@ def quantise_vit(blocks: nn.Module) -> None:
     for module in blocks.modules():
         if isinstance(module, EvaAttention):
             _move_bias(module)
-    quantise_linears(blocks.modules(), gradient=False)
+    quantise_linears(blocks, gradient=False)
 
 
 def _move_bias(attention: EvaAttention) -> None:

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from minigpt4.models.float8 import Float8Weight, quantise_joint
-from minigpt4.models.joint_weights import FrozenWeight, join_plain, joined
+from minigpt4.models.float8 import Float8Weight
+from minigpt4.models.joint_projections import JointProjections
+from minigpt4.models.joint_weights import FrozenWeight
 from minigpt4.models.kernels import rotate
-from minigpt4.models.lora import Adapter, LeanLinear, adapter_of
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+from minigpt4.models.lora import Adapter, FusedLoraLinear, adapter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,14 @@ class _Layout:
         return self.slices[1].stop // self.head_dim
 
 
-class FusedAttention(LlamaAttention):
+class FusedAttention(JointProjections, LlamaAttention):
     """The same attention from weights that lie end to end, over examples laid end to end.
 
     Where the weights lie apart (sharded, of 8 or 4 bits), or when answering, it is the attention of `transformers`.
     """
 
-    float8: Float8Weight | None = None
+    projections = ("q_proj", "k_proj", "v_proj")
+    takes_lora = True
 
     def forward(  # type: ignore[override]
         self,
@@ -56,10 +56,10 @@ class FusedAttention(LlamaAttention):
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the attention output (1, T, hidden) and no weights."""
-        joint = self._joint() if options.get("sizes") is not None and not _is_cast(hidden_states) else None
+        joint = self.joint_weight() if options.get("sizes") is not None and not _is_cast(hidden_states) else None
         if joint is None or position_embeddings is None:
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **options)
-        modules = [getattr(self, name) for name in PROJECTIONS]
+        modules = [getattr(self, name) for name in self.projections]
         rows = hidden_states.flatten(0, 1)
         half = self.head_dim // 2
         cos, sin = (x[0, :, :half] for x in position_embeddings)
@@ -70,36 +70,11 @@ class FusedAttention(LlamaAttention):
         attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, **options)
         return self.o_proj(attended.flatten(2)), None
 
-    def join_weights(self) -> None:
-        """Lay the weights of the three projections end to end, LoRA or not, if they are plain linear layers."""
-        join_plain([getattr(self, name) for name in PROJECTIONS])
-
-    def quantise(self) -> None:
-        """Quantise the joint weight of the three projections to 8 bits, if they are plain linear layers."""
-        linears = self._linears()
-        if linears is not None:
-            self.float8 = quantise_joint(linears)
-
-    def _joint(self) -> FrozenWeight | Float8Weight | None:
-        linears = self._linears()
-        return None if linears is None else self.float8 or joined(linears)
-
-    def _linears(self) -> list[nn.Linear] | None:
-        modules: list[Any] = [getattr(self, name) for name in PROJECTIONS]
-        if not all(type(module) is nn.Linear or _is_lora(module) for module in modules):
-            return None
-        linears: list[Any] = [one.base_layer if isinstance(one, LeanLinear) else one for one in modules]
-        return linears if len({linear.bias is None for linear in linears}) == 1 else None
-
 
 def _is_cast(hidden_states: Tensor) -> bool:
     """Return whether autocast would give products of these states another type."""
     device = hidden_states.device.type
     return device != "meta" and hidden_states.dtype == torch.float32 and torch.is_autocast_enabled(device)
-
-
-def _is_lora(module: nn.Module) -> bool:
-    return type(module) is LeanLinear and module.is_active() and type(module.base_layer) is nn.Linear
 
 
 def _layout(modules: Sequence[Any], head_dim: int, rows: Tensor) -> tuple[_Layout, list[Tensor | None]]:
@@ -108,7 +83,7 @@ def _layout(modules: Sequence[Any], head_dim: int, rows: Tensor) -> tuple[_Layou
     adapted: list[Tensor | None] = []
     start = 0
     for module in modules:
-        adapter = adapter_of(module, rows.dtype) if isinstance(module, LeanLinear) else None
+        adapter = adapter_of(module, rows.dtype) if isinstance(module, FusedLoraLinear) else None
         slices.append(_Slice(start, start + module.out_features, adapter))
         start += module.out_features
         adapted += [None] * 3 if adapter is None else [adapter.dropout(rows), adapter.first, adapter.second]

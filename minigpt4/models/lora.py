@@ -56,7 +56,7 @@ class _AddLowRank(torch.autograd.Function):
         return grads[0], *ctx.adapter.gradients(grads[0], *ctx.saved_tensors), None
 
 
-class LeanLinear(Linear):
+class FusedLoraLinear(Linear):
     """A linear layer with LoRA whose sum goes into the frozen layer's own output.
 
     peft widens the input to float32, and makes the low-rank part, its scaled copy and their sum one after the other;
@@ -89,7 +89,7 @@ class LowPrecisionCopies:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        layers = [module for module in model.modules() if isinstance(module, LeanLinear)]
+        layers = [module for module in model.modules() if isinstance(module, FusedLoraLinear)]
         parts = [part[ADAPTER] for one in layers for part in (one.lora_A, one.lora_B)]
         self._weights = [cast(Tensor, part.weight) for part in parts]
         self._copies = [torch.empty_like(weight, dtype=dtype) for weight in self._weights]
@@ -113,7 +113,7 @@ class LowPrecisionCopies:
 _COPY = "low_precision_copy"
 
 
-def adapter_of(layer: LeanLinear, dtype: torch.dtype) -> Adapter:
+def adapter_of(layer: FusedLoraLinear, dtype: torch.dtype) -> Adapter:
     """Return the low-rank part of a layer for inputs of a type."""
     first, second = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
     first_16, second_16 = (_in_type(weight, dtype) for weight in (first, second))
@@ -123,13 +123,6 @@ def adapter_of(layer: LeanLinear, dtype: torch.dtype) -> Adapter:
 def _in_type(weight: Tensor, dtype: torch.dtype) -> Tensor:
     copy: Tensor | None = getattr(weight, _COPY, None)
     return copy if copy is not None and copy.dtype == dtype else weight.detach().to(dtype)
-
-
-def make_lora_lean(model: nn.Module) -> None:
-    """Have the plain LoRA layers of a peft model compute so; those of 8-bit and 4-bit weights stay peft's."""
-    for module in model.modules():
-        if type(module) is Linear:
-            module.__class__ = LeanLinear
 
 
 def _scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from minigpt4.common.checkpoint import read_checkpoint, write_checkpoint
 from minigpt4.common.dist_utils import broadcast_object, is_main_process
 from minigpt4.common.files import NotWrittenError, free_bytes, megabytes, no_room
+from minigpt4.common.schema import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def newest_first(folder: Path, *, iters_per_epoch: int) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def choose_job(run_cfg: DictConfig) -> str:
+def choose_job(run_cfg: RunConfig) -> str:
     """Return the name of the run's folder below `run.output_dir`, the same on every rank.
 
     That is `run.job_id`; or with `resume_ckpt_path: auto` the newest job of `run.job_name` that has a checkpoint; or
@@ -50,12 +49,12 @@ def choose_job(run_cfg: DictConfig) -> str:
     return broadcast_object(chosen or datetime.datetime.now().strftime("%Y%m%d%H%M%S"))
 
 
-def _newest_job(run_cfg: DictConfig) -> str | None:
+def _newest_job(run_cfg: RunConfig) -> str | None:
     jobs = [folder for folder in _folders_of(run_cfg) if newest_first(folder, iters_per_epoch=1)]
     return max(jobs, key=lambda folder: folder.stat().st_mtime).name if jobs else None
 
 
-def _folders_of(run_cfg: DictConfig) -> Iterator[Path]:
+def _folders_of(run_cfg: RunConfig) -> Iterator[Path]:
     for path in Path(run_cfg.output_dir).glob(f"*/{RUN_FILE}"):
         try:
             written = json.loads(path.read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ class ModelFlops:
             )
             for part, key in PARTS
         }
-        self._head = _num_weights(next(p for name, p in named.items() if "lm_head" in name))
+        self._head = _num_weights(model.language_model.causal_lm.get_output_embeddings().weight)
         width = model.projector.linear.out_features
         self._attention = 6 * width * sum(name.endswith("self_attn.o_proj.weight") for name in named)
         vit = model.vision_tower.vit

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
+from minigpt4.common.schema import RunConfig
 from minigpt4.runners.flops import utilisation
 from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.meter import Meter
@@ -25,7 +25,7 @@ class Recorder:
         meter: Meter,
         guard: LossGuard,
         *,
-        run_cfg: DictConfig,
+        run_cfg: RunConfig,
         learning_rate: Callable[[int], float],
     ) -> None:
         self.log, self.meter, self.guard = log, meter, guard

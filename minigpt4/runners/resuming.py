@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from minigpt4.common.checkpoint import NEEDED_TO_RESUME, read_checkpoint
 from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.model_match import check_match, refuse_mismatch
+from minigpt4.common.schema import RunConfig
 from minigpt4.runners.changes import Change, changed_options, num_rows_of
 from minigpt4.runners.checkpoints import AUTO, read_newest
 from minigpt4.runners.train_state import TrainState
@@ -60,7 +59,7 @@ def refuse_changes(cfg: Config, datasets: Datasets, job_id: str) -> None:
     refuse_mismatch(state, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
 
 
-def _open(run_cfg: DictConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
+def _open(run_cfg: RunConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the path and content of the checkpoint that is resumed; with `auto` the newest of the job's folder."""
     path = run_cfg.resume_ckpt_path
     if not path:

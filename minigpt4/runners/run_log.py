@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.files import NotWrittenError, append_text
+from minigpt4.common.schema import RunConfig
 from minigpt4.reports.metrics_log import METRICS
 from minigpt4.reports.run_page import write_run_page
 from minigpt4.runners.sinks import Sinks
@@ -65,9 +65,7 @@ class RunLog:
     metrics.jsonl also has `time`, in seconds since 1970, and `start_step`, where the process that wrote it began.
     """
 
-    def __init__(
-        self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, num_steps: int, start: int
-    ) -> None:
+    def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, num_steps: int, start: int) -> None:
         """Open the files for appending, a progress bar on a terminal, TensorBoard and wandb where they are wanted."""
         self._active = is_main_process()
         if not self._active:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig
-
 from minigpt4.common.files import write_text
+from minigpt4.common.schema import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Sink(Protocol):
 class Sinks:
     """All watchers that this run has; one that fails is left out from then on, with one warning."""
 
-    def __init__(self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, start: int) -> None:
+    def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, start: int) -> None:
         self._sinks: list[Sink] = []
         makers: list[type[TensorBoard] | type[Wandb]] = [TensorBoard, *[Wandb] * bool(run_cfg.wandb_log)]
         for maker in makers:
@@ -76,7 +75,7 @@ class _NotInstalled(Exception):
 class TensorBoard:
     """Event files in the folder `tensorboard` of the run."""
 
-    def __init__(self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, start: int) -> None:
+    def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, start: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -97,7 +96,7 @@ class TensorBoard:
 class Wandb:
     """Weights & Biases, fed from a separate thread, as starting, logging and finishing may wait for a network."""
 
-    def __init__(self, folder: Path, run_cfg: DictConfig, config: dict[str, Any], *, start: int) -> None:
+    def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, start: int) -> None:
         try:
             import wandb
         except ImportError as error:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
+from minigpt4.common.schema import RunConfig
 from minigpt4.common.seeds import seed_torch
 from minigpt4.conversation.conversation import Batch, Losses
 from minigpt4.runners.flops import model_flops
@@ -51,7 +51,7 @@ class TrainStep:
 
     def __init__(
         self,
-        run_cfg: DictConfig,
+        run_cfg: RunConfig,
         *,
         task: BaseTask,
         model: BaseModel,

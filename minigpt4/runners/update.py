@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from omegaconf import DictConfig
-
 from minigpt4.common.liveness import pulse
+from minigpt4.common.schema import RunConfig
 from minigpt4.runners.loader import PackedBatch
 from minigpt4.runners.prefetch import DevicePrefetcher
 
@@ -48,7 +47,7 @@ class AccumulationWindow:
         return every is not None and done // every > (done - self.num_accumulated) // every
 
 
-def accumulation_windows(run_cfg: DictConfig, *, start: int, num_steps: int) -> Iterator[AccumulationWindow]:
+def accumulation_windows(run_cfg: RunConfig, *, start: int, num_steps: int) -> Iterator[AccumulationWindow]:
     """Yield the windows of a run from step `start` on.
 
     An update follows every `accum_grad_iters` steps and the last step of an epoch.

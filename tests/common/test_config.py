@@ -33,7 +33,7 @@ def mistakes(path, *options):
     return str(error.value)
 
 
-def test_defaults_lie_under_the_yaml_under_the_options(path):
+def test_options_override_the_yaml_and_the_yaml_overrides_the_defaults(path):
     cfg = Config(SimpleNamespace(cfg_path=str(path), options=["run.max_epoch=9"]))
     assert (cfg.run_cfg.weight_decay, cfg.run_cfg.init_lr, cfg.run_cfg.max_epoch) == (0.05, 1e-5, 9)
     assert (cfg.model_cfg.lora_r, cfg.model_cfg.lora_alpha) == (8, 16)
@@ -61,11 +61,11 @@ def test_a_dataset_without_a_body_takes_its_defaults(path):
     assert Config.load(path).datasets_cfg.coco_caption.batch_size == 1
 
 
-def test_a_misspelt_option_names_the_nearest(path):
+def test_the_error_about_a_misspelt_option_names_the_nearest(path):
     assert "run.init_lrr: no such option; did you mean init_lr?" in mistakes(path, "run.init_lrr=1")
 
 
-def test_a_wrong_type_names_the_option_and_the_type(path):
+def test_the_error_about_a_wrong_type_names_the_option_and_the_type(path):
     assert "run.max_epoch: expected int, got 'ten'" in mistakes(path, "run.max_epoch=ten")
 
 
@@ -108,12 +108,12 @@ def test_an_option_without_a_value_is_refused(path):
         Config.load(path, ["run.seed"])
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_the_error_about_a_missing_file_names_it(tmp_path):
     with pytest.raises(ValueError, match=r"cannot read .*nowhere\.yaml: No such file"):
         Config.load(tmp_path / "nowhere.yaml")
 
 
-def test_yaml_that_does_not_parse_is_named_with_its_line(tmp_path):
+def test_the_error_about_wrong_yaml_names_the_file_and_the_line(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("run:\n  seed: [1\nmodel: 3\n")
     with pytest.raises(ValueError, match=r"(?s)bad\.yaml.*line 3"):
@@ -127,7 +127,7 @@ def test_an_option_given_twice_in_the_yaml_is_refused(tmp_path):
         Config.load(bad)
 
 
-def test_a_section_that_is_no_mapping_is_refused(tmp_path):
+def test_a_section_that_is_not_a_mapping_is_refused(tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text("run: 3\ndatasets: [gqa]\n")
     message = mistakes(bad)
@@ -149,7 +149,7 @@ def test_the_config_as_plain_containers_loads_back_to_the_same(path, tmp_path):
 
 
 def test_a_model_that_a_user_registered_is_named_by_its_arch(path, tmp_path):
-    """Its class names the YAML of its defaults; the options of the user's file lie over them."""
+    """Its class names the YAML of its defaults, which the user's file overrides."""
     defaults = tmp_path / "mine.yaml"
     defaults.write_text(
         "model: {lora_alpha: 99, lora_r: 5}\n"
@@ -170,7 +170,7 @@ def test_a_registered_model_without_a_yaml_has_the_defaults_of_the_schema(path):
     assert cfg.preprocess_cfg.vis_processor.train is None
 
 
-def test_a_model_that_nobody_registered_names_the_nearest(path):
+def test_the_error_about_an_unknown_model_names_the_nearest(path):
     said = mistakes(path, "model.arch=minigpt_v3", "run.max_epoch=ten")
     assert "model.arch: no model is registered as 'minigpt_v3'; did you mean 'minigpt_v2'?" in said
     assert "run.max_epoch: expected int" in said

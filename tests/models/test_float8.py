@@ -113,7 +113,9 @@ def test_a_gpu_multiplies_as_a_cpu_does(num_rows):
 def test_a_linear_layer_takes_any_leading_dimensions_and_gives_its_input_a_gradient():
     plain = nn.Linear(32, 48).requires_grad_(False)
     layer = copy.deepcopy(plain)
-    quantise_linears([layer], gradient=True)
+    parent = nn.Sequential(layer)
+    quantise_linears(parent, gradient=True)
+    [layer] = parent
     assert type(layer) is Float8Linear and layer.weight.dtype == FLOAT8
     inputs = [drawn(2, 5, 32).requires_grad_() for _ in range(2)]
     outputs = [module(x) for module, x in zip((plain, layer), inputs, strict=True)]
@@ -131,8 +133,9 @@ def test_layers_whose_sizes_do_not_fit_keep_their_bits_and_are_counted(caplog):
         layer.requires_grad_(False)
     assert not any(fits(layer.weight) for layer in layers)
     with caplog.at_level(logging.WARNING):
-        quantise_linears([*layers, trained], gradient=True)
-    assert all(type(layer) is nn.Linear and layer.weight.dtype == torch.float32 for layer in [*layers, trained])
+        parent = nn.Sequential(*layers, trained)
+        quantise_linears(parent, gradient=True)
+    assert all(type(layer) is nn.Linear and layer.weight.dtype == torch.float32 for layer in parent)
     assert "2 frozen weights keep their bits" in caplog.text
 
 

@@ -11,7 +11,7 @@ from minigpt4.models.attention import PACKED, register_packed_attention
 from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.joint_weights import join, joined
 from minigpt4.models.kernels import gated_silu, gated_silu_backward, rotate_by_operators
-from minigpt4.models.lean_layers import FrugalMLP, join_weights, make_lean
+from minigpt4.models.memory_efficient import RecomputeSiluMLP, join_weights, use_memory_efficient_layers
 from tests.models.golden_model import tiny_model
 from tests.runners.test_graphs import batch_of, gradients
 
@@ -92,7 +92,7 @@ def test_fewer_key_heads_and_biases_are_those_of_transformers():
     lean = copy.deepcopy(plain)
     register_packed_attention()
     lean.set_attn_implementation(PACKED)
-    make_lean(lean)
+    use_memory_efficient_layers(lean)
     join_weights(lean)
     assert type(lean.model.layers[0].self_attn) is FusedAttention
     ids = torch.randint(50, (1, 11))
@@ -141,10 +141,10 @@ def test_a_joint_mlp_has_the_numbers_of_transformers():
     config = LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=2)
     plain = LlamaMLP(config).requires_grad_(False)
     lean = copy.deepcopy(plain)
-    lean.__class__ = FrugalMLP
+    lean.__class__ = RecomputeSiluMLP
     lean.join_weights()
     inputs = [torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2)]
-    outputs = [plain(inputs[0]), lean.frugal(inputs[1])]
+    outputs = [plain(inputs[0]), lean.recompute(inputs[1])]
     for output in outputs:
         output.square().sum().backward()
     torch.testing.assert_close(*outputs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 
-from minigpt4.models.lora import ADAPTER, LeanLinear, LowPrecisionCopies, adapter_of
+from minigpt4.models.lora import ADAPTER, FusedLoraLinear, LowPrecisionCopies, adapter_of
 from tests.models.golden_model import tiny_model
 from tests.runners.test_graphs import batch_of
 
@@ -20,7 +20,7 @@ def lean_and_peft():
 
 def test_the_model_computes_its_lora_so():
     layers = tiny_model().language_model.causal_lm.model.layers
-    assert {type(p) for layer in layers for p in (layer.self_attn.q_proj, layer.self_attn.v_proj)} == {LeanLinear}
+    assert {type(p) for layer in layers for p in (layer.self_attn.q_proj, layer.self_attn.v_proj)} == {FusedLoraLinear}
 
 
 def test_values_dropout_and_gradients_are_those_of_peft():

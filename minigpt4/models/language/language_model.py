@@ -28,7 +28,7 @@ from minigpt4.models.attention import PACKED, register_packed_attention
 from minigpt4.models.decoder import Decoder, SharedPrefix
 from minigpt4.models.decoding import RepetitionPenalty, generate_tokens
 from minigpt4.models.kv_cache import send
-from minigpt4.models.lora import LowPrecisionCopies, make_lora_lean
+from minigpt4.models.lora import FusedLoraLinear, LowPrecisionCopies
 from minigpt4.models.merged_lora import merge_for_good, merged
 from minigpt4.models.precision import language_autocast
 from minigpt4.models.turns import Turns
@@ -334,10 +334,10 @@ def _with_lora(causal_lm: Any, cfg: Any) -> nn.Module:
         target_modules=list(cfg.lora_target_modules),
         task_type="CAUSAL_LM",
     )
+    if not getattr(causal_lm, "is_quantized", False):  # layers of 8 and 4 bits stay peft's
+        config._register_custom_module({nn.Linear: FusedLoraLinear})
     with quiet_libraries():
         try:
-            model = get_peft_model(causal_lm, config, autocast_adapter_dtype=True)
+            return get_peft_model(causal_lm, config, autocast_adapter_dtype=True)
         except ValueError as error:
             raise ValueError(f"model.lora_target_modules: {error}") from error
-    make_lora_lean(model)
-    return model

@@ -13,7 +13,7 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from minigpt4.models.language.language_model import LanguageModel
-from minigpt4.models.lean_layers import join_weights, make_lean, quantise_layers
+from minigpt4.models.memory_efficient import join_weights, quantise_layers, use_memory_efficient_layers
 
 FROZEN_DTYPES = ("auto", "float8")
 LLAMA_2_7B: dict[str, Any] = {
@@ -77,7 +77,7 @@ class Llama(LanguageModel):
     def adapt(cls, model: Any, cfg: Any) -> None:
         """Have the model compute with lean parts, unless it runs under autocast, which would widen a norm's output."""
         if not (cfg.low_resource or cfg.load_in_4bit):
-            make_lean(model)
+            use_memory_efficient_layers(model)
 
     def join_weights(self) -> None:
         """Lay end to end the weights of queries, keys and values, and of both inputs of the MLP's product."""

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from minigpt4.models.lean_layers import FrugalMLP, FusedRMSNorm, make_lean
+from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP, use_memory_efficient_layers
 from tests.models.golden_model import tiny_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
@@ -39,10 +39,10 @@ def parts_of(model):
 def test_values_and_gradients_are_those_of_transformers(name, dtype, tolerance):
     model = llama().to(dtype)
     plain = copy.deepcopy(parts_of(model)[name])
-    make_lean(model)
+    use_memory_efficient_layers(model)
     lean = parts_of(model)[name]
     assert type(lean) is not type(plain)
-    lean = getattr(lean, "frugal", lean)  # which the MLP is on CUDA
+    lean = getattr(lean, "recompute", lean)  # which the MLP is on CUDA
     x = torch.randn(1, 5, 16).to(dtype)
     ours, theirs = value_and_gradient(lean, x), value_and_gradient(plain, x)
     assert ours[0].dtype == dtype
@@ -53,15 +53,15 @@ def test_values_and_gradients_are_those_of_transformers(name, dtype, tolerance):
 def test_the_mlp_keeps_one_of_its_three_wide_tensors_less():
     model = llama()
     plain = copy.deepcopy(parts_of(model)["mlp"])
-    make_lean(model)
+    use_memory_efficient_layers(model)
     x = torch.randn(1, 5, 16)
-    num_ours, num_theirs = (value_and_gradient(mlp, x)[2] for mlp in (parts_of(model)["mlp"].frugal, plain))
+    num_ours, num_theirs = (value_and_gradient(mlp, x)[2] for mlp in (parts_of(model)["mlp"].recompute, plain))
     assert num_theirs - num_ours == 5 * 40
 
 
 def test_another_activation_keeps_its_mlp():
     model = llama(hidden_act="gelu")
-    make_lean(model)
+    use_memory_efficient_layers(model)
     assert type(parts_of(model)["mlp"]) is LlamaMLP
     assert type(parts_of(model)["norm"]) is FusedRMSNorm
 
@@ -69,5 +69,5 @@ def test_another_activation_keeps_its_mlp():
 def test_the_model_computes_with_them():
     language = tiny_model().language_model.causal_lm
     kinds = {type(module) for module in language.modules()}
-    assert {FusedRMSNorm, FrugalMLP} <= kinds
+    assert {FusedRMSNorm, RecomputeSiluMLP} <= kinds
     assert not kinds & {LlamaRMSNorm, LlamaMLP}

@@ -1,4 +1,4 @@
-"""Parts of Llama's layers that keep less for the gradient than those of `transformers`, to the same numbers."""
+"""Parts of Llama's layers that keep less memory for the gradient than those of `transformers`, to the same numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from minigpt4.models.float8 import Float8Weight, quantise_joint, quantise_linears
+from minigpt4.models.float8 import Float8Weight, quantise_linears
 from minigpt4.models.fused_attention import FusedAttention
-from minigpt4.models.joint_weights import FrozenWeight, join_plain, joined
+from minigpt4.models.joint_projections import JointProjections
+from minigpt4.models.joint_weights import FrozenWeight
 from minigpt4.models.kernels import gated_silu, gated_silu_backward
 
 
@@ -59,22 +60,21 @@ class _JointGatedSilu(torch.autograd.Function):
         return ctx.frozen.input_gradient(to_both), None
 
 
-class FrugalMLP(LlamaMLP):
+class RecomputeSiluMLP(JointProjections, LlamaMLP):
     """Llama's MLP, on CUDA without keeping silu(gate), a sixth of what a layer keeps.
 
     On a CPU, where memory is not what runs out, computing it again costs a twentieth of a step (docs/benchmarks.md).
     """
 
-    float8: Float8Weight | None = None
+    projections = ("gate_proj", "up_proj")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), (.., hidden) -> (.., hidden)."""
-        return self.frugal(x) if x.is_cuda or self.float8 else LlamaMLP.forward(self, x)
+        return self.recompute(x) if x.is_cuda or self.float8 else LlamaMLP.forward(self, x)
 
-    def frugal(self, x: Tensor) -> Tensor:
+    def recompute(self, x: Tensor) -> Tensor:
         """Return the same, silu(gate(x)) being computed again for the gradient."""
-        linears = self._linears()
-        joint = None if linears is None else self.float8 or joined(linears)
+        joint = self.joint_weight()
         if joint is not None:
             gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), joint)
             out: Tensor = self.down_proj(gated)
@@ -82,43 +82,42 @@ class FrugalMLP(LlamaMLP):
         out = self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
         return out
 
-    def join_weights(self) -> None:
-        """Lay the weights of gate and up end to end, LoRA or not, if they are plain linear layers."""
-        join_plain([self.gate_proj, self.up_proj])
 
-    def quantise(self) -> None:
-        """Quantise the joint weight of gate and up to 8 bits, if they are plain linear layers."""
-        linears = self._linears()
-        if linears is not None:
-            self.float8 = quantise_joint(linears)
+def use_memory_efficient_layers(llama: LlamaForCausalLM) -> None:
+    """Replace parts of a Llama by these; an MLP with another activation stays. Weights and their names stay."""
+    for parent in list(llama.modules()):
+        for name, part in parent.named_children():
+            with torch.device("meta"):  # the weights are those of the part
+                new = _replacement(part, llama.config)
+            if new is not None:
+                for inner, value in [*part.named_parameters(recurse=False), *part.named_children()]:
+                    setattr(new, inner, value)
+                new.training = part.training
+                setattr(parent, name, new)
 
-    def _linears(self) -> list[nn.Linear] | None:
-        linears = [self.gate_proj, self.up_proj]
-        return linears if all(type(linear) is nn.Linear for linear in linears) else None
 
-
-def make_lean(llama: LlamaForCausalLM) -> None:
-    """Have a Llama compute with these parts; one whose MLP has another activation keeps its own."""
-    for module in llama.modules():
-        if type(module) is LlamaRMSNorm:
-            module.__class__ = FusedRMSNorm
-        elif type(module) is LlamaAttention:
-            module.__class__ = FusedAttention
-        elif type(module) is LlamaMLP and llama.config.hidden_act == "silu":
-            module.__class__ = FrugalMLP
+def _replacement(part: nn.Module, config: Any) -> nn.Module | None:
+    """Return a module of ours for one of transformers; None where it stays."""
+    if type(part) is LlamaRMSNorm:
+        return FusedRMSNorm(len(part.weight), part.variance_epsilon)
+    if type(part) is LlamaAttention:
+        return FusedAttention(part.config, part.layer_idx)
+    if type(part) is LlamaMLP and config.hidden_act == "silu":
+        return RecomputeSiluMLP(part.config)  # type: ignore[no-untyped-call]  # LlamaMLP has no types
+    return None
 
 
 def join_weights(llama: nn.Module) -> None:
     """Lay end to end the frozen weights that one product can take; they must be where they stay."""
     for module in llama.modules():
-        if isinstance(module, FusedAttention | FrugalMLP):
+        if isinstance(module, JointProjections):
             module.join_weights()
 
 
 def quantise_layers(llama: LlamaForCausalLM) -> None:
-    """Have the layers of a Llama compute with frozen weights of 8 bits; embeddings and head keep theirs."""
+    """Make the layers of a Llama compute with frozen weights of 8 bits; embeddings and head keep theirs."""
     layers = llama.model.layers
     for module in layers.modules():
-        if isinstance(module, FusedAttention | FrugalMLP):
+        if isinstance(module, JointProjections):
             module.quantise()
-    quantise_linears(layers.modules(), gradient=True)
+    quantise_linears(layers, gradient=True)

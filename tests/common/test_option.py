@@ -1,4 +1,4 @@
-"""Values out of range are found with the config, all of them, before anything is loaded."""
+"""Loading a config finds all values out of range, before anything else is loaded."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ def path(tmp_path):
         ),
     ],
 )
-def test_a_value_out_of_range_is_named_in_one_line(path, option, message):
+def test_a_value_out_of_range_is_an_error_of_one_line(path, option, message):
     with pytest.raises(ValueError) as error:
         Config.load(path, [option])
     first, *more = str(error.value).split("\n")
@@ -116,3 +116,13 @@ def test_every_default_of_the_schema_lies_in_its_range(path):
         for field in dataclasses.fields(cls):
             if isinstance(field.default, int | float) and "at_least" in field.metadata:
                 assert field.default >= field.metadata["at_least"], field.name
+
+
+def test_layers_and_patches_of_a_plugins_part_are_not_compared_with_those_of_llama_and_eva(path):
+    from minigpt4.common.registry import registry
+
+    registry.register_language_model("test_option_family")(type("Family", (), {}))
+    registry.register_vision_tower("test_option_tower")(type("Tower", (), {}))
+    cfg = Config.load(path, ["model.language_model=test_option_family", "model.lora_target_modules=[c_attn]"])
+    assert cfg.model_cfg.lora_target_modules == ["c_attn"]
+    assert Config.load(path, ["model.vit_model=test_option_tower", "model.image_size=400"]).model_cfg.image_size == 400

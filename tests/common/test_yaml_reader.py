@@ -1,4 +1,4 @@
-"""What is written for a text option is what the run gets; numbers, lists and sections are read as YAML."""
+"""A text option keeps the text as written; numbers, lists and sections are read as YAML."""
 
 import pytest
 
@@ -32,14 +32,14 @@ def path(tmp_path):
         *("a,b", "[x]", "[x", "{a: b}", "a: b", "a #b", "*x", "&x", "!x", "%x", "@x", "|", "'", "a=b", "-", "- a", "ä"),
     ],
 )
-def test_a_text_option_takes_the_word_as_it_is_written(path, word):
+def test_a_text_option_keeps_the_text_as_written(path, word):
     assert Config.load(path, [f"run.job_id={word}"]).run_cfg.job_id == word
     assert Config.load(path, ["run.job_id", word] if "=" not in word else []).run_cfg.job_id in (word, "0010")
     merged = Config.load(path, [f"datasets.2024.build_info.ann_path={word}", f"model.end_sym={word}"])
     assert merged.datasets_cfg["2024"].build_info.ann_path == merged.model_cfg.end_sym == word
 
 
-def test_texts_of_a_yaml_file_stay_as_they_are_written(path):
+def test_texts_of_a_yaml_file_stay_as_written(path):
     cfg = Config.load(path)
     assert cfg.run_cfg.job_id == "0010"
     assert cfg.run_cfg.valid_splits == ["train", "1e3"]
@@ -60,7 +60,7 @@ def test_null_for_a_text_that_must_be_set_is_refused(path):
 
 
 @pytest.mark.parametrize(("word", "text"), [("'null'", "null"), ('"0010"', "0010"), (r'"a\nb"', "a\nb"), ("''", "")])
-def test_quotes_of_yaml_are_no_part_of_a_text(path, word, text):
+def test_quotes_of_yaml_are_removed_from_a_text(path, word, text):
     assert Config.load(path, [f"run.job_id={word}"]).run_cfg.job_id == text
 
 
@@ -114,16 +114,16 @@ def test_a_dataset_may_have_a_number_for_a_name(path):
         (["run.job_id=a\ud800b"], "run.job_id: expected a text, got 'a\\ud800b' with half a character"),
     ],
 )
-def test_an_option_that_cannot_be_laid_over_the_file_is_told_in_one_line(path, options, message):
+def test_an_option_that_does_not_fit_the_file_is_an_error_of_one_line(path, options, message):
     with pytest.raises(ValueError) as error:
         Config.load(path, options)
     assert message in str(error.value)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_of_an_option_given_twice_the_last_value_counts(path):
+def test_the_last_value_of_an_option_given_twice_counts(path):
     assert Config.load(path, ["run.seed=5", "run.seed=6"]).run_cfg.seed == 6
 
 
-def test_an_option_may_name_another_one(path):
+def test_an_option_may_take_the_value_of_another_one(path):
     assert Config.load(path, ["run.job_name=${run.job_id}_a"]).run_cfg.job_name == "0010_a"
