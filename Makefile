@@ -1,6 +1,7 @@
 # make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
 # make screenshots  makes README's pictures from the pages of the demo (needs Chromium)
 # make test   sets up what it needs, checks the code and runs the tests
+# make docs   writes the docs site into site/
 # make setup  only installs, into $(VENV); nothing is installed twice
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256su
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup demo screenshots test test-slow lint format
+.PHONY: setup demo screenshots test test-slow lint format docs coverage
 setup: $(STAMP)
 
 $(STAMP):
@@ -28,15 +29,23 @@ screenshots: $(STAMP)
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow"
 
+# Counting lines takes a quarter to almost half more time, so that `make test` does without.
+coverage: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report term:skip-covered
+
 test-slow: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from published_recipe import PaddedModel  # type: ignore[import-not-found]
+from published_recipe import PaddedModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from variants import PartTimer  # type: ignore[import-not-found]
+from variants import PartTimer
 
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
@@ -52,7 +53,7 @@ class SavedBytes:
 
 def storage_of(tensor: Tensor) -> int:
     """Return what tells a tensor's storage from others."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def build(dtype: torch.dtype, *, recompute: bool) -> Any:
@@ -81,14 +82,15 @@ def examples(count: int) -> list[Example]:
 
 def flash(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool, enable_gqa: bool) -> Tensor:
     """Return attention by the kernel that a GPU takes for 16 bits."""
-    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal)[0]
+    out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal)[0]
+    return out
 
 
 def ours(count: int, *, recompute: bool) -> tuple[int, int]:
     """Return the bytes that autograd saves for `count` examples, and the number of their tokens."""
     attention.varlen_works = lambda dtype, device: False  # type: ignore[assignment]  # it would ask the GPU
     kernels: Any = SimpleNamespace(scaled_dot_product_attention=flash)  # which PyTorch would choose there
-    attention.F = kernels
+    vars(attention)["F"] = kernels
     batch = build(torch.bfloat16, recompute=False).chat_encoder.collate(examples(count))
     model = build(torch.bfloat16, recompute=recompute)
     features = model.encode_vision(batch.images.to(META))  # by a frozen encoder, which keeps nothing
@@ -126,7 +128,7 @@ def main() -> None:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     training = model.num_trainable() * 12  # gradient and two moments, float32
     print(json.dumps({"weights_gb": round(weights / GB, 2), "gradients_and_moments_gb": round(training / GB, 2)}))
-    ways = {
+    ways: dict[str, Callable[[], tuple[int, int]]] = {
         "ours": lambda: ours(args.examples, recompute=False),
         "ours, recomputing": lambda: ours(args.examples, recompute=True),
         "published": lambda: published(args.examples),

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.config import Config
+from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.datasets.mixture import MixtureSampler
 from minigpt4.datasets.samples import MixtureComponent
 

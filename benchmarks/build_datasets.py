@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from made_up_rows import write_all  # type: ignore[import-not-found]  # it lies beside this script
+from made_up_rows import write_all  # it lies beside this script
 
 SHIPPED = Path(__file__).resolve().parents[1] / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 

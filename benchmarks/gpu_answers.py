@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import evaluate  # type: ignore[import-not-found]
+import evaluate
 import torch
-from gpu_runner import rounded, synchronize  # type: ignore[import-not-found]
-from gpu_training import NotAvailable  # type: ignore[import-not-found]
+from gpu_runner import rounded, synchronize
+from gpu_training import NotAvailable
 
 from minigpt4.conversation.chat_format import LLAMA_2
 

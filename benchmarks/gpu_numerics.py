@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published_recipe import make_plain  # type: ignore[import-not-found]
+from published_recipe import make_plain
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -111,7 +111,7 @@ def mlp(device: torch.device, dtype: torch.dtype, width: int, wide: int, *_: int
     from transformers import LlamaConfig
 
     config = LlamaConfig(hidden_size=width, intermediate_size=wide, mlp_bias=False, hidden_act="silu")
-    return _modules(RecomputeSiluMLP(config), torch.randn(64, width), dtype, device)
+    return _modules(RecomputeSiluMLP(config), torch.randn(64, width), dtype, device)  # type: ignore[no-untyped-call]
 
 
 def lora(device: torch.device, dtype: torch.dtype, width: int, *_: int) -> dict[str, Any]:

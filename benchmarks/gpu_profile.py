@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from gpu_runner import rounded, synchronize  # type: ignore[import-not-found]
+from gpu_runner import rounded, synchronize
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 

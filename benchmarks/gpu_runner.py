@@ -117,7 +117,7 @@ class MeasuredRunner(RunnerBase):
     @property
     def num_updates(self) -> int:
         """Return how many updates the run takes."""
-        return self.num_steps // self.run.accum_grad_iters
+        return int(self.num_steps // self.run.accum_grad_iters)
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured behind the warm-up."""

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gpu_runner import MeasuredRunner, rounded, synchronize  # type: ignore[import-not-found]
-from train_step import (  # type: ignore[import-not-found]
+from gpu_runner import MeasuredRunner, rounded, synchronize
+from train_step import (
     build,
     make_config,
     make_datasets,
     parse_args,
     published_trainer,
 )
-from variants import VARIANTS, PartTimer, put_back  # type: ignore[import-not-found]
+from variants import VARIANTS, PartTimer, put_back
 
 from minigpt4.common.config import Config
 from minigpt4.common.schema import ModelConfig, RunConfig

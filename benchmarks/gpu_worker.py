@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_cases import CASES, GROUPS, SCALE, Case, write_result  # type: ignore[import-not-found]
-from gpu_training import NotAvailable, Trainings, published  # type: ignore[import-not-found]
+from gpu_cases import CASES, GROUPS, SCALE, Case, write_result
+from gpu_training import NotAvailable, Trainings, published
 
 PACKAGES = ("torch", "transformers", "timm", "peft")
 POISONED = 3
@@ -65,7 +65,7 @@ class Worker:
             return published(self.size, device, self.workers)
         if case.kind in ("evaluation", "decoding"):
             if self._answers is None:
-                from gpu_answers import Answers  # type: ignore[import-not-found]
+                from gpu_answers import Answers
 
                 self._answers = Answers(self.size, device)
             found: dict[str, Any] = getattr(self._answers, case.kind)(settings)
@@ -73,7 +73,7 @@ class Worker:
         if self._trainings is None:
             self._trainings = Trainings(self.size, device, workers=self.workers)
         if case.kind == "profile":
-            from gpu_profile import profiled  # type: ignore[import-not-found]
+            from gpu_profile import profiled
 
             return profiled(self._trainings, settings)
         if case.kind == "host_alone":
@@ -81,7 +81,7 @@ class Worker:
         return self._trainings.same(settings) if case.kind == "same" else self._trainings.measure(settings)
 
     def _numbers(self, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-        import gpu_numerics  # type: ignore[import-not-found]
+        import gpu_numerics
         from gpu_profile import ceiling
 
         if kind == "golden":

@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_cases import CASES, GROUPS, IMPORT, SCALE, Case, Group, due, read_results, write_result  # type: ignore[import-not-found]
-from gpu_report import report  # type: ignore[import-not-found]
+from gpu_cases import CASES, GROUPS, IMPORT, SCALE, Case, Group, due, read_results, write_result
+from gpu_report import report
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_TO_START = 120

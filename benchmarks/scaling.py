@@ -17,15 +17,16 @@ from collections import Counter
 from typing import Any
 
 import torch
-from balance import cost_ratio  # type: ignore[import-not-found]
-from made_up_mixture import MadeUpDataset  # type: ignore[import-not-found]
+from balance import cost_ratio
+from made_up_mixture import MadeUpDataset
 from omegaconf import OmegaConf
-from published_recipe import work_of  # type: ignore[import-not-found]
+from published_recipe import work_of
 
-from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.common.seeds import derive_rng
+from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.datasets.mixture import MixtureSampler
 from minigpt4.datasets.samples import MixtureComponent
 from minigpt4.runners.flops import PEAK_FLOPS, ModelFlops
@@ -98,7 +99,7 @@ def at_scale(
     num_gpus: int, draw: Counter[str], *, draw_seconds: float, num_bytes: float, together: int
 ) -> dict[str, Any]:
     """Return what to expect of a number of GPUs."""
-    ratio = cost_ratio(num_gpus, num_steps=8 * together, steps_per_batch=together)
+    ratio = cost_ratio(num_gpus, num_steps=8 * together, together=together)
     update = together * draw_seconds * ratio + sending(num_bytes, num_gpus)
     rate = num_gpus * together * draw["samples"] / update
     samples = PUBLISHED_STEPS * PUBLISHED_GPUS * draw["samples"]

@@ -27,15 +27,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from made_up_mixture import MadeUpDataset, write_pictures  # type: ignore[import-not-found]
-from published_recipe import PublishedTrainer, examples_of  # type: ignore[import-not-found]
+from made_up_mixture import MadeUpDataset, write_pictures
+from published_recipe import PublishedTrainer, examples_of
 from torch.utils.data import DataLoader
-from variants import VARIANTS, PartTimer, TimedRunner, TimedTask  # type: ignore[import-not-found]
+from variants import VARIANTS, PartTimer, TimedRunner, TimedTask
 
-from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.common.config import Config
 from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
+from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 from minigpt4.runners.loader import components_of
 
@@ -166,7 +167,7 @@ def in_a_process(args: argparse.Namespace, recipe: str, *options: str) -> dict[s
         kept += ["--max-tokens", str(args.max_tokens), "--without", *args.without, "--with", *args.with_]
     command = [sys.executable, __file__, "--recipe", recipe, "--bare", *kept, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

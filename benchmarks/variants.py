@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from published_recipe import make_plain  # type: ignore[import-not-found]
+from published_recipe import make_plain
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
@@ -114,7 +114,7 @@ class TimedRunner(RunnerBase):
 def put_back(model: Any) -> Iterator[None]:
     """Undo at the end what ideas taken out, recomputation and torch.compile have changed in a model and globally."""
     kinds = {module: module.__class__ for module in model.modules()}
-    loss, inference, triton_works = minigpt_v2.cross_entropy, torch.inference_mode, kernels.triton_works
+    loss, inference, triton_works = vars(minigpt_v2)["cross_entropy"], torch.inference_mode, kernels.triton_works
     attend = AttentionInterface()[PACKED]
     llama: Any = model.language_model.causal_lm
     hooked: list[Any] = [llama.lm_head, llama.model]
@@ -128,7 +128,7 @@ def put_back(model: Any) -> Iterator[None]:
         for module, kept in zip(hooked, hooks, strict=True):
             for number in set(module._forward_hooks).difference(kept):
                 del module._forward_hooks[number]
-        minigpt_v2.cross_entropy = loss
+        vars(minigpt_v2)["cross_entropy"] = loss
         torch.inference_mode = inference  # type: ignore[misc]
         kernels.triton_works = triton_works
         AttentionInterface.register(PACKED, attend)
@@ -154,7 +154,7 @@ def _masked(
 def without_loss(model: Any) -> None:
     """Take PyTorch's cross-entropy of float32 logits."""
     plain: Any = lambda logits, targets: F.cross_entropy(logits.float(), targets, reduction="none")  # noqa: E731
-    minigpt_v2.cross_entropy = plain
+    vars(minigpt_v2)["cross_entropy"] = plain
 
 
 def without_logits(model: Any) -> None:
@@ -178,7 +178,7 @@ def without_triton(model: Any) -> None:
 
 def without_packing(model: Any) -> None:
     """Fill every example of a batch up to the longest one."""
-    pack = type(model.chat_encoder).pack
+    pack: Callable[[ChatEncoder, Sequence[Encoded]], Batch] = type(model.chat_encoder).pack
 
     def padded(encoder: ChatEncoder, encoded: Sequence[Encoded]) -> Batch:
         longest = max((len(item.input_ids) for item in encoded), default=0)

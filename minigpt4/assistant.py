@@ -62,13 +62,15 @@ class Assistant:
         prompts = [ask(text, has_image=key is not None) for text, key in zip(asked, keys, strict=True)]
         shown = [distinct.index(key) for key in keys if key is not None]
         with self._autocast():
-            return self.model.generate(encoded, prompts, shown=shown, **options)
+            answers: list[str] = self.model.generate(encoded, prompts, shown=shown, **options)
+        return answers
 
     def encode(self, pictures: Sequence[Any]) -> ImageTokens:
         """Return the image tokens of pictures."""
         images = torch.stack([self.processor(open_picture(picture, self.pictures)) for picture in pictures])
         with torch.no_grad(), self._autocast():
-            return self.model.encode_images(images.to(self.device))
+            encoded: ImageTokens = self.model.encode_images(images.to(self.device))
+        return encoded
 
     def chat(self, image: Picture | None = None) -> Chat:
         """Return a conversation, about a picture or about none."""

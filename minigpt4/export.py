@@ -140,13 +140,15 @@ def example_embeds(model: Any) -> Tensor:
     picture = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         prompt = model.chat_encoder.chat_format.generation_prompt(QUESTION)
-        return model.embed_prompts(picture, [prompt])[0]
+        embeds: Tensor = model.embed_prompts(picture, [prompt])[0]
+    return embeds
 
 
 def logits_of(llama: Any, embeds: Tensor) -> Tensor:
     """Return the logits of all positions, (tokens, vocabulary) float32 on the CPU."""
     with torch.no_grad():
-        return llama(inputs_embeds=embeds[None].to(llama.dtype), use_cache=False).logits[0].float().cpu()
+        logits: Tensor = llama(inputs_embeds=embeds[None].to(llama.dtype), use_cache=False).logits[0]
+    return logits.float().cpu()
 
 
 def difference(logits: Tensor, expected: Tensor) -> float:

@@ -149,7 +149,7 @@ class Config:
     def _merge(self, path: str, *layers: Any) -> DictConfig:
         """Return a section's options: its defaults, overridden by the layers in their order."""
         section = SECTIONS[path.partition(".")[0]]
-        node = OmegaConf.structured(section)
+        node: DictConfig = OmegaConf.structured(section)
         for layer in layers:
             self._overlay(node, section, layer, path)
         return node

@@ -113,7 +113,7 @@ def _merge(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         tree[path[-1]] = value
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML 1.1, but `1e-5` without a dot is a number too."""
 
 

@@ -72,9 +72,9 @@ class RowTable:
                     raise ValueError(record.error)
                 if text := rules.remark(record):
                     remarks[text] += 1
-                rows = rules.rows_of(record)
+                rows: Sequence[Any] = rules.rows_of(record)
             except ValueError as error:  # it counts as one row
-                rows = [BadRecord(str(error))]  # type: ignore[list-item]
+                rows = [BadRecord(str(error))]
             for part, row in enumerate(rows):
                 try:
                     if type(row) is BadRecord:

@@ -41,7 +41,8 @@ class RepetitionPenalty(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
         always = [input_ids.new_full((len(input_ids), 1), number) for number in self._always]
-        return self._penalise(torch.cat([*always, input_ids], dim=1), scores)
+        penalised: Tensor = self._penalise(torch.cat([*always, input_ids], dim=1), scores)
+        return penalised
 
 
 def decoding_config(

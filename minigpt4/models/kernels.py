@@ -55,7 +55,8 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
 def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> None:
     """Write the gradients of `gated_silu` for `grad` (T, columns) to `grad_gate` and `grad_up` (T, columns)."""
     if kernels := _triton(gate):
-        return kernels.gated_silu_backward(grad.contiguous(), gate, up, grad_gate, grad_up)
+        kernels.gated_silu_backward(grad.contiguous(), gate, up, grad_gate, grad_up)
+        return
     torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
     torch.mul(F.silu(gate), grad, out=grad_up)
 
@@ -67,7 +68,10 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     fits_a_program = len(rows) > 0 and 0 < rows.shape[1] <= MAX_QUANTISED_COLUMNS
     if fits_a_program and (kernels := _triton(rows)) and triton_quantises(rows.device):
-        return kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
+        quantised: tuple[Tensor, Tensor] = kernels.quantise_rows(
+            rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW
+        )
+        return quantised
     scales = rows.abs().amax(1, keepdim=True).float().clamp_(min=SMALLEST_ROW).div_(LARGEST_FLOAT8)
     return (rows * scales.reciprocal()).to(FLOAT8), scales
 

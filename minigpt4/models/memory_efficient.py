@@ -70,15 +70,17 @@ class RecomputeSiluMLP(JointProjections, LlamaMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x)), (.., hidden) -> (.., hidden)."""
-        return self.recompute(x) if x.is_cuda or self.float8 else super().forward(x)
+        return self.recompute(x) if x.is_cuda or self.float8 else LlamaMLP.forward(self, x)
 
     def recompute(self, x: Tensor) -> Tensor:
         """Return the same, silu(gate(x)) being computed again for the gradient."""
         joint = self.joint_weight()
         if joint is not None:
             gated: Tensor = _JointGatedSilu.apply(x.flatten(0, -2), joint)
-            return self.down_proj(gated).view(x.shape)
-        return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+            out: Tensor = self.down_proj(gated)
+            return out.view(x.shape)
+        out = self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+        return out
 
 
 def use_memory_efficient_layers(llama: LlamaForCausalLM) -> None:
@@ -101,7 +103,7 @@ def _replacement(part: nn.Module, config: Any) -> nn.Module | None:
     if type(part) is LlamaAttention:
         return FusedAttention(part.config, part.layer_idx)
     if type(part) is LlamaMLP and config.hidden_act == "silu":
-        return RecomputeSiluMLP(part.config)
+        return RecomputeSiluMLP(part.config)  # type: ignore[no-untyped-call]  # LlamaMLP has no types
     return None
 
 

@@ -53,7 +53,7 @@ SLOW = 1.1
 """The log names the slowest rank when it takes this many times the mean."""
 
 
-class _Bar(tqdm):
+class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """A progress bar without tqdm's thread, which would outlive the run."""
 
     monitor_interval = 0

@@ -94,6 +94,15 @@ def test_the_wheel_holds_the_shipped_files_and_no_tools(wheel):
     assert unpacked == set(), "files of the package that the wheel lacks"
 
 
+def test_the_wheel_says_that_the_package_has_types_and_who_made_it(wheel):
+    archive = zipfile.ZipFile(wheel)
+    assert "minigpt4/py.typed" in archive.namelist()
+    [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    said = archive.read(metadata).decode()
+    assert "\nAuthor: The MLLM-DataEngine for MiniGPT-v2 contributors\n" in said
+    assert "\nClassifier: Typing :: Typed\n" in said
+
+
 def test_the_installed_command_shows_its_help_version_and_environment(installed, tmp_path):
     assert run(installed, tmp_path, "minigpt4", "--help").startswith("usage: minigpt4")
     assert run(installed, tmp_path, "minigpt4", "--version") == f"minigpt4 {__version__}\n"

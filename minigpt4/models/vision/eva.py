@@ -125,7 +125,8 @@ class EvaTower(VisionTower):
         """Return the patches (N, patches, width) float32 of images (N, 3, H, W)."""
         with torch.inference_mode() if self.is_frozen else contextlib.nullcontext():
             seen = self.run_vit(images)
-        return self.ln_vision(seen)[:, 1:]
+        states: Tensor = self.ln_vision(seen)
+        return states[:, 1:]
 
     def run_vit(self, images: Tensor) -> Tensor:
         """Return the states (N, 1 + patches, width) of images (N, 3, H, W).
@@ -135,9 +136,11 @@ class EvaTower(VisionTower):
         dtype = self.vit.patch_embed.proj.weight.dtype
         with vision_attention(images.device):
             if dtype == torch.float32:
-                return self.vit(images)
+                states: Tensor = self.vit(images)
+                return states
             with without_autocast(images.device):
-                return self.vit(images.to(dtype))
+                states = self.vit(images.to(dtype))
+                return states
 
     def quantise(self) -> None:
         """Keep the frozen weights of the layers in 8 bits; those in float32 stay."""
