@@ -30,12 +30,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.common.dist_utils import prepare_device
 from minigpt4.common.json_records import read_json
-from minigpt4.common.late_weights import materialise
+from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.worker import InferenceWorker
 from minigpt4.models.attention import PACKED
 from minigpt4.models.decoding import decoding_config
 
@@ -111,7 +111,8 @@ def our_way(model: Any, benchmark: Benchmark, questions: Sequence[Question], pro
     """Return the answers, got as the evaluation scripts do, in the order of the questions."""
     device = model.projector.linear.weight.device
     with tempfile.TemporaryDirectory() as folder:
-        infer(benchmark, model, processor, save_path=Path(folder), questions=questions, device=device)
+        worker = InferenceWorker(benchmark=benchmark, model=model, image_processor=processor, device=device)
+        worker.infer(questions, Path(folder))
         return [row["text"] for row in read_json(Path(folder) / benchmark.result_file)]
 
 
@@ -122,7 +123,7 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         model = registry.get_model_class("minigpt_v2").from_config(cfg, dtype=dtype)
     torch.manual_seed(0)
-    materialise(model, device)
+    init_from_meta(model, device)
     with torch.no_grad():  # a token that is no byte would say nothing
         model.language_model.causal_lm.lm_head.weight[model.chat_encoder.tokenizer.vocab_size :] = 0
     return model.to(device).eval()

@@ -23,8 +23,9 @@ from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
 from minigpt4.common.tables import as_markdown, as_percent
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.evaluator import Prepared, choose, image_processor, prepare
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.evaluator import image_processor
+from minigpt4.evaluation.prepare import Prepared, choose, prepare
+from minigpt4.evaluation.worker import InferenceWorker
 
 AnswersByName = dict[str, tuple[list[Any], float | None]]
 """By benchmark: the entries of its result file, and the accuracy."""
@@ -36,10 +37,10 @@ def ask(cfg: Config, prepared: Sequence[Prepared], device: torch.device, dtype: 
     with tempfile.TemporaryDirectory() as folder:
         for benchmark, questions in ((item.benchmark, item.questions) for item in prepared):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                where: dict[str, Any] = {"save_path": Path(folder), "questions": questions, "device": device}
-                predictions = infer(
-                    benchmark, model, image_processor(cfg), chat_format=chat_format_of(cfg.model_cfg), **where
-                )
+                how: dict[str, Any] = {"device": device, "chat_format": chat_format_of(cfg.model_cfg)}
+                processor = image_processor(cfg)
+                worker = InferenceWorker(benchmark=benchmark, model=model, image_processor=processor, **how)
+                predictions = worker.infer(questions, Path(folder))
             entries = read_json(Path(folder) / benchmark.result_file)
             asked[benchmark.name] = entries, benchmark.score(predictions)["accuracy"]
     return asked

@@ -69,7 +69,7 @@ class PaddedModel(nn.Module):
         with self.timer("vit"):
             patches = model.encode_vision(torch.stack(images).to(device)) if images else None
         with self.timer("projection"):
-            tokens = iter(()) if patches is None else iter(model.project(patches))
+            tokens = iter(()) if patches is None else iter(model.projector(patches))
         with self.timer("llm forward"):
             encoded = [model.chat_encoder.encode(example.turns) for example in examples]
             embeds = []

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from variants import VARIANTS, PartTimer, TimedRunner, TimedTask
 
 from minigpt4.common.config import Config
-from minigpt4.common.late_weights import materialise
+from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.common.shipped_configs import PACKAGE_DIR
@@ -87,7 +87,7 @@ def build(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         model = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
     seed_torch("bench", 0)
-    materialise(model, device)
+    init_from_meta(model, device)
     return model.to(device).train()
 
 

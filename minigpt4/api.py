@@ -5,7 +5,8 @@ They print nothing, and leave handlers, process groups, threads and random gener
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,10 @@ from minigpt4.common.process_state import joined_group, process_restored
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.benchmark import Benchmark
-from minigpt4.evaluation.evaluator import BenchmarkResult, Evaluator, Results, choose, image_processor
+from minigpt4.evaluation.evaluator import BenchmarkResult, Evaluator, Results, image_processor
+from minigpt4.evaluation.prepare import choose
+from minigpt4.evaluation.results import weights_name
+from minigpt4.evaluation.worker import GenerativeModel
 from minigpt4.processors.pictures import AS_SEEN
 from minigpt4.runners import RunnerBase
 from minigpt4.runners.checkpoints import choose_job
@@ -41,6 +45,9 @@ __all__ = [
     "open_picture",
     "train",
 ]
+
+ModelLoader = Callable[[Config, torch.device, torch.dtype], GenerativeModel]
+"""Loads the model of a config on a device, frozen weights in a type; see `build_model`."""
 
 
 def train(cfg: Config) -> RunResult:
@@ -90,44 +97,58 @@ def load_model(
     cfg.check_values()
     where = dist_utils.pick_device(cfg.run_cfg)
     dtype = dist_utils.autocast_dtype(cfg.run_cfg, where)
-    model = _seeded_model(cfg, where, dtype or torch.float32)
+    model = _seeded_model(cfg, where, dtype or torch.float32, build_model)
     return Assistant(model, image_processor(cfg), dtype=dtype, pictures=cfg.model_cfg.pictures or AS_SEEN)
 
 
 def evaluate(
     cfg: Config,
-    model: Any = None,
+    model: GenerativeModel | Assistant | ModelLoader | None = None,
     benchmarks: Sequence[str | Benchmark] = (),
     *,
     only: Literal["infer", "score"] | None = None,
     num_tries: int = 0,
+    run_name: str | None = None,
+    on_score: Callable[[BenchmarkResult], None] | None = None,
 ) -> Results:
     """Return predictions, scores and mistakes of a model, saved once below `run.save_path`.
 
-    `model` is what `load_model` gives, or a model; None loads the one of `cfg`, which names a given one in the results
-    too. `benchmarks` are names of `evaluation_datasets` (default: all of them) or a user's own objects. `only`,
-    `num_tries`: as `--only`, `--resample`. Under torchrun each rank asks its share, and rank 0 has the results.
+    `model` is what `load_model` gives, or a model, or a function that loads the one of `cfg` (None: `build_model`).
+    `benchmarks` are names of `evaluation_datasets` (default: all of them) or a user's own objects. `only` and
+    `num_tries` are `--only` and `--resample`. `on_score` gets each benchmark's result as soon as it is scored.
+    Answers that a stopped run left in the folder are reused by a run of the same name alone. The name covers `cfg`
+    and the questions; for a given model also `run_name`. Its default is a hash of the model's trainable weights.
+    A model without such weights gets a new name in each call, so that its answers are never reused.
+    It may be called again and from any thread, also with a model in eval mode that other threads use.
+    Under torchrun each rank asks its share, and rank 0 has the results.
     Raises: ValueError that lists what is missing or misspelt, before a model is loaded.
     """
-    chosen: list[Benchmark] = [] if benchmarks else choose(cfg)
-    for one in dict.fromkeys(benchmarks):
-        chosen += choose(cfg, [one]) if isinstance(one, str) else [one]
+    names = [one for one in benchmarks if isinstance(one, str)]
+    chosen = choose(cfg, names) if names or not benchmarks else []
+    chosen += [one for one in dict.fromkeys(benchmarks) if not isinstance(one, str)]
+    given: Any = model.model if isinstance(model, Assistant) else model
+    is_loaded = hasattr(given, "generate")  # an nn.Module can be called, too
 
     def load() -> Any:
-        if model is not None:
-            return model.model if isinstance(model, Assistant) else model
+        if is_loaded:
+            return given
         device = dist_utils.pick_device(cfg.run_cfg)
-        return _seeded_model(cfg, device, dist_utils.autocast_dtype(cfg.run_cfg, device) or torch.float32)
+        dtype = dist_utils.autocast_dtype(cfg.run_cfg, device) or torch.float32
+        with pulse.during("loading the model"):
+            return _seeded_model(cfg, device, dtype, given or build_model)
 
     with process_restored(), joined_group(cfg.run_cfg):
-        return Evaluator(cfg, load, only=only, num_tries=num_tries).run(chosen)
+        if is_loaded and run_name is None:
+            run_name = dist_utils.broadcast_object(weights_name(given) or uuid.uuid4().hex)
+        evaluator = Evaluator(cfg=cfg, load_model=load, only=only, num_tries=num_tries, run_name=run_name)
+        return evaluator.run(chosen, on_score=on_score)
 
 
-def _seeded_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:
+def _seeded_model(cfg: Config, device: torch.device, dtype: torch.dtype, load: ModelLoader) -> Any:
     """Return the configured model, whose random weights are the same on every rank; generators stay as they were."""
     with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         seed_torch(cfg.run_cfg.seed, "weights")
-        return build_model(cfg, device, dtype)
+        return load(cfg, device, dtype)
 
 
 def build_model(cfg: Config, device: torch.device, dtype: torch.dtype) -> Any:

@@ -43,7 +43,7 @@ class Assistant:
     ) -> list[str]:
         """Return an answer to each question about its picture, or about the one that is given for all.
 
-        A picture given more than once is looked at once; None asks without a picture. `options` as of
+        A picture given more than once is encoded once; None asks without a picture. `options` as of
         `MiniGPTv2.generate`: max_new_tokens, num_beams, do_sample, temperature..
         Raises: ValueError when a picture cannot be read, or pictures and questions differ in number.
         """
@@ -55,21 +55,18 @@ class Assistant:
             raise ValueError(f"{len(asked)} questions about {len(given)} pictures; give one each, or one for all")
         for question in asked:
             _check(question)
-        places: dict[Any, int] = {}
         keys = [None if one is None else id(one) if isinstance(one, Image.Image) else str(one) for one in given]
-        for key in keys:
-            if key is not None:
-                places.setdefault(key, len(places))
-        encoded = self.encode([given[keys.index(key)] for key in places]) if places else None
+        distinct = [key for key in dict.fromkeys(keys) if key is not None]
+        encoded = self.encode([given[keys.index(key)] for key in distinct]) if distinct else None
         ask = self.model.chat_encoder.chat_format.generation_prompt
         prompts = [ask(text, has_image=key is not None) for text, key in zip(asked, keys, strict=True)]
-        shown = [places[key] for key in keys if key is not None]
+        shown = [distinct.index(key) for key in keys if key is not None]
         with self._autocast():
             answers: list[str] = self.model.generate(encoded, prompts, shown=shown, **options)
         return answers
 
     def encode(self, pictures: Sequence[Any]) -> ImageTokens:
-        """Return what the language model sees of pictures."""
+        """Return the image tokens of pictures."""
         images = torch.stack([self.processor(open_picture(picture, self.pictures)) for picture in pictures])
         with torch.no_grad(), self._autocast():
             encoded: ImageTokens = self.model.encode_images(images.to(self.device))
@@ -80,7 +77,7 @@ class Assistant:
         return Chat(self, image)
 
     def stream(self, encoded: ImageTokens | None, prompt: str, **options: Any) -> Iterator[str]:
-        """Yield the answer to a prompt as far as it is written."""
+        """Yield the answer to a prompt so far, after each token."""
         steps = self.model.stream(encoded, prompt, **options)
         while True:
             with self._autocast():  # not held between steps, where it would reach into the caller's work
@@ -94,7 +91,7 @@ class Assistant:
 
 
 class Chat:
-    """A conversation of several turns about one picture; the picture is looked at once."""
+    """A conversation of several turns about one picture, which is encoded once."""
 
     def __init__(self, assistant: Assistant, image: Picture | None = None) -> None:
         self._assistant = assistant
@@ -102,7 +99,7 @@ class Chat:
         self.turns: list[Turn] = []
 
     def ask(self, question: str, **options: Any) -> Iterator[str]:
-        """Yield the answer as far as it is written; the turn counts once the answer has ended."""
+        """Yield the answer so far after each token; the turn is added when the answer has ended."""
         _check(question)
         has_image = self._encoded is not None and not self.turns
         asked = f"{IMAGE_SPAN} {question}" if has_image else question

@@ -2,9 +2,9 @@
 
 minigpt4 chat --cfg-path eval_configs/minigptv2_eval.yaml --image x.jpg
 
-A line is a question; /image PATH shows another picture, /new begins again, /quit or the end of input ends. The tags of
-the tasks ([vqa], [refer], [grounding], [detection]..) stand first in a question. Where an answer has boxes, a copy of
-the picture with the boxes drawn is saved.
+A line is a question; /image PATH shows another picture, /new begins again, /quit or the end of input ends. A question
+begins with the tag of its task ([vqa], [refer], [grounding], [detection]..). A copy of the picture with the boxes of an
+answer drawn on it is saved.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="example: minigpt4 chat --cfg-path eval_configs/minigptv2_eval.yaml --image x.jpg",
     )
     parser.add_argument("--cfg-path", required=True, help="YAML with the model, as eval_configs/minigptv2_eval.yaml")
-    parser.add_argument("--image", type=Path, help="the picture to talk about; without one it is text alone")
+    parser.add_argument("--image", type=Path, help="the picture to talk about; without one you talk about text alone")
     parser.add_argument("--ckpt", help="overrides model.ckpt")
     parser.add_argument("--device", help="overrides run.device; default: a GPU where there is one")
     parser.add_argument(

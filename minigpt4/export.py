@@ -2,15 +2,14 @@
 
 minigpt4 export --cfg-path eval_configs/minigptv2_eval.yaml --ckpt checkpoint_29.pth --out exported
 
-    exported/llama/                    Llama with LoRA merged into its weights, and its tokenizer for AutoTokenizer
+    exported/llama/                    the language model with LoRA merged into its weights, and its tokenizer
     exported/projection.safetensors    llama_proj.weight and llama_proj.bias
-    exported/adapter/                  the LoRA matrices alone, for peft on the original Llama
+    exported/adapter/                  the LoRA matrices, for peft on the original language model
 
-A language model of another family is written in the same way, to the same folders, if it is a model of transformers.
-Its tokenizer is copied as transformers reads it. The vision tower is not written.
+Any language model of transformers is written in this way, to these folders. The vision tower is not written.
 
-Before all is done, transformers and peft read both folders back. Their logits are compared with the model's, and the
-ids of AutoTokenizer with those that the model learnt.
+At the end transformers and peft read both folders. Their logits must be those of the model, and AutoTokenizer must give
+the ids that the model learnt.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""How far logits may differ, as a part of the largest one: rounding is all that may change."""
+"""How far rounding may change logits, as a share of the largest one."""
 QUESTION = "[vqa] What stands beside the red car? Answer in a few words."
 
 
@@ -64,18 +63,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the merged weights")
     parser.add_argument("--device", default="cpu", help="where to merge and compare")
     parser.add_argument(
-        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="laid over the YAML"
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override the YAML"
     )
     return parser
 
 
 @quiet_libraries()
 def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str, float]:
-    """Write everything below `out`; return how far the logits of each folder differ, as a part of the largest one.
+    """Write everything below `out`; return how far the logits of each folder differ, as a share of the largest one.
 
-    LoRA is merged into the model that was given, which is of no further use.
-    Raises: ValueError when they differ by more than rounding does, when AutoTokenizer gives other ids than ours, or
-    when transformers has no way to write the language model or its tokenizer.
+    LoRA is merged into `model`, which cannot be used afterwards.
+    Raises: ValueError when logits differ by more than rounding explains, when AutoTokenizer gives other ids than ours,
+    or when transformers cannot write the language model or its tokenizer.
     """
     check_can_export(model)
     encoder = model.chat_encoder
@@ -91,7 +90,7 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     if isinstance(llama, PeftModel):
         llama.peft_config["default"].base_model_name_or_path = llama_folder
         llama.save_pretrained(str(out / "adapter"))
-        # read back onto the base model alone, without the layers that peft put in
+        # read back onto the base model, without the layers that peft added
         adapted = PeftModel.from_pretrained(llama.unload(), out / "adapter").eval()
         differences["adapter"] = difference(logits_of(adapted.get_base_model(), embeds), logits)
         llama = adapted.merge_and_unload()
@@ -107,19 +106,19 @@ def export(model: Any, out: Path, *, llama_folder: str, dtype: str) -> dict[str,
     for name, differs in differences.items():
         if not differs <= TOLERANCE[dtype]:
             raise ValueError(
-                f"{out / name} is not to be used: its logits differ by {differs:.2e} of the largest logit, where "
-                f"rounding to {dtype} explains {TOLERANCE[dtype]:.0e}"
+                f"do not use {out / name}: its logits differ by {differs:.2e} of the largest logit, and rounding to "
+                f"{dtype} explains {TOLERANCE[dtype]:.0e}"
             )
     return differences
 
 
 def check_can_export(model: Any) -> None:
-    """Raise ValueError when transformers has no way to write the language model or its tokenizer."""
+    """Raise ValueError when transformers cannot write the language model or its tokenizer."""
     language_model, tokenizer = model.language_model.causal_lm, model.chat_encoder.tokenizer
-    rest = "its checkpoint (.pth) holds what was trained: the projection and LoRA"
+    rest = "its checkpoint (.pth) holds the projection and LoRA"
     if not isinstance(language_model, PreTrainedModel):
         name = type(language_model).__name__
-        raise ValueError(f"export writes models of transformers only, and the language model {name} is none; {rest}")
+        raise ValueError(f"export writes models of transformers only, not the language model {name}; {rest}")
     if not isinstance(tokenizer, SentencePieceTokenizer | TransformersTokenizer):
         name = type(tokenizer).__name__
         raise ValueError(f"export cannot write the tokenizer {name} for transformers; {rest}")
@@ -128,7 +127,7 @@ def check_can_export(model: Any) -> None:
 def write_tokenizer(
     tokenizer: SentencePieceTokenizer | TransformersTokenizer, folder: Path, *, llama_folder: str
 ) -> None:
-    """Write a tokenizer that AutoTokenizer reads; Llama's is converted, another one is copied."""
+    """Write a tokenizer that AutoTokenizer reads; one of sentencepiece is converted, others are copied."""
     if isinstance(tokenizer, TransformersTokenizer):
         copy_transformers_tokenizer(tokenizer, folder)
     else:
@@ -136,7 +135,7 @@ def write_tokenizer(
 
 
 def example_embeds(model: Any) -> Tensor:
-    """Return the embeddings of a prompt with a picture of noise, (tokens, hidden)."""
+    """Return the embeddings of a prompt with an image of noise, (tokens, hidden)."""
     size = model.vision_tower.image_size
     picture = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -146,19 +145,19 @@ def example_embeds(model: Any) -> Tensor:
 
 
 def logits_of(llama: Any, embeds: Tensor) -> Tensor:
-    """Return the logits of every place, (tokens, vocabulary) float32 on the CPU."""
+    """Return the logits of all positions, (tokens, vocabulary) float32 on the CPU."""
     with torch.no_grad():
         logits: Tensor = llama(inputs_embeds=embeds[None].to(llama.dtype), use_cache=False).logits[0]
     return logits.float().cpu()
 
 
 def difference(logits: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, as a part of the largest logit."""
+    """Return the largest difference, as a share of the largest logit."""
     return float((logits - expected).abs().max() / expected.abs().max())
 
 
 def chat_template_folder(llama_model: str) -> Path:
-    """Return the folder with the chat template's files, fetched from the hub when `llama_model` is no folder here."""
+    """Return the folder with the chat template's files, downloaded from the hub if `llama_model` is a hub id."""
     if Path(llama_model).is_dir():
         return Path(llama_model)
     from huggingface_hub import snapshot_download
@@ -170,13 +169,13 @@ def chat_template_folder(llama_model: str) -> Path:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Export a model and print what was written."""
+    """Export a model and print the paths."""
     use_expandable_segments()
     args = make_parser().parse_args(words)
     setup_logger()
     with plain_errors("export"):
         if args.out.is_dir() and any(args.out.iterdir()):
-            raise ValueError(f"--out {args.out} holds something already")
+            raise ValueError(f"--out {args.out} is not empty")
         if wrong := wrong_output_folder("--out", str(args.out)):
             raise ValueError(wrong)
         cfg = Config.load(args.cfg_path, args.options)

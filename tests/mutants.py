@@ -96,6 +96,20 @@ MUTANTS = (
         test="tests/evaluation/test_results.py::test_answers_of_another_image_processor_are_another_run",
     ),
     Mutant(
+        name="answers of one model in memory are reused for another",
+        file="api.py",
+        line="run_name = dist_utils.broadcast_object(weights_name(given) or uuid.uuid4().hex)",
+        fault='run_name = "a model"',
+        test="tests/evaluation/test_callable.py::test_answers_of_a_model_with_other_weights_are_not_reused",
+    ),
+    Mutant(
+        name="saved predictions are scored though another tool wrote the published file since",
+        file="evaluation/shards.py",
+        line='fingerprint(questions, {"result_sha256": published})',
+        fault='fingerprint(questions, {"result_sha256": published[:0]})',
+        test="tests/evaluation/test_command.py::test_another_tools_file_is_scored_without_the_provenance_of_ours",
+    ),
+    Mutant(
         name="decay and betas come from the checkpoint",
         file="runners/train_state.py",
         line='self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})',
@@ -133,7 +147,7 @@ MUTANTS = (
     Mutant(
         name="an unset option differs from its default",
         file="runners/changes.py",
-        line="return UNSET.get(path) if value is None else value",
+        line="return _unset_value(path, leaves) if value is None else value",
         fault="return value",
         test="tests/runners/test_changes.py::test_an_unset_option_equals_its_default",
     ),

@@ -85,7 +85,7 @@ def test_commands_change_the_picture_begin_again_and_end(tmp_path, capsys):
     ("words", "how"),
     [([], {}), (["--temperature", "0.6"], {"do_sample": True, "temperature": 0.6, "top_p": 0.9})],
 )
-def test_it_is_greedy_unless_a_temperature_is_given(words, how, tmp_path):
+def test_chat_is_greedy_unless_a_temperature_is_given(words, how, tmp_path):
     talk, talker = session(tmp_path, *words)
     talk.take("what?")
     assert talker.how == {"max_new_tokens": 300, **how}
@@ -112,7 +112,7 @@ def test_several_turns_in_a_terminal(tmp_path, monkeypatch, capsys):
     assert said[0].startswith("/image PATH") and len([line for line in said[1:] if line]) >= 2
 
 
-def test_what_is_missing_is_told_before_the_first_question(tmp_path, monkeypatch):
+def test_missing_files_are_named_before_the_first_question(tmp_path, monkeypatch):
     from minigpt4 import chat
 
     (tmp_path / "tiny.yaml").write_text(YAML)

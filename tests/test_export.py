@@ -20,7 +20,7 @@ PROMPT = LLAMA_2.generation_prompt("[vqa] What is this?")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The folder, how far its logits differ, and what the model says itself."""
+    """Return the folder, how far its logits differ, and embeddings, logits and answer of the model."""
     model = tiny_model()
     with torch.no_grad():
         embeds = model.embed_prompts(picture(1)[None], [PROMPT])[0]
@@ -96,7 +96,7 @@ def test_a_tokenizer_of_another_family_is_exported_as_transformers_reads_it(tmp_
 def test_a_language_model_that_transformers_lacks_is_refused_before_anything_is_written(tmp_path):
     model = tiny_model()
     model.language_model.model = torch.nn.Linear(2, 2)
-    message = r"models of transformers only, and the language model Linear is none; its checkpoint \(\.pth\) holds"
+    message = r"models of transformers only, not the language model Linear; its checkpoint \(\.pth\) holds"
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "out", llama_folder=LLAMA, dtype="float32")
     assert not (tmp_path / "out").exists()
@@ -126,17 +126,17 @@ def test_the_exported_parts_make_the_same_model_again(exported):
     assert model.generate(picture(1)[None], [PROMPT]) == answer
 
 
-def test_weights_that_say_something_else_are_not_passed_on(tmp_path, monkeypatch):
+def test_an_export_with_other_logits_is_refused(tmp_path, monkeypatch):
     model = tiny_model()
     monkeypatch.setattr("minigpt4.export.TOLERANCE", {"float32": 0.0, "float16": 0.0})
-    with pytest.raises(ValueError, match=r"is not to be used: its logits differ by .* explains 0e\+00"):
+    with pytest.raises(ValueError, match=r"do not use .*llama: its logits differ by .* explains 0e\+00"):
         export(model, tmp_path, llama_folder=LLAMA, dtype="float16")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("x")
     monkeypatch.setattr("sys.argv", ["export", "--cfg-path", "none.yaml", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"export: .* holds something already"):
+    with pytest.raises(SystemExit, match=r"export: .* is not empty"):
         main()
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 

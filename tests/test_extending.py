@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.datasets.check import check
 from minigpt4.datasets.preview import write_preview
+from minigpt4.preflight.preflight import run_preflight
 from tests.plugins.parts import IMAGE_SIZE, TOWER, write_files
 from tests.runners.in_process import runner_of
 from tests.runners.tiny import ROOT, environment, tiny_config
@@ -40,8 +40,9 @@ def project(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    forget()  # another test may have loaded a module of the same name from elsewhere
+    # another test may have put the folder of the same files there
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(ROOT / "tests/plugins")])
+    forget()
     yield tmp_path
     forget()
 
@@ -88,10 +89,10 @@ def test_the_tower_and_the_language_model_of_the_page_are_the_tested_ones(name):
 def test_the_dataset_of_the_page_is_checked_previewed_and_trained(project):
     config = config_of("colours.yaml")
     cfg = load(project, config)
-    checkup = check(cfg)
-    assert checkup.problems == []
-    assert "https://example.org/colours.json" in checkup.found()
-    page = write_preview(cfg, checkup.built(), num_samples=1).read_text(encoding="utf-8")
+    report = run_preflight(cfg)
+    assert report.problems == []
+    assert "https://example.org/colours.json" in report.table()
+    page = write_preview(cfg, report.built(), num_samples=1).read_text(encoding="utf-8")
     assert "What colour is it?" in page or "Name the colour." in page
     runner = runner_of(project, config, "run.max_epoch=1", "run.iters_per_epoch=2")
     before = [parameter.clone() for parameter in runner.model.parameters() if parameter.requires_grad]

@@ -45,7 +45,7 @@ def test_pictures_and_paths_are_answered_as_the_evaluation_does(assistant):
     assert assistant.generate(IMAGES[0], questions[0]) == expected[:1]
 
 
-def test_one_picture_for_all_questions_is_looked_at_once(assistant, monkeypatch):
+def test_one_picture_for_all_questions_is_encoded_once(assistant, monkeypatch):
     seen = []
     encode = assistant.model.encode_images
     monkeypatch.setattr(assistant.model, "encode_images", lambda images: (seen.append(len(images)), encode(images))[1])
@@ -63,7 +63,7 @@ def test_a_question_may_come_without_a_picture(assistant):
     )
 
 
-def test_what_cannot_be_asked_is_refused_with_its_reason(assistant, tmp_path):
+def test_wrong_questions_are_refused_with_the_reason(assistant, tmp_path):
     with pytest.raises(ValueError, match="2 questions about 1 pictures; give one each, or one for all"):
         assistant.generate([IMAGES[0]], ["a", "b"])
     with pytest.raises(ValueError, match=r"cannot read the picture .*none.png"):

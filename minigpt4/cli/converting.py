@@ -6,10 +6,10 @@ import argparse
 import sys
 
 from minigpt4.cli.options import USAGE_ERROR
-from minigpt4.evaluation import validation
-from minigpt4.evaluation.seed_annotation import read_seed
-from minigpt4.evaluation.submissions import mmbench_table, read_mmbench, read_results, remarks, seed_report
-from minigpt4.evaluation.tables import write_sheet
+from minigpt4.evaluation import submissions
+from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, read_seed, seed_questions
+from minigpt4.evaluation.result_files import read_answers, read_results
+from minigpt4.evaluation.tables import read_tsv, write_sheet
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
@@ -24,14 +24,14 @@ def run(args: argparse.Namespace, prog: str) -> int:
 def convert_seed(args: argparse.Namespace) -> int:
     """Print SEED-Bench's accuracies, or with --validate what was checked. Raises: ValueError for a file's mistakes."""
     annotation, results = read_seed(args.annotation_file), read_results(args.result_file)
-    asked = validation.seed_asked(annotation)
+    questions, lines = seed_questions(annotation), submissions.seed_report(annotation, results)
     if args.validate:
-        problems = validation.check_answers(asked, results, by_first_letter=True)
-        print("\n".join([*validation.report(results, asked, problems), *seed_report(annotation, results)[-2:]]))
-        return 0 if validation.is_fit(problems) else 1
-    for remark in remarks(list(asked), results):
+        problems = submissions.check_answers(SeedBench(name="seed"), questions, results)
+        print("\n".join([*submissions.report(results, questions, problems), *lines[-2:]]))
+        return 0 if submissions.is_fit(problems) else 1
+    for remark in submissions.remarks([str(question.id) for question in questions], results):
         print(f"{args.result_file}: {remark}", file=sys.stderr)
-    print("\n".join(seed_report(annotation, results)))
+    print("\n".join(lines))
     return 0
 
 
@@ -39,16 +39,18 @@ def convert_mmbench(args: argparse.Namespace) -> int:
     """Write MMBench's sheet, or with --validate print what was checked. Raises: ValueError for a file's mistakes."""
     if args.output_file is None and not args.validate:
         raise ValueError("the following arguments are required: --output-file (or --validate)")
-    table = read_mmbench(args.annotation_file, as_text=args.validate)
-    asked = validation.mmbench_asked(table, str(args.annotation_file)) if args.validate else {}
-    results, columns = validation.read_answers(args.result_file)
+    table = read_tsv(args.annotation_file, "the mmbench converter", as_text=args.validate)
+    questions = submissions.mmbench_questions(table, str(args.annotation_file)) if args.validate else []
+    results, columns = read_answers(args.result_file)
     if args.validate:
-        problems = validation.check_answers(asked, results, by_first_letter=False)
-        problems |= validation.check_columns(columns, table.columns) if columns else {}
-        print("\n".join([*validation.report(results, asked, problems), *validation.accuracy_lines(asked, results)]))
-        return 0 if validation.is_fit(problems) else 1
-    notes = remarks([str(index) for index in table["index"]], results)
-    num_changed = write_sheet(mmbench_table(table, results), args.output_file, "the mmbench converter")
+        problems = submissions.check_answers(MMBench(name="mmbench"), questions, results)
+        problems |= submissions.check_columns(columns, table.columns) if columns else {}
+        accuracy = submissions.accuracy_lines(questions, results)
+        print("\n".join([*submissions.report(results, questions, problems), *accuracy]))
+        return 0 if submissions.is_fit(problems) else 1
+    notes = submissions.remarks([str(index) for index in table["index"]], results)
+    sheet = submissions.mmbench_table(table, results)
+    num_changed = write_sheet(sheet, args.output_file, "the mmbench converter")
     if num_changed:
         notes.append(f"{num_changed} cells lost characters that a sheet cannot hold")
     for note in notes:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from minigpt4.api import build_model
+from minigpt4 import api
 from minigpt4.cli.options import EVAL_REF, EVAL_VQA
 from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
-from minigpt4.common.liveness import pulse, told_end
+from minigpt4.common.liveness import told_end
 from minigpt4.common.logger import setup_logger
-from minigpt4.common.seeds import seed_torch
 from minigpt4.common.tables import as_interval
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation.benchmarks.refcoco import NUM_TRIES
-from minigpt4.evaluation.evaluator import INFER, BenchmarkResult, Evaluator, choose
+from minigpt4.evaluation.evaluator import BenchmarkResult
+from minigpt4.evaluation.prepare import INFER, choose
 from minigpt4.evaluation.published import results_table
-from minigpt4.evaluation.worker import GenerativeModel
-
-ModelLoader = Callable[[Config, torch.device, torch.dtype], GenerativeModel]
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
@@ -32,7 +26,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace, prog: str, load_model: ModelLoader = build_model) -> None:
+def evaluate(args: argparse.Namespace, prog: str, load_model: api.ModelLoader = api.build_model) -> None:
     """Evaluate what the command line asks for; a published script evaluates its own benchmarks alone.
 
     Rank 0 prints a line a benchmark and a table. Raises: ValueError, before the model is loaded, that lists what is
@@ -43,20 +37,14 @@ def evaluate(args: argparse.Namespace, prog: str, load_model: ModelLoader = buil
     dist_utils.init_distributed_mode(cfg.run_cfg)
     setup_logger()
 
-    def load() -> GenerativeModel:
-        device = dist_utils.pick_device(cfg.run_cfg)
-        seed_torch(cfg.run_cfg.seed, "weights")  # random_weights: the same on every rank
-        with pulse.during("loading the model"):
-            return load_model(cfg, device, dist_utils.autocast_dtype(cfg.run_cfg, device) or torch.float32)
-
     def show(result: BenchmarkResult) -> None:
         print(summary(result.name, result.facts), flush=True)
 
     names = [name.strip() for name in (args.dataset or "").split(",") if name.strip()]
-    num_tries = NUM_TRIES if getattr(args, "resample", False) else 0
-    evaluator = Evaluator(cfg, load, only=args.only, num_tries=num_tries)
     script = prog if prog in (EVAL_VQA, EVAL_REF) else None
-    results = evaluator.run(choose(cfg, names, script=script), on_score=show)
+    benchmarks = choose(cfg, names, script=script, option="--dataset")
+    num_tries = NUM_TRIES if getattr(args, "resample", False) else 0
+    results = api.evaluate(cfg, load_model, benchmarks, only=args.only, num_tries=num_tries, on_score=show)
     if dist_utils.is_main_process() and args.only != INFER:
         print(results_table({name: one.facts for name, one in results.benchmarks.items()}))
         print(f"more in {results.save_path / 'report.html'}", flush=True)

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import override
-
 EVAL_VQA, EVAL_REF = "eval_vqa.py", "eval_ref.py"
 USAGE_ERROR = 2
 """The exit code for a wrong command line, as in argparse."""
@@ -20,8 +18,8 @@ TRAINED, EVALUATED = ("run", "model", "preprocess", "datasets"), ("run", "model"
 class HelpOptions(argparse.Action):
     """`--help-options [TEXT]`: prints the options of the sections in `const` and ends the command."""
 
-    @override
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Print the options and exit."""
         from minigpt4.common.option_help import help_text  # other commands start faster without it
 
         print(help_text(self.const, "" if values is self.const else values))

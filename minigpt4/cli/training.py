@@ -13,8 +13,9 @@ from minigpt4.common.files import NotWrittenError
 from minigpt4.common.liveness import told_end
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
+from minigpt4.preflight.images import check_images
+from minigpt4.preflight.preflight import run_preflight
 from minigpt4.runners.checkpoints import choose_job
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.stop import EXIT_CODE as STOPPED
@@ -50,15 +51,15 @@ def _run(args: argparse.Namespace, prog: str) -> int:
 def preflight(cfg: Config, *, every_image: bool, num_samples: int | None) -> int:
     """Print what the check finds and write the preview; return 1 when training cannot start, else 0."""
     setup_logger()
-    checkup = check(cfg)
+    report = run_preflight(cfg)
     if every_image:
-        check_images(checkup, cfg.run_cfg)
-    if not checkup.problems and cfg.run_cfg.resume_ckpt_path:
+        check_images(report, cfg.run_cfg)
+    if not report.problems and cfg.run_cfg.resume_ckpt_path:
         try:
-            refuse_changes(cfg, checkup.built(), choose_job(cfg.run_cfg))
+            refuse_changes(cfg, report.built(), choose_job(cfg.run_cfg))
         except ValueError as error:
-            checkup.problems.append(str(error))
-    print(checkup.found(), checkup.verdict(), sep="\n")
-    if num_samples is not None and not checkup.problems:
-        print("wrote", write_preview(cfg, checkup.built(), num_samples=num_samples))
-    return int(bool(checkup.problems))
+            report.problems.append(str(error))
+    print(report.table(), report.summary(), sep="\n")
+    if num_samples is not None and not report.problems:
+        print("wrote", write_preview(cfg, report.built(), num_samples=num_samples))
+    return int(bool(report.problems))

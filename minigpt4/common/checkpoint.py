@@ -1,8 +1,9 @@
-"""Checkpoint files: read without running code, written so that a crash leaves no half of one."""
+"""Files of tensors: read without running code, written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -14,55 +15,68 @@ import torch
 
 from minigpt4.common.files import write_whole
 from minigpt4.common.liveness import pulse
-from minigpt4.common.paths import one_line
+from minigpt4.common.paths import one_line, wrong_path
 
-BACKBONE = ("visual_encoder.", "ln_vision.")
-"""The names of the vision encoder's tensors begin so."""
-_PUBLISHED = {
-    "language_model.model.": "llama_model.",
-    "vision_tower.vit.": "visual_encoder.",
-    "vision_tower.ln_vision.": "ln_vision.",
-    "vision_tower.": "visual_encoder.",
-    "projector.linear.": "llama_proj.",
-}
-"""How names of the model's parts begin, and what published checkpoints have in the place of that."""
+PICKLE = b"\x80"
+"""A pickle begins so."""
 NEEDED_TO_RESUME = ("model", "optimizer", "epoch")
 _JSON_KEYS = {"config", "base_model", "epoch"}
-"""What a checkpoint may hold beside its tensors when it comes as .safetensors."""
+"""What the metadata of a .safetensors checkpoint may hold."""
 
 
 def read_tensors(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Return what a .pth or .safetensors file holds, on the CPU.
+    """Return what a .pth, .bin or .safetensors file holds, on the CPU.
 
-    With `mmap` the tensors of a .pth lie in the file, and those pages are read that somebody looks at.
-    Raises: ValueError naming the file when it is absent, damaged, no dictionary, or holds more than data.
+    With `mmap` the tensors stay in the file, and only the pages that are used are read; .safetensors is always mapped.
+    Raises: ValueError, in words that begin with the path, when the file is absent, damaged, no dictionary, or holds
+    more than data.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    is_old = check_weight_file(path)
     try:
-        if path.suffix == ".safetensors":
+        if str(path).endswith(".safetensors"):
             from safetensors.torch import load_file
 
             return load_file(path)
-        # torch before 1.6 wrote no zip archive, which cannot be mapped
-        options: dict[str, Any] = {"mmap": True} if mmap and zipfile.is_zipfile(path) else {}
-        content = torch.load(path, map_location="cpu", weights_only=True, **options)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and not is_old)
     except pickle.UnpicklingError as error:
         reason = one_line(error)
         raise ValueError(f"{path}: not read, since it is damaged or holds more than tensors: {reason}") from error
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise ValueError(f"{path}: cannot read it: {one_line(error)}") from error
+    except Exception as error:  # the type of the error depends on the damage
+        kind = "cut off or no safetensors file" if str(path).endswith(".safetensors") else "damaged"
+        raise ValueError(f"{path} is {kind}: {one_line(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
-def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Return a training checkpoint: `model`, and as far as it was saved `optimizer`, `scaler`, `config`, `epoch`.
+def check_weight_file(path: str | Path) -> bool:
+    """Return whether a file has the format of torch before 1.6: a pickle, no archive, which cannot be mapped.
 
-    A file of tensors alone is taken as the model. Where their names begin with "model." or "model/", these are the
-    model and the rest is left out. `mmap` as in `read_tensors`.
+    Raises: ValueError, as `read_tensors`, when it is absent, empty, or no archive of torch.
+    """
+    if wrong := wrong_path(str(path)):
+        raise ValueError(wrong)
+    with open(path, "rb") as file:
+        start = file.read(1)
+    if not start:
+        raise ValueError(f"{path} is empty (0 bytes)")
+    if start == PICKLE or str(path).endswith(".safetensors"):
+        return start == PICKLE
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(f"{path} is cut off or no file of weights: {one_line(error)}") from error
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise ValueError(f"{path} is a zip archive without weights")
+    return False
+
+
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Return a training checkpoint: `model`, and `optimizer`, `scaler`, `config`, `epoch` if it has them.
+
+    A file of tensors only is the model. If names begin with "model." or "model/", these tensors are the model and the
+    rest is left out. `mmap` as in `read_tensors`.
     Raises: ValueError naming the file when it cannot be read or has no `model`.
     """
     content = read_tensors(path, mmap=mmap)
@@ -83,7 +97,7 @@ def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Return what the metadata of a .safetensors file says in JSON of `config`, `base_model` and `epoch`."""
+    """Return `config`, `base_model` and `epoch` from the JSON texts of a .safetensors file's metadata."""
     from safetensors import safe_open
 
     with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
@@ -115,8 +129,8 @@ def _file_bytes(state: dict[str, Any]) -> int:
     return counter.num_bytes
 
 
-class _Counter:
-    """A file that keeps nothing but its size."""
+class _Counter(io.RawIOBase):
+    """A file that keeps only its size."""
 
     num_bytes = 0
 
@@ -125,16 +139,3 @@ class _Counter:
         size = memoryview(data).nbytes
         self.num_bytes += size
         return size
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-
-def published_name(name: str) -> str:
-    """Return a parameter's name as published checkpoints have it; a published name stays as it is."""
-    for ours, published in _PUBLISHED.items():
-        if name.startswith(ours):
-            name = published + name.removeprefix(ours)
-            break
-    # peft has since put the adapter's name into it
-    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

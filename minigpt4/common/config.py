@@ -21,8 +21,6 @@ from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS
 from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
 from minigpt4.common.yaml_reader import merge_options, read_yaml_file
 
-LLAMA_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 
 class Config:
     """The options of one run, merged and checked.
@@ -210,19 +208,19 @@ def _wrong_together(cfg: Config) -> Iterator[str]:
 
 
 def _wrong_parts(model: schema.ModelConfig) -> Iterator[str]:
-    """Yield options that EVA and Llama refuse; parts of plugins check theirs when they are built."""
-    vit = model.vit
-    if model.vit_model == "eva_clip_g" and min(model.image_size, vit.patch_size, vit.num_heads) >= 1:
-        num_patches, rest = divmod(model.image_size, vit.patch_size)
-        if rest or num_patches % 2:
-            multiple = f"a multiple of {2 * vit.patch_size}, two patches of model.vit"
-            yield f"model.image_size: expected {multiple}, got {model.image_size}"
-        if vit.embed_dim % vit.num_heads:
-            yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
-    for name in model.lora_target_modules if model.language_model == "llama" else ():
-        if name.rpartition(".")[2] not in LLAMA_LINEAR_LAYERS:
-            near = did_you_mean(name, LLAMA_LINEAR_LAYERS)
-            yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LLAMA_LINEAR_LAYERS)})"
+    """Yield what the classes of a model's parts say of their options, unless these are the defaults."""
+    parts = {
+        "vision_tower": ("vit_model", "image_size", "vit", "vit_options"),
+        "language_model": ("language_model", "lora_target_modules"),
+    }
+    defaults = OmegaConf.structured(schema.ModelConfig)
+    for kind, (name, *options) in parts.items():
+        if any(getattr(model, key) != defaults[key] for key in (name, *options)):
+            try:
+                part = getattr(registry, f"get_{kind}_class")(getattr(model, name))
+            except ValueError:  # `_wrong_values` has named it
+                continue
+            yield from part.wrong_options(model) if hasattr(part, "wrong_options") else ()
 
 
 def _wrong_template(template: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Files and repositories of the network: one download a machine, and an error within seconds without a network."""
+"""Downloads: once for all processes of a machine, and an error within seconds without a network."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds in which a server has to answer."""
+"""Seconds until a server must answer."""
 DOWNLOAD_SECONDS = 24 * 3600.0
-"""How long a process waits at most for another one's download that gets on."""
+"""Seconds that a process waits for another one's download while it progresses."""
 _CHUNK = 1 << 20
 _PART = ".part"
 
 
 class UnreachableError(ValueError):
-    """The hub does not answer, and its cache does not hold what is asked for."""
+    """The hub does not answer, and its cache lacks the repository."""
 
 
 def downloaded_to(source: str) -> Path | None:
-    """Return the file in torch's hub cache that keeps a download of an address; None for a path."""
+    """Return the file in torch's hub cache where the download of a URL is kept; None for a path."""
     import torch
 
     address = urlparse(source)
@@ -48,7 +48,7 @@ def downloaded_to(source: str) -> Path | None:
 
 
 def download_once(source: str, path: Path) -> None:
-    """Fetch an address into a file unless it is there; the other processes of a machine wait for one download.
+    """Download a URL to a file unless it exists; one process of a machine downloads, the others wait.
 
     Raises: OSError when the server does not answer, or the file cannot be written.
     """
@@ -71,7 +71,7 @@ def download_once(source: str, path: Path) -> None:
 
 
 def _download(source: str, path: Path) -> None:
-    """Fetch an address beside its file and rename it. Raises: OSError, also when less comes than was announced."""
+    """Download a URL beside its file and rename it. Raises: OSError, also when the server sends too few bytes."""
     logger.info("downloading %s to %s", source, path)
     with urllib.request.urlopen(source, timeout=PATIENCE) as answer:
         size = int(answer.headers.get("Content-Length") or 0)
@@ -101,10 +101,10 @@ def _write(file: Any, chunk: bytes, path: Path, size: int) -> None:
 
 
 def from_hub(key: str, repo_id: str, fetch: Callable[[bool], T], *, thing: str = "its folder") -> T:
-    """Return what `fetch` takes from the hub; it is called with whether only the cache may be read.
+    """Return the result of `fetch`, which gets whether it may read only the hub's cache, as without a network.
 
-    Without a network the cache alone is read. What `fetch` raises is the caller's, but for a look-up that a missing
-    network spoils. Raises: UnreachableError naming the option and the local alternative.
+    Errors of `fetch` are raised as they are while the hub answers.
+    Raises: UnreachableError naming the option and the local alternative.
     """
     from huggingface_hub import constants
 
@@ -120,10 +120,10 @@ def from_hub(key: str, repo_id: str, fetch: Callable[[bool], T], *, thing: str =
 
 
 def unreachable(key: str, repo_id: str, *, thing: str = "its folder") -> str:
-    """Return what to say of a repository that neither the hub nor its cache gives."""
+    """Return the message about a repository that neither the hub nor its cache can give."""
     from huggingface_hub import constants
 
-    reason = "HF_HUB_OFFLINE forbids to ask the hub" if constants.HF_HUB_OFFLINE else "cannot reach the hub"
+    reason = "HF_HUB_OFFLINE forbids a request to the hub" if constants.HF_HUB_OFFLINE else "cannot reach the hub"
     return (
         f"{key}: {reason} for {repo_id} ({constants.ENDPOINT}), and its cache does not hold it; "
         f"download it elsewhere and set {key} to {thing} (docs/data.md)"
@@ -144,13 +144,13 @@ def in_cache(repo_id: str, name: str) -> bool:
 
 @functools.cache
 def answers(address: str) -> bool:
-    """Return whether a server answers anything at all within PATIENCE seconds; asked once a process."""
+    """Return whether a server answers anything within PATIENCE seconds; asked once a process."""
     from huggingface_hub import get_session
 
     answered = threading.Event()
 
     def ask() -> None:
-        with contextlib.suppress(Exception):  # whatever keeps the answer away
+        with contextlib.suppress(Exception):
             get_session().head(address, timeout=PATIENCE / 2)
             answered.set()
         ended.set()

@@ -1,39 +1,32 @@
-"""Whether a checkpoint was trained with the model that a run configures: base model, LoRA, images and prompts."""
+"""Compares the model of a checkpoint with a `model` section: tensors, options, and the base model's fingerprint."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common import weight_identity
-from minigpt4.common.checkpoint import BACKBONE, NEEDED_TO_RESUME, published_name, read_checkpoint
 from minigpt4.common.dist_utils import is_main_process
-from minigpt4.common.schema import PATCHES_PER_TOKEN
-from minigpt4.common.weight_identity import LayerSizes
+from minigpt4.common.registry import registry
+from minigpt4.common.schema import ModelConfig
 
 logger = logging.getLogger(__name__)
 
-COMPARED = ("lora_alpha", "image_size", "end_sym", "chat_template", "prompt_template")
-"""The options of the model that are compared; the tensors tell LoRA's rank and layers."""
-UNSET = {"end_sym": "\n", "chat_template": False, "prompt_template": "[INST] {} [/INST]"}
-"""What an unset option means where null is allowed; of the prompts it is what Llama-2 uses."""
 ADVISORY = ("image_size", "end_sym", "chat_template", "prompt_template")
-"""Options that a checkpoint of the published trainer only warns of: its stages change them."""
-OPTION = "model.allow_mismatch"
-PROJECTION = "llama_proj.weight"
-MAX_NAMED = 4
-"""The number of tensors that a message names."""
+"""Options that the published trainer changes between its stages: its checkpoints only warn of them."""
+COMPARED = ("lora_alpha", *ADVISORY)
+"""The options that are compared; LoRA's rank and layers are known from the tensors."""
 
 
 @dataclass
 class Comparison:
-    """What a checkpoint says of its model beside this run.
+    """How a checkpoint's model differs from that of this run; `source` is its file.
 
-    `misfits` cannot be loaded at all, `differences` need `model.allow_mismatch`, `advice` is only said, and
-    `unknown` is what the checkpoint does not tell.
+    `misfits` prevent loading, `differences` need `model.allow_mismatch`, `advice` is a warning, and `unknown` is what
+    could not be compared.
     """
 
     source: str
@@ -42,208 +35,123 @@ class Comparison:
     advice: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        """The checkpoint's name in messages."""
+        return Path(self.source).name
+
     def problem(self, *, allowed: bool) -> str | None:
-        """Return the message that refuses the checkpoint, None where it may be loaded."""
+        """Return the message that refuses the checkpoint; None when it may be loaded."""
         refused = self.misfits + ([] if allowed else self.differences)
         if not refused:
             return None
         lines = [f"{self.source} does not fit this model: {refused[0]}", *refused[1:]]
         if not self.misfits:
-            lines.append(f"use the values of the checkpoint, or load it all the same with --options {OPTION}=True")
+            lines.append(
+                "use the checkpoint's values, or allow the difference with --options model.allow_mismatch=True"
+            )
         return "\n  ".join(lines)
 
-    def remark(self) -> str | None:
-        """Return the line that says what could not be compared, None where all was."""
-        if not self.unknown:
-            return None
-        return f"{self.source}: loaded without comparing all of its model: {'; '.join(self.unknown)}"
+    def warnings(self) -> list[str]:
+        """Return the allowed differences, the advice, and one line on what could not be compared."""
+        unknown = f"{self.source}: loaded without comparing all of its model: {'; '.join(self.unknown)}"
+        return [*self.differences, *self.advice, *([unknown] if self.unknown else [])]
 
 
-def compare(state: Mapping[str, Any], model_cfg: Any, source: str, *, trains: bool = False) -> Comparison:
-    """Return how a checkpoint's model differs from a `model` section; `source` is its file.
+def compare(
+    state: Mapping[str, Any], model_cfg: Any, source: str, *, trains: bool = False, is_built: bool = False
+) -> Comparison:
+    """Return how the model of a checkpoint `source` differs from a `model` section.
 
-    An unset `chat_template` of the section is false for a run that `trains`; answers do not depend on it.
+    An unset `chat_template` of the section is false for a run that `trains`; answers do not depend on it. With
+    `is_built` the tensors are not compared: loading them into the model does that.
     """
     found = Comparison(source)
-    name = Path(source).name
     config = state.get("config")
     trained = config.get("model") if isinstance(config, Mapping) else None
     trained = trained if isinstance(trained, Mapping) else {}
-    _compare_rank(found, state["model"], model_cfg, name)
-    _compare_widths(found, state["model"], model_cfg, name)
+    model_class = registry.get_model_class(model_cfg.arch)
+    if not is_built:
+        found.misfits += model_class.checkpoint_misfits(state["model"], model_cfg, found.name)
     skipped = {
         "lora_alpha": not model_cfg.lora_r,  # there is nothing to scale
         "chat_template": model_cfg.chat_template is None and not trains,
     }
-    keys = [key for key in COMPARED if not skipped.get(key)]
-    if not found.misfits:
-        _compare_tensors(found, state["model"], model_cfg, name)
-    _compare_options(found, trained, {key: model_cfg[key] for key in keys}, name, is_ours="base_model" in state)
-    _compare_weights(found, state, trained, model_cfg, name)
+    compared = [key for key in COMPARED if not skipped.get(key)]
+    _compare_options(found, trained, model_cfg, compared, is_ours="base_model" in state)
+    _compare_weights(found, state.get("base_model"), trained, model_cfg, model_class.base_weights(state["model"]))
     return found
 
 
-def refuse_mismatch(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False) -> Comparison:
+def unset_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a `model` section's unset options; those of prompts come from its language model."""
+    try:
+        name = options.get("language_model") or ModelConfig.language_model
+        chat_format = registry.get_language_model_class(name).chat_format
+    except ValueError:  # of a plugin that this run does not load
+        return {"chat_template": False}
+    end = chat_format.end if chat_format.unset_end is None else chat_format.unset_end
+    return {"chat_template": False, "prompt_template": chat_format.template, "end_sym": end}
+
+
+def refuse_mismatch(
+    state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False, is_built: bool = False
+) -> Comparison:
     """Compare a checkpoint with a `model` section, and return what is allowed or unknown.
 
-    Weights that are not on this machine yet are unknown. `allowed` adds to `model.allow_mismatch`.
+    Weights that are not on this machine yet are unknown. `allowed` is like `model.allow_mismatch`; `is_built` as in
+    `compare`.
     Raises: ValueError naming the file, both values and the YAML key of every difference that is not allowed.
     """
-    found = compare(state, model_cfg, source)
+    found = compare(state, model_cfg, source, is_built=is_built)
     problem = found.problem(allowed=allowed or bool(model_cfg.allow_mismatch))
     if problem:
         raise ValueError(problem)
     return found
 
 
-def check_match(state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False) -> list[str]:
-    """Compare a checkpoint with a `model` section; return the differences that are allowed, logged as a warning.
+def check_match(
+    state: Mapping[str, Any], model_cfg: Any, source: str, *, allowed: bool = False, is_built: bool = False
+) -> list[str]:
+    """Compare a checkpoint with a `model` section, log what is allowed or unknown, and return allowed differences.
 
-    Also logs the line that says what could not be compared.
     Raises: ValueError as `refuse_mismatch`.
     """
-    found = refuse_mismatch(state, model_cfg, source, allowed=allowed)
-    for text in (*found.differences, *found.advice, found.remark()):
-        if text and is_main_process():
-            logger.warning("%s", text)
+    found = refuse_mismatch(state, model_cfg, source, allowed=allowed, is_built=is_built)
+    for text in found.warnings() if is_main_process() else ():
+        logger.warning("%s", text)
     return found.differences
 
 
-def judge_checkpoint(
-    key: str, path: str, model_cfg: Any, *, resumed: bool = False, allowed: bool = False
-) -> tuple[list[str], list[str]]:
-    """Return why a training cannot load, or resume, the checkpoint that the YAML `key` names, and what it allows.
-
-    Little of the file is read.
-    """
-    try:
-        state = read_checkpoint(path, mmap=True)
-    except ValueError as error:
-        return [f"{key}: {error}"], []
-    missing = [part for part in NEEDED_TO_RESUME if part not in state] if resumed else []
-    if missing:
-        return [f"{key}: {path} cannot be resumed, it has no {', '.join(missing)}"], []
-    if model_cfg.arch == "minigpt_v2" and PROJECTION not in state["model"]:
-        names = list(map(str, state["model"]))[:3]
-        return [f"{key}: {path}: not a checkpoint of MiniGPT-v2, it has no {PROJECTION} but {names}"], []
-    found = compare(state, model_cfg, path, trains=True)
-    problem = found.problem(allowed=allowed or bool(model_cfg.allow_mismatch))
-    if problem:
-        return [f"{key}: {problem}"], []
-    return [], [f"{key}: {text}" for text in (*found.differences, *found.advice)]
-
-
-def _compare_rank(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
-    """Compare LoRA's rank and layers by the tensors themselves, which fit the model or do not."""
-    factors = {key: value for key, value in tensors.items() if ".lora_A." in key and getattr(value, "ndim", 0) == 2}
-    rank = int(model_cfg.lora_r)
-    if not factors:
-        if rank and PROJECTION in tensors:
-            found.misfits.append(f"{name} has no LoRA, this run model.lora_r={rank}")
-        return
-    key, value = next(((key, v) for key, v in factors.items() if len(v) != rank), next(iter(factors.items())))
-    if len(value) != rank:
-        shapes = f"{key} {tuple(value.shape)}, not {(rank, value.shape[1])}"
-        found.misfits.append(f"{name} has LoRA of rank {len(value)}, this run model.lora_r={rank} ({shapes})")
-    layers = {key.partition(".lora_A.")[0].rpartition(".")[2] for key in factors}
-    wanted = {str(target).rpartition(".")[2] for target in model_cfg.lora_target_modules}
-    if rank and layers != wanted:
-        found.misfits.append(
-            f"{name} has LoRA on {_shown(sorted(layers))}, this run model.lora_target_modules={_shown(sorted(wanted))}"
-        )
-
-
-def _compare_widths(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
-    """Compare the sizes of the parts that the projection joins."""
-    projection = tensors.get(PROJECTION)
-    if projection is None or projection.ndim != 2:
-        return
-    hidden, width = len(projection), projection.shape[1] // PATCHES_PER_TOKEN
-    expected = weight_identity.hidden_size(model_cfg)
-    if expected is not None and hidden != expected:
-        found.misfits.append(
-            f"{name} was trained with a language model of width {hidden}, that of model.llama_model has {expected}"
-        )
-    if model_cfg.vit_model == "eva_clip_g" and width != model_cfg.vit.embed_dim:
-        found.misfits.append(
-            f"{name} was trained with a vision encoder of width {width}, this run model.vit.embed_dim="
-            f"{model_cfg.vit.embed_dim}"
-        )
-
-
-def _compare_tensors(found: Comparison, tensors: Mapping[str, Any], model_cfg: Any, name: str) -> None:
-    """Compare every name and shape with those of the trained part of MiniGPT-v2; a vision encoder's are left out."""
-    sizes = weight_identity.layer_sizes(model_cfg)
-    if sizes is None or PROJECTION not in tensors or model_cfg.vit_model != "eva_clip_g":
-        return
-    given = {
-        published_name(key): tuple(value.shape)
-        for key, value in tensors.items()
-        if not key.endswith("rotary_emb.inv_freq") and (model_cfg.freeze_vit or not key.startswith(BACKBONE))
-    }
-    wanted = dict(_trained_shapes(sizes, model_cfg))
-    wrong = {
-        "it lacks": [key for key in wanted if key not in given],
-        "it has, and this model lacks,": [key for key in given if key not in wanted],
-        "of another shape are": [
-            f"{key} {given[key]}, not {shape}" for key, shape in wanted.items() if given.get(key, shape) != shape
-        ],
-    }
-    for words, keys in wrong.items():
-        if keys:
-            more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
-            found.misfits.append(f"{name}: {words} {', '.join(keys[:MAX_NAMED])}{more}")
-
-
-def _trained_shapes(sizes: LayerSizes, model_cfg: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the published name and the shape of each tensor that is trained while the vision encoder is frozen."""
-    yield PROJECTION, (sizes.hidden, model_cfg.vit.embed_dim * PATCHES_PER_TOKEN)
-    yield "llama_proj.bias", (sizes.hidden,)
-    rank = int(model_cfg.lora_r)
-    for number in range(sizes.num_layers if rank else 0):
-        for layer, (num_out, num_in) in sizes.shapes.items():
-            above = f"model.layers.{number}.{layer}"
-            if any(f".{above}".endswith(f".{target}") for target in model_cfg.lora_target_modules):
-                above = f"llama_model.base_model.model.{above}"
-                yield f"{above}.lora_A.weight", (rank, num_in)
-                yield f"{above}.lora_B.weight", (num_out, rank)
-
-
 def _compare_options(
-    found: Comparison, trained: Mapping[str, Any], options: Mapping[str, Any], name: str, *, is_ours: bool
+    found: Comparison, trained: Mapping[str, Any], model_cfg: Any, compared: Sequence[str], *, is_ours: bool
 ) -> None:
-    """Compare the options that the checkpoint's config holds."""
-    unknown = []
-    for key, value in options.items():
-        if key not in trained:
-            unknown.append(f"model.{key}")
-            continue
-        before, now = (UNSET.get(key) if one is None else one for one in (trained[key], value))
-        if before != now:
-            texts = found.advice if key in ADVISORY and not is_ours else found.differences
-            texts.append(f"{name} was trained with model.{key}={_shown(before)}, this run has {_shown(now)}")
-    if unknown:
-        found.unknown.append(f"it does not say {', '.join(unknown)}")
+    """Compare options with those of the checkpoint's config; the published trainer wrote it unless it `is_ours`."""
+    unset_before, unset_now = unset_options(trained), unset_options(model_cfg)
+    for key in compared:
+        if key in trained:
+            before = unset_before.get(key) if trained[key] is None else trained[key]
+            now = unset_now.get(key) if model_cfg[key] is None else model_cfg[key]
+            if before != now:
+                texts = found.advice if key in ADVISORY and not is_ours else found.differences
+                texts.append(f"{found.name} was trained with model.{key}={_shown(before)}, this run has {_shown(now)}")
+    absent = [f"model.{key}" for key in compared if key not in trained]
+    found.unknown += [f"it does not say {', '.join(absent)}"] if absent else []
 
 
 def _compare_weights(
-    found: Comparison, state: Mapping[str, Any], trained: Mapping[str, Any], model_cfg: Any, name: str
+    found: Comparison, saved: Any, trained: Mapping[str, Any], model_cfg: Any, parts: Mapping[str, str]
 ) -> None:
-    """Compare the fingerprints of the frozen weights."""
-    saved = state.get("base_model")
+    """Compare the `saved` fingerprint of the frozen weights; `parts` are its parts, each with its option."""
     if not isinstance(saved, Mapping):
-        old = "its fingerprint of the base model is of an older form"
+        old = "its fingerprint of the base model has an older format"
         found.unknown.append(old if saved else "it has no fingerprint of its base model")
         return
     if saved.get("version") != weight_identity.VERSION:
-        found.unknown.append(
-            f"its fingerprint of the base model has version {saved.get('version')}, not {weight_identity.VERSION}"
-        )
+        versions = f"{saved.get('version')}, not {weight_identity.VERSION}"
+        found.unknown.append(f"its fingerprint of the base model has version {versions}")
         return
     now = weight_identity.identity_of(model_cfg)
-    parts = {"llama": "llama_model", "tokenizer": "llama_model"}
-    if not any(key.startswith(BACKBONE[0]) for key in state["model"]):  # else the checkpoint brings its own encoder
-        parts["vit"] = "vit_ckpt"
     for part, key in parts.items():
         try:
             differs = weight_identity.difference(saved[part], now[part])
@@ -252,9 +160,9 @@ def _compare_weights(
             continue
         if differs:
             what = "another tokenizer" if part == "tokenizer" else "other weights"
+            before, after = _named(trained, key, saved[part]), _named(model_cfg, key, now[part])
             found.differences.append(
-                f"{name} was trained on model.{key}={_named(trained, key, saved[part])}, this run has "
-                f"{_named(model_cfg, key, now[part])}: {what} ({differs})"
+                f"{found.name} was trained on model.{key}={before}, this run has {after}: {what} ({differs})"
             )
 
 

@@ -93,8 +93,8 @@ def default_text(option: Option) -> str:
     value = option.default
     if isinstance(value, list):
         return f"[{', '.join(value)}]"
-    special: dict[Any, str] = {None: "unset", UNSET: "required", True: "true", False: "false", "": "''"}
-    return special.get(value, str(value)) if isinstance(value, str | bool | None) else str(value)
+    words = {"None": "unset", UNSET: "required", "True": "true", "False": "false", "": "''"}
+    return words.get(str(value), str(value))
 
 
 def range_text(option: Option) -> str:

@@ -12,8 +12,6 @@ from typing import Any
 
 from minigpt4.common.option import Option, option, options_of
 
-PATCHES_PER_TOKEN = 4
-"""Neighbouring patches of a picture that make one token."""
 PICTURES = ("as_seen", "as_stored")
 """Upright by EXIF and transparent parts white, or the stored pixels without alpha."""
 EVA_VIT_G_URL = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/eva_vit_g.pth"

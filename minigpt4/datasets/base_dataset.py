@@ -20,8 +20,8 @@ from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.boxes import CLIP, DROP, INSIDE, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
 from minigpt4.datasets.lengths import row_lengths, size_of_one
-from minigpt4.datasets.report import Report
 from minigpt4.datasets.row_index import table_of
+from minigpt4.datasets.row_report import RowReport
 from minigpt4.datasets.row_table import RowTable
 from minigpt4.datasets.rows import JsonRecords, require
 from minigpt4.datasets.selection import count_faults, image_paths, known_faults, select_rows
@@ -75,7 +75,7 @@ class InstructionDataset(Dataset[Example]):
         self.other_files = list(other_files)
         folder = image_folder or os.path.dirname(annotations[0]) or "."
         self.images = ImageFolder(folder, spelling=self.image_spelling)
-        self.report = Report()
+        self.report = RowReport()
         self._tables: list[tuple[RowTable, np.ndarray | None]] = []
         self._ends: list[int] = []
         self.build(annotations, listings or Listings(), bad_samples)

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigpt4.datasets.boxes import DROPPED, FAULTS, UNKNOWN
 from minigpt4.datasets.images import ImageFolder
-from minigpt4.datasets.report import MAX_EXAMPLES, Report
+from minigpt4.datasets.row_report import MAX_EXAMPLES, RowReport
 from minigpt4.datasets.row_table import IMAGE_SEPARATOR, RowTable
 from minigpt4.processors.pictures import shown_size
 
@@ -33,7 +33,7 @@ class BoxRules(Protocol):
 def select_rows(
     table: RowTable,
     images: ImageFolder,
-    report: Report,
+    report: RowReport,
     *,
     by_rule: bool,
     bad_samples: Collection[str],
@@ -113,7 +113,7 @@ def image_paths(table: RowTable, kept: np.ndarray | None, images: ImageFolder) -
     return counts
 
 
-def _count(report: Report, table: RowTable, **masks: np.ndarray) -> None:
+def _count(report: RowReport, table: RowTable, **masks: np.ndarray) -> None:
     report.num_rows += len(table)
     report.num_left_out += int(masks["left_out"].sum())
     report.num_excluded += int(masks["excluded"].sum())

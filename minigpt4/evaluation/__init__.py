@@ -1,5 +1,5 @@
-"""Benchmarks: what they ask, how an answer is cleaned, saved and scored. Importing this registers all of them."""
+"""Benchmarks: their questions, and how an answer is cleaned, saved and scored. Importing this registers them."""
 
-from minigpt4.evaluation import benchmarks
+from minigpt4.evaluation.benchmarks import choice, refcoco, short_answer, vqa
 
-__all__ = ["benchmarks"]
+__all__ = ["choice", "refcoco", "short_answer", "vqa"]

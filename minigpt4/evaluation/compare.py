@@ -1,4 +1,4 @@
-"""How many answers differ between two evaluations, such as one in float32 and one in 16 bits.
+"""The number of answers that differ between two evaluations, such as one in float32 and one in 16 bits.
 
 python -m minigpt4.evaluation.compare results_float32 results_16
 """
@@ -14,7 +14,7 @@ from minigpt4.evaluation.results import RESULTS
 
 
 def compare(first: Path, second: Path) -> list[str]:
-    """Return a line for each result file that both folders have: how many of its answers differ.
+    """Return a line for each result file that both folders have: the number of its answers that differ.
 
     Raises: ValueError when they have none in common, or one of them holds another number of answers.
     """
@@ -33,7 +33,7 @@ def compare(first: Path, second: Path) -> list[str]:
 
 
 def main() -> None:
-    """Print a line a result file."""
+    """Print a line for each result file."""
     parser = argparse.ArgumentParser(description="How many answers differ between two evaluations")
     parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER", help="run.save_path of an evaluation")
     args = parser.parse_args()

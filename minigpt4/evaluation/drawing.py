@@ -1,4 +1,4 @@
-"""Boxes of an answer, drawn into the picture that it is about."""
+"""The boxes of an answer, drawn into its picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from minigpt4.evaluation.benchmarks.scorers import BOX
 PHRASE = re.compile(r"<p>(.*?)</p>")
 COLOURS = ("#e6194b", "#0072b2", "#2e8b57", "#9a33cc", "#d55e00", "#00798c")
 PIXELS_A_LINE = 200
-"""A picture's longer side over this is how thick its lines are."""
+"""The longer side of a picture divided by this is the thickness of its lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedBox:
-    """A box (x1, y1, x2, y2) from 0 to 100, and the phrase that it was given for, or nothing."""
+    """A box (x1, y1, x2, y2) from 0 to 100, and its phrase, or nothing."""
 
     phrase: str
     corners: tuple[int, int, int, int]

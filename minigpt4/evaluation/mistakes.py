@@ -1,25 +1,24 @@
-"""wrong.jsonl: every wrong answer with its question type, options, truth and picture, for whatever works on them."""
+"""wrong.jsonl: every wrong answer with its question type, options, truth and picture."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt4.common.files import write_bytes, write_text
+from minigpt4.common.json_records import JsonRecords
 from minigpt4.common.row_checks import NUMBER, require
-from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question, picture_bytes
 from minigpt4.evaluation.benchmarks.scorers import RIGHT_FROM
-from minigpt4.evaluation.rows import each, read_rows
+from minigpt4.evaluation.rows import each
 
 WRONG = "wrong.jsonl"
 PICTURES = "wrong_pictures"
-"""Folder of the pictures of wrong answers that lie in no file of their own."""
+"""Folder of the pictures of wrong answers whose questions have them as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class Mistake:
 
     @classmethod
     def from_json(cls, row: Any) -> Mistake:
-        """Return the mistake of a row, whose further keys are left out. Raises: ValueError that names the key."""
+        """Return the mistake of a row, without keys that it does not know. Raises: ValueError that names the key."""
         fields = {"benchmark": str, "question_id": (int, str), "prompt": str, "answer": str, "right": NUMBER}
         require(row, fields)
         optional = {"type": str, "type_accuracy": NUMBER, "options": (dict, list), "truth": str, "image": str}
@@ -52,37 +51,47 @@ class Mistake:
 
 
 def load_mistakes(path: Path) -> list[Mistake]:
-    """Return the mistakes of a wrong.jsonl. Raises: ValueError that names file and row of what is no mistake."""
-    rows = read_rows(path, any_text=True) if path.stat().st_size else []
-    return each(rows, lambda number, row: Mistake.from_json(row), lambda number: f"{path}: row {number + 1}")
+    """Return the mistakes of a wrong.jsonl. Raises: ValueError that names file and line of a bad row."""
+    if path.is_file() and not path.stat().st_size:  # nothing was wrong
+        return []
+    lines = [(number, row) for number, _, _, row in JsonRecords(path, unique_keys=True, any_text=True).scan()]
+    return each(lines, lambda at, line: Mistake.from_json(line[1]), lambda at: f"{path}: line {lines[at][0]}")
+
+
+def write_mistakes(save_path: Path, found: Mapping[str, Sequence[Mistake]]) -> list[Mistake]:
+    """Put the mistakes of some benchmarks into wrong.jsonl, in place of their earlier ones; return all rows of it."""
+    path = save_path / WRONG
+    kept = [one for one in load_mistakes(path) if one.benchmark not in found] if path.is_file() else []
+    rows = [*kept, *(one for mistakes in found.values() for one in mistakes)]
+    write_text(path, "".join(json.dumps(one.to_json()) + "\n" for one in rows))
+    return rows
 
 
 def mistakes(
-    benchmark: Benchmark, answered: Sequence[Prediction], by_type: Mapping[str, float], *, save_path: Path
+    benchmark: Benchmark, predictions: Sequence[Prediction], by_type: Mapping[str, float], *, save_path: Path
 ) -> list[Mistake]:
     """Return each wrong answer; pictures that come as text are written below `save_path`."""
-    rows = []
-    for question, answer in answered:
-        right = benchmark.score_one(question, answer)
+    found = []
+    for prediction in predictions:
+        right, question = benchmark.score_one(*prediction), prediction.question
         if right is None or right >= RIGHT_FROM:
             continue
-        about = benchmark.metadata(question)
         place = picture_file(question, save_path / PICTURES / benchmark.name)
-        rows.append(
+        found.append(
             Mistake(
                 benchmark=benchmark.name,
                 question_id=question.id,
-                type=about["type"],
-                type_accuracy=by_type.get(about["type"]),
+                type=question.type,
+                type_accuracy=None if question.type is None else by_type.get(question.type),
                 prompt=question.prompt,
-                options=about["options"],
-                truth=about["truth"],
-                answer=benchmark.display_answer(question, answer),
+                options=dict(question.options) if question.options else list(question.choices) or None,
+                truth=question.truth,
+                answer=prediction.text,
                 right=right,
                 image=None if place is None else str(place),
             )
         )
-    return rows
+    return found
 
 
 def picture_file(question: Question, folder: Path) -> Path | None:
@@ -92,31 +101,11 @@ def picture_file(question: Question, folder: Path) -> Path | None:
     if not isinstance(question.image, str):
         return next((path for path in question.image if path.is_file()), question.image[0])
     try:
-        content = base64.b64decode(question.image)
-    except binascii.Error:  # asking would have failed; a score alone needs no picture
+        content = picture_bytes(question.image)
+    except ValueError:  # asking would have failed; a score alone needs no picture
         content = b""
     suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
     path = folder / (hashlib.blake2b(content, digest_size=12).hexdigest() + suffix)
     if not path.is_file():
         write_bytes(path, content)
     return path
-
-
-def read_mistakes(save_path: Path) -> list[dict[str, Any]]:
-    """Return the rows of wrong.jsonl, none where it is not there."""
-    path = save_path / WRONG
-    if not path.is_file():
-        return []
-    rows = read_rows(path, any_text=True) if path.stat().st_size else []
-    return each(rows, _checked, lambda number: f"{path}: row {number + 1}")
-
-
-def _checked(number: int, row: Any) -> dict[str, Any]:
-    require(row, {"benchmark": str})
-    return dict(row)
-
-
-def write_mistakes(save_path: Path, benchmark: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Put a benchmark's wrong answers into wrong.jsonl, in place of those it had there."""
-    kept = [row for row in read_mistakes(save_path) if row["benchmark"] != benchmark]
-    write_text(save_path / WRONG, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))

@@ -1,4 +1,4 @@
-"""The published accuracies, and tables that show them beside what was measured."""
+"""The published accuracies, and tables that show them beside the measured ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from minigpt4.common.tables import as_interval, as_markdown, as_percent
 
 COLUMNS = {"seed": "SEED", "mmbench": "MMB", "okvqa": "OKVQA", "vizwiz": "VizWiz", "vsr": "VSR"}
-"""Benchmarks of the published table and what it calls them."""
+"""Benchmarks of the published table and their names there."""
 BASELINE = {"seed": 49.21, "mmbench": 38.83, "okvqa": 56.03, "vizwiz": 53.08, "vsr": 61.37}
 ENGINE = {"seed": 63.83, "mmbench": 52.92, "okvqa": 56.87, "vizwiz": 54.39, "vsr": 62.43}
 """With 270k samples of MLLM-DataEngine; both are MiniGPT-v2 7B."""
@@ -20,7 +20,7 @@ def published_of(name: str) -> dict[str, dict[str, float]]:
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return results.json's scores, a line a benchmark, beside the published ones."""
+    """Return results.json's scores, a line for each benchmark, beside the published ones."""
     titles = ["benchmark", "accuracy", "95 % interval", "questions", "unanswered", "do not parse", "seconds"]
     rows = [[*titles, "published baseline", "published engine"]]
     for name, facts in results.items():

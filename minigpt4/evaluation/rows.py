@@ -1,4 +1,4 @@
-"""Rows of evaluation files: read by the rules of training files, and checked before a model is loaded."""
+"""Rows of evaluation files, read as those of training files and checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minigpt4.common.json_records import JsonRecords
 from minigpt4.common.row_checks import is_number, require, shown
 
 NUM_SHOWN = 5
-"""How many examples of a mistake a message lists."""
+"""The number of examples of a mistake that a message lists."""
 NUM_DIGITS = 18
 Row = dict[str, Any]
 Made = TypeVar("Made")
@@ -26,7 +26,7 @@ def read_rows(path: Path, *, key: str | None = None, any_text: bool = False) -> 
 
 
 def each(rows: Iterable[Any], make: Callable[[int, Any], Made], place: Callable[[int], str]) -> list[Made]:
-    """Return what is made of each row, given its number, of which `place` makes the beginning of messages.
+    """Return `make(number, row)` of each row; `place(number)` is the beginning of messages.
 
     Raises: ValueError that counts and shows the bad rows.
     """
@@ -51,9 +51,7 @@ def first_few(problems: Sequence[str], what: str) -> str:
 
 
 def read_label(row: Mapping[str, Any], key: str = "label") -> int:
-    """Return a label 0 or 1, which may be true, false or a text of the digit. Raises: ValueError."""
-    if key not in row:
-        raise ValueError(f"'{key}' is missing in this row, though other rows have it")
+    """Return a label 0 or 1, also from true, false or a text of the digit. Raises: ValueError."""
     value = row[key]
     if value in ("0", "1"):
         return int(value)
@@ -65,24 +63,23 @@ def read_label(row: Mapping[str, Any], key: str = "label") -> int:
 
 
 def optional_text(row: Mapping[str, Any], key: str) -> str | None:
-    """Return a text that a row may lack. Raises: ValueError where its value is something else."""
+    """Return an optional text of a row, None where it is missing. Raises: ValueError for another type."""
     if row.get(key) is not None:
         require(row, {key: str})
     return row.get(key)
 
 
-def check_answers(row: Mapping[str, Any], key: str = "answers") -> None:
-    """Check that a row has answers of people: one object or more with a text `answer`. Raises: ValueError."""
-    if key not in row:
-        raise ValueError(f"'{key}' is missing")
-    people = row[key]
+def read_people(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the human answers of a row: one object or more with a text `answer`. Raises: ValueError."""
+    people = row["answers"]
     if not isinstance(people, list) or not people:
-        raise ValueError(f"'{key}' should be a list of one or more objects with a text 'answer', not {shown(people)}")
+        raise ValueError(f"'answers' should be a list of one or more objects with a text 'answer', not {shown(people)}")
     for number, person in enumerate(people):
         try:
             require(person, {"answer": str}, what="person's answer")
         except ValueError as error:
-            raise ValueError(f"'{key}'[{number}]: {error}") from error
+            raise ValueError(f"'answers'[{number}]: {error}") from error
+    return people
 
 
 def id_number(value: Any) -> int | None:
@@ -91,16 +88,8 @@ def id_number(value: Any) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= NUM_DIGITS else None
 
 
-def read_id(row: Mapping[str, Any], key: str) -> int:
-    """Return an id that is a number, or a text of digits. Raises: ValueError."""
-    number = id_number(row[key])
-    if number is None:
-        raise ValueError(f"'{key}' should be a number, not {shown(row[key])}")
-    return number
-
-
 def repeated(ids: Iterable[Any]) -> list[Any]:
-    """Return the ids that come more than once, in their order."""
+    """Return the repeated ids, in their order."""
     seen: set[Any] = set()
     twice: dict[Any, None] = {}
     for name in ids:
@@ -108,3 +97,9 @@ def repeated(ids: Iterable[Any]) -> list[Any]:
             twice[name] = None
         seen.add(name)
     return list(twice)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names as text that a terminal can show."""
+    first = [name if name.isprintable() else repr(name) for name in names[:NUM_SHOWN]]
+    return ", ".join(first) + (", .." if len(names) > NUM_SHOWN else "")

@@ -1,34 +1,35 @@
-"""Shards: each rank's answers so far. Ranks need not exchange them, and a run that died continues from them."""
+"""Answers on disk: the shards from which a stopped run continues, and the predictions of a whole run."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from minigpt4.common.files import append_text, write_text
-from minigpt4.evaluation.benchmark import Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 
 FOLDER = "parts"
+PREDICTIONS = "predictions"
 
 
 def fingerprint(questions: Sequence[Question], settings: Mapping[str, Any]) -> str:
-    """Return a short name of what is asked and how; answers of another one are not taken over."""
+    """Return a short name of questions and settings."""
     asked = [[q.id, q.prompt, list(q.choices)] for q in questions]
     text = json.dumps([asked, settings], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def shard_files(save_path: Path, name: str) -> list[Path]:
-    """Return the part files of a benchmark, of whatever run."""
+    """Return the shards of a benchmark, of any run."""
     return sorted((save_path / FOLDER).glob(f"{name}.rank*.jsonl"))
 
 
 def read_shard(path: Path, run: str) -> dict[int, Any]:
-    """Return row -> answer of a part file, nothing where it is of another run; a line cut short by a crash ends it."""
+    """Return row -> answer of a shard, nothing of another run; it ends before a line that a crash cut short."""
     answers: dict[int, Any] = {}
     with path.open(encoding="utf-8") as file:
         if next(file, "") != _header(run):
@@ -42,7 +43,7 @@ def read_shard(path: Path, run: str) -> dict[int, Any]:
 
 
 def read_shards(save_path: Path, name: str, run: str) -> dict[int, Any]:
-    """Return row -> answer of all part files of this run."""
+    """Return row -> answer of all shards of this run."""
     answers: dict[int, Any] = {}
     for path in shard_files(save_path, name):
         answers.update(read_shard(path, run))
@@ -50,7 +51,7 @@ def read_shards(save_path: Path, name: str, run: str) -> dict[int, Any]:
 
 
 def remove_shards(save_path: Path, name: str) -> None:
-    """Remove the part files of a benchmark, once its result file is written."""
+    """Remove the shards of a benchmark, once its predictions are saved."""
     for path in shard_files(save_path, name):
         path.unlink()
     folder = save_path / FOLDER
@@ -58,24 +59,46 @@ def remove_shards(save_path: Path, name: str) -> None:
         folder.rmdir()
 
 
-class ShardWriter:
-    """The part file of one rank: what it held of this run is kept, each answer is on disk before the next is asked."""
+def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequence[Prediction]) -> None:
+    """Write the predictions of a whole benchmark, and the published file, which is made of them."""
+    rows = [benchmark.export(*one) for one in predictions]
+    if benchmark.result_file.endswith(".jsonl"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows)
+    write_text(save_path / benchmark.result_file, text)
+    path, run = _saved_as(save_path, benchmark, [question for question, _ in predictions])
+    lines = [_line(row, answer) for row, (_, answer) in enumerate(predictions)]
+    write_text(path, _header(run) + "".join(lines))
 
-    def __init__(self, save_path: Path, name: str, run: str, *, rank: int) -> None:
-        self.path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
-        kept = read_shard(self.path, run) if self.path.is_file() else {}
-        write_text(self.path, _header(run) + "".join(_line(*item) for item in kept.items()))
 
-    def __enter__(self) -> Self:
-        self._file = self.path.open("a", encoding="utf-8")
-        return self
+def saved_predictions(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> list[Prediction]:
+    """Return the saved predictions, none where the questions or the published file have changed."""
+    path, run = _saved_as(save_path, benchmark, questions)
+    answers = read_shard(path, run) if path.is_file() else {}
+    if len(answers) != len(questions):
+        return []
+    return [Prediction(question, answers[row]) for row, question in enumerate(questions)]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
 
-    def write(self, answers: Mapping[int, Any]) -> None:
-        """Add the answers of a batch, by row."""
-        append_text(self._file, self.path, "".join(_line(*item) for item in answers.items()))
+def _saved_as(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> tuple[Path, str]:
+    """Return the file of saved predictions, and their run: these questions with the published file as it is."""
+    published = hashlib.sha256((save_path / benchmark.result_file).read_bytes()).hexdigest()
+    path = save_path / PREDICTIONS / f"{benchmark.name}.jsonl"
+    return path, fingerprint(questions, {"result_sha256": published})
+
+
+@contextlib.contextmanager
+def shard_writer(save_path: Path, name: str, run: str, *, rank: int) -> Iterator[Callable[[Mapping[int, Any]], None]]:
+    """Hold the shard of one rank open; the function writes the answers of a batch by row to disk.
+
+    Answers of this run that the shard had are kept.
+    """
+    path = save_path / FOLDER / f"{name}.rank{rank}.jsonl"
+    kept = read_shard(path, run) if path.is_file() else {}
+    write_text(path, _header(run) + "".join(_line(*item) for item in kept.items()))
+    with path.open("a", encoding="utf-8") as file:
+        yield lambda answers: append_text(file, path, "".join(_line(*item) for item in answers.items()))
 
 
 def _header(run: str) -> str:

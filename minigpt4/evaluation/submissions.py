@@ -1,77 +1,69 @@
-"""From result files to what is reported: SEED's accuracies and MMBench's sheet for its server."""
+"""Reports on result files: SEED's accuracies, MMBench's sheet for its server, and checks before a submission."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from minigpt4.common.row_checks import require
-from minigpt4.evaluation.benchmarks.choice import SeedBench
-from minigpt4.evaluation.rows import NUM_SHOWN, each, optional_text, read_rows
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
+from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, seed_questions
+from minigpt4.evaluation.benchmarks.scorers import LETTERS, leading_letter
+from minigpt4.evaluation.result_files import Result
+from minigpt4.evaluation.rows import each, some
 from minigpt4.evaluation.tables import need
-from minigpt4.evaluation.tsv import read_tsv
 
 NO_ANSWER, UNKNOWN = "questions without an answer", "answers to no question"
 REPEATED = "questions answered more than once"
+NO_COLUMN, EXTRA_COLUMN = "columns missing", "columns not wanted"
 NOT_SUBMITTED = ("hint", "category", "source", "image", "comment", "l2-category")
 """Columns of MMBench's TSV that its server does not want."""
+SHEET_COLUMNS = ("index", "question", *LETTERS, "prediction")
+"""Columns that MMBench's server wants; a letter's column only where the TSV has it."""
 PREDICTION_AT = 6
 """Zero-based place of the column `prediction`, right after D."""
+NUM_CHARACTERS = 20
+"""The number of characters of an odd answer that are shown."""
+Problems = dict[str, list[str]]
+"""A problem -> the ids or columns that have it."""
 
 
-class Result(NamedTuple):
-    """An answer of a result file."""
-
-    id: str
-    text: str
-
-
-def read_results(path: Path) -> list[Result]:
-    """Return the answers of a result file. Raises: ValueError that names file and row of what is no answer."""
-
-    def result(number: int, row: Any) -> Result:
-        require(row, {"question_id": (int, str)})
-        if "text" not in row:
-            raise ValueError("has no text")
-        return Result(str(row["question_id"]), optional_text(row, "text") or "")
-
-    return each(read_rows(path, any_text=True), result, lambda number: f"{path}: row {number + 1}")
+def predictions_of(questions: Sequence[Question], results: Sequence[Result]) -> list[Prediction]:
+    """Return the questions with their last answers; where a question has none, its answer is empty."""
+    answers = {result.id: result.text for result in results}
+    return [Prediction(question, answers.get(str(question.id), "")) for question in questions]
 
 
 def seed_report(annotation: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
-    """Return the lines of SEED's report: an accuracy a question type, the total, and that of the images.
+    """Return the lines of SEED's report: an accuracy for each question type, the total, and that of the images."""
+    benchmark, predictions = SeedBench(name="seed"), predictions_of(seed_questions(annotation), results)
+    images = [one for one in predictions if one.question.reference == "image"]
+    score = benchmark.score(predictions)
+    by_type = score.get("accuracy_by_type", {})
+    names = [name for name, _ in sorted(annotation["question_type"].items(), key=lambda item: item[1])]
+    rows = [(name, by_type.get(name)) for name in dict.fromkeys([*names, *by_type])]
+    rows += [("Total accuracy", score["accuracy"]), ("image accuracy", benchmark.score(images)["accuracy"])]
+    return [f"{name}: {accuracy or 0:.2f}%" for name, accuracy in rows]
 
-    A question without an answer counts as wrong; of repeated answers the last counts.
+
+def accuracy_lines(questions: Sequence[Question], results: Sequence[Result]) -> list[str]:
+    """Return MMBench's accuracy where the truth is known, and the circular one where rows come rotated."""
+    known = [question for question in questions if question.truth is not None]
+    score = MMBench(name="mmbench").score(predictions_of(known, results))
+    if score["accuracy"] is None:
+        return ["accuracy: unknown, no row tells its answer"]
+    lines = [f"accuracy: {score['accuracy']:.2f}% of {len(known)} rows that tell their answer"]
+    circular = score.get("circular_accuracy")
+    return lines if circular is None else [*lines, f"circular accuracy: {circular:.2f}%"]
+
+
+def mmbench_questions(table: Any, file: str = "table") -> list[Question]:
+    """Return the questions of MMBench's DataFrame, whose cells are texts, without prompt and image.
+
+    `file` is the beginning of messages. Raises: ValueError that counts and shows the rows whose answer is no letter.
     """
-    answers = {result.id: result.text for result in results}
-    right: Counter[Any] = Counter()
-    asked: Counter[Any] = Counter()
-    for question in annotation["questions"]:
-        answer = answers.get(str(question["question_id"]), "")
-        hit = SeedBench.score_answer(answer, question["answer"]) == 1
-        for group in (_type_key(question["question_type_id"]), question["data_type"], "total"):
-            asked[group] += 1
-            right[group] += hit
-
-    def line(title: str, group: Any) -> str:
-        return f"{title}: {100 * right[group] / max(asked[group], 1):.2f}%"
-
-    types = sorted(annotation["question_type"].items(), key=lambda item: item[1])
-    groups = [(name, _type_key(number)) for name, number in types]
-    listed = {key for _, key in groups}
-    groups += [(f"type {key[1]}", key) for key in asked if isinstance(key, tuple) and key not in listed]
-    return [
-        *(line(name, key) for name, key in groups),
-        line("Total accuracy", "total"),
-        line("image accuracy", "image"),
-    ]
-
-
-def _type_key(number: int | str) -> tuple[str, str]:
-    """Return what questions of one type share; some files write the same number as text."""
-    return "type", str(number)
+    rows = table.to_dict("records")
+    return each(rows, lambda number, row: MMBench.known(row), lambda number: f"{file}: row {number + 1}")
 
 
 def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
@@ -87,13 +79,8 @@ def mmbench_table(table: Any, results: Sequence[Result]) -> Any:
     return table
 
 
-def read_mmbench(path: Path, *, as_text: bool = False) -> Any:
-    """Return MMBench's TSV as a DataFrame. Raises: ValueError that names the lines and rows that are broken."""
-    return read_tsv(path, "the mmbench converter", columns=("index",), as_text=as_text)
-
-
-def check_ids(expected: Sequence[str], results: Sequence[Result]) -> dict[str, list[str]]:
-    """Return what is wrong with the ids of a result file -> the ids; of repeated answers the last counts."""
+def check_ids(expected: Sequence[str], results: Sequence[Result]) -> Problems:
+    """Return the problems with the ids of a result file."""
     given, wanted = Counter(result.id for result in results), set(expected)
     return {
         NO_ANSWER: [name for name in expected if name not in given],
@@ -104,11 +91,50 @@ def check_ids(expected: Sequence[str], results: Sequence[Result]) -> dict[str, l
 
 
 def remarks(expected: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Return a line for each thing that is wrong with the ids of a result file."""
+    """Return a line for each problem with the ids of a result file."""
     return [f"{len(names)} {what}: {some(names)}" for what, names in check_ids(expected, results).items() if names]
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first names as text that a terminal can show."""
-    shown = [name if name.isprintable() else repr(name) for name in names[:NUM_SHOWN]]
-    return ", ".join(shown) + (", .." if len(names) > NUM_SHOWN else "")
+def check_answers(benchmark: Benchmark, questions: Sequence[Question], results: Sequence[Result]) -> Problems:
+    """Return the problems with a result file, with empty lists where it has none."""
+    asked = {str(question.id): question for question in questions}
+    problems = check_ids(list(asked), results)
+    lacking = problems[NO_ANSWER]
+    videos = [name for name in lacking if asked[name].reference not in (None, "image")]
+    outside: list[str] = []
+    unclear: list[str] = []
+    for result in results:
+        if result.id in asked and result.text.strip() and not benchmark.parses(asked[result.id], result.text):
+            group = unclear if leading_letter(result.text) is None else outside
+            group.append(f"{result.id} {result.text[:NUM_CHARACTERS]!r}")
+    return {
+        **problems,
+        NO_ANSWER: [name for name in lacking if name not in videos],
+        "videos without an answer": videos,
+        "letters out of range": outside,
+        "answers that name no option": unclear,
+    }
+
+
+def check_columns(columns: Sequence[str], table_columns: Sequence[str]) -> Problems:
+    """Return the columns that a sheet lacks, and those that the server does not want."""
+    wanted = [name for name in SHEET_COLUMNS if name == "prediction" or name in table_columns]
+    return {
+        NO_COLUMN: [name for name in wanted if name not in columns],
+        EXTRA_COLUMN: [name for name in columns if name in NOT_SUBMITTED],
+    }
+
+
+def report(
+    results: Sequence[Result], questions: Sequence[Question], problems: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return a line for each check, with its number of problems."""
+    lines = [f"rows: {len(results)}, questions: {len(questions)}"]
+    return lines + [
+        f"{what}: {len(names)}" + (f" ({some(names)})" if names else "") for what, names in problems.items()
+    ]
+
+
+def is_fit(problems: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a file can be submitted: its ids and columns fit, whatever the answers say."""
+    return not any(problems.get(what) for what in (NO_ANSWER, UNKNOWN, REPEATED, NO_COLUMN, EXTRA_COLUMN))

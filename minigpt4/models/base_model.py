@@ -1,21 +1,20 @@
-"""What a model owes the trainer: its optimizer groups, and its trainable tensors under their published names."""
+"""The base of models: optimizer groups, and trainable tensors under their published names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from minigpt4.common.checkpoint import BACKBONE, published_name
+from minigpt4.common.weight_headers import misfit
 from minigpt4.conversation.conversation import ImageTokens
 from minigpt4.conversation.encoder import ChatEncoder
+from minigpt4.models.published_names import BACKBONE, published_name
 
 _NO_DECAY = ("bias", "ln", "bn")
-MAX_NAMED = 4
-"""The number of tensors that a message names."""
 
 
 class BaseModel(nn.Module):
@@ -28,6 +27,8 @@ class BaseModel(nn.Module):
     freeze_vit: bool
     mismatches: Sequence[str] = ()
 
+    checkpoint_url: ClassVar[str] = ""
+    """Where a user downloads a trained checkpoint."""
     DEFAULT_CONFIG: ClassVar[str | None] = None
     """The YAML file with the defaults of the `model` and `preprocess` sections, absolute or below the package."""
 
@@ -39,8 +40,23 @@ class BaseModel(nn.Module):
         """
         raise ValueError(f"model.arch: {cls.__name__} has no chat encoder")
 
+    @classmethod
+    def checkpoint_misfits(cls, tensors: Mapping[str, Tensor], model_cfg: Any, name: str) -> list[str]:
+        """Return why a checkpoint's tensors cannot be loaded into the model of a section, whose weights are not read.
+
+        `name` is the checkpoint's in these messages.
+        """
+        return []
+
+    @classmethod
+    def base_weights(cls, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """Return the parts of the base weights that a checkpoint was trained on, each with its option."""
+        parts = {"llama": "llama_model", "tokenizer": "llama_model"}
+        brings_its_tower = any(name.startswith(BACKBONE[0]) for name in tensors)
+        return parts if brings_its_tower else {**parts, "vit": "vit_ckpt"}
+
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield published name and parameter of all that is trained, in the order of registration."""
+        """Yield published name and parameter of each trained tensor, in the order of registration."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 yield published_name(name), parameter
@@ -50,7 +66,7 @@ class BaseModel(nn.Module):
         return []
 
     def compilable(self, part: str) -> list[nn.Module]:
-        """Return the modules of a part that torch.compile may take, which all share what it makes of one of them."""
+        """Return the modules of a part to compile; they share one compiled graph."""
         raise ValueError(f"run.compile: {type(self).__name__} has no part {part}")
 
     @property
@@ -59,7 +75,7 @@ class BaseModel(nn.Module):
         return next(self.parameters()).device
 
     def use_cuda_graphs(self) -> None:
-        """Have decode steps run from CUDA graphs. Raises: ValueError when the model has none."""
+        """Run decode steps from CUDA graphs from now on. Raises: ValueError when the model has none."""
         raise ValueError(f"run.cuda_graphs: {type(self).__name__} has no CUDA graphs; --options run.cuda_graphs=False")
 
     def merged(self) -> AbstractContextManager[None]:
@@ -136,25 +152,14 @@ class BaseModel(nn.Module):
         wanted = dict(self.trainable())
         if not any(name.startswith(BACKBONE) for name in given):
             wanted = {name: parameter for name, parameter in wanted.items() if not name.startswith(BACKBONE)}
-        missing = [name for name in wanted if name not in given]
-        unexpected = [name for name in given if name not in wanted]
-        shapes = [
-            f"{name} {tuple(given[name].shape)}, not {tuple(parameter.shape)}"
-            for name, parameter in wanted.items()
-            if name in given and given[name].shape != parameter.shape
-        ]
-        if missing or unexpected or shapes or not given:
-            raise ValueError(
-                f"{source} does not fit this model: missing {first_of(missing)}, unexpected {first_of(unexpected)}, "
-                f"shapes {first_of(shapes)}"
-            )
+        problem = misfit(shapes_of(given), shapes_of(wanted))
+        if problem or not given:
+            raise ValueError(f"{source} does not fit this model: {problem or 'it has no tensors'}")
         with torch.no_grad():
             for name, parameter in wanted.items():
                 parameter.copy_(given[name])
 
 
-def first_of(names: Sequence[str]) -> str:
-    """Return a list for a message: the first few names, and how many there are in all."""
-    if len(names) <= MAX_NAMED:
-        return str(list(names))
-    return f"{str(list(names[:MAX_NAMED]))[:-1]}, .. {len(names)} in all]"
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(value.shape) for name, value in tensors.items()}

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt4.models.attention import PROBE_TOLERANCE, causal_option, packed_attention
+from minigpt4.models.attention import causal_mask, one_by_one, packed_attention, varlen, varlen_prefix_works
 from minigpt4.models.kv_cache import KVCache, upload
-
-logger = logging.getLogger(__name__)
-
-_NO_MODULE = nn.Module()
-"""Stands where the packed attention is given the module that calls it, which it does not use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +47,11 @@ class CachedAttention:
         """Write keys and values (T, 2, kv_heads, size); return the attention of `query` (T, heads, size)."""
         raise NotImplementedError
 
-    def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None = None
-    ) -> Tensor:
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None = None) -> Tensor:
         """Do the same as `transformers` calls it: (1, heads, T, size) in, (1, T, heads, size) out."""
-        layer: Any = module.layer_idx
         dtype = self._cache.data.dtype
         keys_values = torch.stack([key[0], value[0]]).permute(2, 0, 1, 3)
-        return self.run(layer, query[0].transpose(0, 1).to(dtype), keys_values.to(dtype), scaling)[None]
+        return self.run(module.layer_idx, query[0].transpose(0, 1).to(dtype), keys_values.to(dtype), scaling)[None]
 
 
 class PrefillAttention(CachedAttention):
@@ -97,15 +87,16 @@ class PrefillAttention(CachedAttention):
         self._cache.write(layer, self._slots, self._written, keys_values)
         if self._seen_rows is None:
             query, key, value = (x.transpose(0, 1)[None] for x in (query, *keys_values.unbind(1)))
-            output, _ = packed_attention(_NO_MODULE, query, key, value, None, sizes=self.sizes, bounds=self._bounds)
+            output, _ = packed_attention(None, query, key, value, None, sizes=self.sizes, bounds=self._bounds)
             return output[0]
         keys, values = self._cache.read(layer, self._seen_rows).unbind(1)
         if query.is_cuda and varlen_prefix_works(query.dtype, query.device):
             longest = (max(self.sizes), max(self.seen_sizes))
-            return _varlen(query, keys, values, (self._bounds, self._seen_bounds), longest)
+            return varlen((query, keys, values), (self._bounds, self._seen_bounds), longest)
         if self._masks is None:
             self._masks = [causal_mask(*pair, query) for pair in zip(self.sizes, self.seen_sizes, strict=True)]
-        return _one_by_one(query, keys, values, (self.sizes, self.seen_sizes), self._masks)
+        qkv = [x.transpose(0, 1)[None] for x in (query, keys, values)]
+        return one_by_one(qkv, self.sizes, self.seen_sizes, self._masks)[0]
 
 
 class DecodeAttention(CachedAttention):
@@ -129,68 +120,3 @@ class DecodeAttention(CachedAttention):
         keys, values = self._cache.data[layer, :, : self._num_slots, :, : self._bucket]
         grouped = query.unflatten(1, (keys.shape[1], -1))
         return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling).flatten(1, 2)
-
-
-def causal_mask(size: int, seen_size: int, like: Tensor) -> Tensor | None:
-    """Return what is added to the scores of the last `size` of `seen_size` tokens; None where no mask is needed."""
-    if size in (1, seen_size):
-        return None
-    mask = like.new_full((size, seen_size), -torch.inf)
-    return mask.triu_(seen_size - size + 1)
-
-
-@functools.cache
-def varlen_prefix_works(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether PyTorch's kernel for sequences of different length is right where queries follow a prefix."""
-    if dtype not in (torch.float16, torch.bfloat16):
-        return False
-    sizes, seen_sizes = (3, 130, 64, 1), (40, 150, 64, 300)
-    generator = torch.Generator(device).manual_seed(0)
-    query, keys, values = (
-        torch.randn(sum(lengths), 2, 128, dtype=dtype, device=device, generator=generator)
-        for lengths in (sizes, seen_sizes, seen_sizes)
-    )
-    offsets = [torch.tensor([0, *itertools.accumulate(x)]) for x in (sizes, seen_sizes)]
-    bounds = (offsets[0].int().to(device), offsets[1].int().to(device))
-    try:
-        found = _varlen(query, keys, values, bounds, (max(sizes), max(seen_sizes)))
-        masks = [causal_mask(*pair, query) for pair in zip(sizes, seen_sizes, strict=True)]
-        wanted = _one_by_one(query, keys, values, (sizes, seen_sizes), masks)
-        works = bool((found - wanted).abs().max() <= PROBE_TOLERANCE * wanted.abs().max())
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning("prompts after a shared prefix take one kernel each, as PyTorch's one for all fails: %s", error)
-        return False
-    if not works:
-        logger.warning("prompts after a shared prefix take one kernel each, as PyTorch's one for all is wrong here")
-    return works
-
-
-def _varlen(
-    query: Tensor, keys: Tensor, values: Tensor, bounds: tuple[Tensor, Tensor], longest: tuple[int, int]
-) -> Tensor:
-    """Return attention (T, heads, size); keys and values (seen, kv_heads, size)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    attend: Any = varlen_attn
-    repeats = query.shape[1] // keys.shape[1]
-    if repeats > 1:
-        keys, values = (x.repeat_interleave(repeats, dim=1) for x in (keys, values))
-    output: Tensor = attend(query, keys, values, *bounds, *longest, **causal_option(attend))
-    return output
-
-
-def _one_by_one(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    sizes: tuple[Sequence[int], Sequence[int]],
-    masks: Sequence[Tensor | None],
-) -> Tensor:
-    grouped = query.shape[1] != keys.shape[1]
-    streams = (x.transpose(0, 1)[None] for x in (query, keys, values))
-    pieces = (x.split(list(n), dim=2) for x, n in zip(streams, (*sizes, sizes[1]), strict=True))
-    outputs = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=q.shape[2] == k.shape[2], enable_gqa=grouped)
-        for q, k, v, mask in zip(*pieces, masks, strict=True)
-    ]
-    return torch.cat(outputs, dim=2)[0].transpose(0, 1)

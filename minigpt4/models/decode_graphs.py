@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass
@@ -25,44 +26,46 @@ class _Captured:
 class DecodeGraphs:
     """A graph for each number of slots and length bucket, over memory of one KV cache that outlasts a call.
 
-    A larger cache, or weights that moved, discard all graphs.
+    A larger cache, or weights that moved, discard all graphs. Where an answer begins before another one has ended, the
+    earlier one gets a copy of its cache and continues without graphs.
     """
 
     def __init__(self) -> None:
         self._cache: KVCache | None = None
+        self._lent: weakref.ref[KVCache] | None = None
         self._addresses: Any = None
         self._captured: dict[Hashable, _Captured] = {}
-        self._data: Tensor | None = None
 
     def cache_for(self, config: Any, addresses: Any, *, num_slots: int, length: int, **where: Any) -> KVCache:
         """Return an empty cache of at least this size, whose graphs read weights at these addresses."""
-        old = None if addresses != self._addresses else self._cache
-        if old is not None and (num_slots > old.num_slots or length > old.length):
-            num_slots, length = max(num_slots, old.num_slots), max(length, old.length)
-            old = None
-        if old is None:
+        kept = None if addresses != self._addresses else self._cache
+        if kept is not None and (num_slots > kept.num_slots or length > kept.length):
+            num_slots, length = max(num_slots, kept.num_slots), max(length, kept.length)
+            kept = None
+        if kept is None:
             self._captured.clear()
-            self._cache = self._data = None  # its memory goes before other memory is taken
-            self._cache = KVCache(config, num_slots=num_slots, length=length, **where)
+            self._cache = None  # its memory goes before other memory is taken
+            kept = self._cache = KVCache(config, num_slots=num_slots, length=length, **where)
         else:
-            self._cache = copy(old)  # whoever holds the old one is refused
-            self._cache.clear()
+            unfinished = self._lent() if self._lent else None
+            if unfinished is not None:
+                unfinished.move_to_own_memory()
+            kept.clear()
         self._addresses = addresses
-        return self._cache
+        lent = copy(kept)
+        self._lent = weakref.ref(lent)
+        return lent
 
     def run(self, shape: Hashable, ids: Tensor, cache: KVCache, step: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what `step` makes of `ids` (B,) int64, from the graph of this shape, captured where there is none.
 
-        Raises: RuntimeError naming the option when the step cannot be captured, or another cache is in use since.
+        Raises: RuntimeError naming the option when the step cannot be captured.
         """
-        if cache is not self._cache:
-            raise RuntimeError(
-                "run.cuda_graphs: another answer began before this one ended, and both need the same memory; answer "
-                "them together, or --options run.cuda_graphs=False"
-            )
-        if cache.data is not self._data:  # it is new, or it grew
+        if self._cache is None or self._lent is None or cache is not self._lent():
+            return step(ids)
+        if cache.data is not self._cache.data:  # it grew
             self._captured.clear()
-            self._data = cache.data
+            self._cache.data = cache.data
         captured = self._captured.get(shape)
         if captured is None:
             captured = self._captured[shape] = _capture(ids, step)

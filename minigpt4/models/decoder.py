@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from minigpt4.models.attention import PACKED
 from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
 from minigpt4.models.decode_graphs import DecodeGraphs
-from minigpt4.models.fused_layer import FusedLayer, has_known_layers, lora_is_merged, lora_layers
+from minigpt4.models.fused_layer import FusedLayer, fused_layers, lora_is_merged, lora_layers
 from minigpt4.models.kv_cache import KVCache, upload
 from minigpt4.models.precision import language_autocast, without_autocast
 
@@ -26,8 +26,8 @@ SharedPrefix = tuple[Hashable, int]
 class Decoder:
     """The forward passes of generation, on the weights of the model's own modules.
 
-    A decode step runs `FusedLayer`s where it knows the layers and their weights are plain, and else the modules of
-    `transformers`, to the same numbers up to rounding. With `cuda_graphs` it is captured once for each shape.
+    A decode step runs `FusedLayer`s where all layers have Llama's shape and plain weights, else the modules of
+    `transformers`. Both give the same numbers up to rounding. `cuda_graphs` captures a step once for each shape.
     """
 
     def __init__(self, causal_lm: Any, *, cuda_graphs: bool = False) -> None:
@@ -43,7 +43,7 @@ class Decoder:
 
     @property
     def is_fused(self) -> bool:
-        """Whether forward passes take the weights as they lie: it knows the layers, and LoRA is merged just now."""
+        """Whether forward passes run fused layers: all have Llama's shape, and LoRA is merged now."""
         return self._layers is not None and lora_is_merged(self._lora_layers)
 
     def new_cache(self, num_slots: int, length: int) -> KVCache:
@@ -54,9 +54,7 @@ class Decoder:
         """
         config, weight = self._causal_lm.config, self._causal_lm.get_input_embeddings().weight
         self.check_window(length)
-        self._layers, self._lora_layers = None, lora_layers(self._causal_lm)
-        if has_known_layers(self._causal_lm):
-            self._layers = [FusedLayer(layer, number) for number, layer in enumerate(self._causal_lm.model.layers)]
+        self._layers, self._lora_layers = fused_layers(self._causal_lm), lora_layers(self._causal_lm)
         make = {"num_slots": num_slots, "length": length, "dtype": weight.dtype, "device": weight.device}
         if self._graphs is None:
             return KVCache(config, **make)
@@ -100,9 +98,8 @@ class Decoder:
     def decode_step(self, cache: KVCache, ids: Tensor) -> Tensor:
         """Append one token (B,) int64 to each of the first B slots; return the hidden states (B, hidden) after it.
 
-        A free slot takes part, to a state that means nothing. With CUDA graphs the states are those of the graph,
-        which its next replay overwrites.
-        Raises: RuntimeError when graphs are asked for but the step cannot be captured; ValueError as `new_cache`.
+        The state of a free slot means nothing. With CUDA graphs the next replay overwrites the states.
+        Raises: RuntimeError when the step cannot be captured; ValueError as `new_cache`.
         """
         num_slots = len(ids)
         self.check_window(max(cache.seq_lens[:num_slots]) + 1)
@@ -140,7 +137,7 @@ class Decoder:
     def _forward(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
         """Return the hidden states (T, hidden) of embeddings (T, hidden), which may be overwritten."""
         if self._layers is None or not self.is_fused:
-            return self._unfused(embeds, attention)
+            return self.run_modules(embeds, attention.position_ids, cached=attention)
         with without_autocast(embeds.device):
             cos, sin = self._causal_lm.model.rotary_emb(embeds, attention.position_ids[None])
             half = sin.shape[-1] // 2
@@ -150,16 +147,20 @@ class Decoder:
             norm = self._causal_lm.model.norm
             return F.rms_norm(embeds, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
-    def _unfused(self, embeds: Tensor, attention: CachedAttention) -> Tensor:
-        """Return the same by the modules of `transformers`."""
-        assert self._causal_lm.config._attn_implementation == PACKED, "another attention would not see the cache"
+    def run_modules(self, embeds: Tensor, position_ids: Tensor, **attention: Any) -> Tensor:
+        """Return the hidden states (T, hidden) of a packed stream by the modules of `transformers`.
+
+        `attention` are options of `packed_attention`.
+        """
+        assert self._causal_lm.config._attn_implementation == PACKED, "another attention would mix the examples"
         with language_autocast(self._causal_lm, embeds.device):
             output = self._causal_lm.base_model(
                 inputs_embeds=embeds[None],
-                attention_mask=embeds.new_empty(1, 1, 1, 1),  # so that transformers makes none
-                position_ids=attention.position_ids[None],
+                # four dimensions: transformers then makes no mask, and the packed attention needs none
+                attention_mask=embeds.new_empty(1, 1, 1, 1),
+                position_ids=position_ids[None],
                 use_cache=False,
-                cached=attention,
+                **attention,
             )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden

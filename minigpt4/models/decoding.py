@@ -13,6 +13,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -29,8 +30,8 @@ TOP_K = 50
 class RepetitionPenalty(LogitsProcessor):
     """Penalises what an answer already holds, and the BOS where the tokenizer has one.
 
-    `transformers` counts the padding of a prompt given as embeddings against the answer, so that its own penalty would
-    spare the first words of the shorter prompts of a batch.
+    `transformers` counts the padding of a prompt given as embeddings as part of the answer. Its own penalty would
+    therefore spare the first words of the shorter prompts of a batch.
     """
 
     def __init__(self, penalty: float, *, bos_id: int | None) -> None:
@@ -42,20 +43,6 @@ class RepetitionPenalty(LogitsProcessor):
         always = [input_ids.new_full((len(input_ids), 1), number) for number in self._always]
         penalised: Tensor = self._penalise(torch.cat([*always, input_ids], dim=1), scores)
         return penalised
-
-
-class NoEndBefore(LogitsProcessor):
-    """Keeps an answer from ending before it has `num_tokens` tokens."""
-
-    def __init__(self, num_tokens: int, *, end_ids: Sequence[int]) -> None:
-        self._num_tokens, self._end_ids = num_tokens, end_ids
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores (B, vocabulary) of the next token after the new tokens (B, t) so far."""
-        if input_ids.shape[1] < self._num_tokens:
-            for number in self._end_ids:
-                scores[:, number] = -torch.inf
-        return scores
 
 
 def decoding_config(
@@ -89,13 +76,16 @@ def decoding_config(
     )
 
 
-def logits_processors(config: GenerationConfig, *, repetition_penalty: float = 1) -> LogitsProcessorList:
+def logits_processors(
+    config: GenerationConfig, device: torch.device, *, repetition_penalty: float = 1
+) -> LogitsProcessorList:
     """Return what changes the scores of the next token, in the order of `transformers`."""
     processors = LogitsProcessorList()
     if repetition_penalty != 1:
         processors.append(RepetitionPenalty(float(repetition_penalty), bos_id=config.bos_token_id))
     if config.min_new_tokens:
-        processors.append(NoEndBefore(config.min_new_tokens, end_ids=_end_ids(config)))
+        options: dict[str, Any] = {"eos_token_id": _end_ids(config), "device": device}
+        processors.append(MinNewTokensLengthLogitsProcessor(0, config.min_new_tokens, **options))
     if config.do_sample:
         if config.temperature != 1:
             processors.append(TemperatureLogitsWarper(config.temperature))
@@ -118,7 +108,7 @@ def generate_tokens(
     The pad token follows an answer's end. The likeliest token is taken, or with `do_sample` torch's generator draws.
     """
     limit = config.max_new_tokens
-    processors = logits_processors(config, repetition_penalty=repetition_penalty)
+    processors = logits_processors(config, embeds[0].device, repetition_penalty=repetition_penalty)
     cache = decoder.new_cache(len(embeds), max(map(len, embeds)) + limit)
     hidden = decoder.prefill(cache, embeds, prefixes)
     new_ids: Any = torch.empty(len(embeds), 0, dtype=torch.int64, device=hidden.device)
@@ -150,7 +140,7 @@ def _end_ids(config: GenerationConfig) -> list[int]:
 
 
 class AnswerEnds:
-    """Which answers have ended, told to the host a step late: it launches the next step before it looks.
+    """Which answers have ended; the host learns it a step late, after it has launched the next step.
 
     So a GPU always has work. A CPU computes synchronously, so the host knows at once.
     """
@@ -167,14 +157,14 @@ class AnswerEnds:
         return self._event is None
 
     def add(self, ended: Tensor) -> None:
-        """Take in which answers (B,) bool end with the newest token, and begin to tell the host."""
+        """Add the answers (B,) bool that end with the newest token, and begin the copy to the host."""
         self.has_ended = self.has_ended | ended
         self._copied.copy_(self.has_ended, non_blocking=True)
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self._device))
 
     def all(self) -> bool:
-        """Return whether all have ended, as of the last `add`; a GPU more than a step behind is waited for."""
+        """Return whether all have ended, as of the last `add`; wait for a GPU that is more than a step behind."""
         if self._event is not None and not self._event.query():
             self._event.synchronize()
         return bool(self._copied.all())

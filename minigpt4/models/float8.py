@@ -147,7 +147,7 @@ def quantise_linears(root: nn.Module, *, gradient: bool) -> None:
 
 @torch.no_grad()
 def quantise_vit(blocks: nn.Module) -> None:
-    """Have the frozen blocks of a vision transformer compute in 8 bits, without gradients."""
+    """Quantise the frozen blocks of a vision transformer to 8 bits, without gradients."""
     for module in blocks.modules():
         if isinstance(module, EvaAttention):
             _move_bias(module)

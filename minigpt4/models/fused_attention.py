@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,24 +19,18 @@ from minigpt4.models.kernels import rotate
 from minigpt4.models.lora import Adapter, FusedLoraLinear, adapter_of
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """The columns of one projection in the joint output, and the LoRA on it."""
+class _Layout(NamedTuple):
+    """Where queries, keys and values begin and end among the columns of the joint output, and the LoRA on each."""
 
-    start: int
-    stop: int
-    adapter: Adapter | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    slices: tuple[_Slice, ...]
+    ends: tuple[int, int, int, int]
+    adapters: tuple[Adapter | None, ...]
     head_dim: int
 
     @property
-    def num_rotated(self) -> int:
-        """Heads of queries and keys: those that turn."""
-        return self.slices[1].stop // self.head_dim
+    def heads(self) -> tuple[slice, slice, slice]:
+        """The heads of queries, keys and values."""
+        first, second, third = (end // self.head_dim for end in self.ends[1:])
+        return slice(first), slice(first, second), slice(second, third)
 
 
 class FusedAttention(JointProjections, LlamaAttention):
@@ -78,16 +73,13 @@ def _is_cast(hidden_states: Tensor) -> bool:
 
 
 def _layout(modules: Sequence[Any], head_dim: int, rows: Tensor) -> tuple[_Layout, list[Tensor | None]]:
-    """Return which columns belong to which projection, and the tensors of LoRA: inputs, A and B of each."""
-    slices: list[_Slice] = []
+    """Return the layout of projections, and the tensors of LoRA: inputs, A and B of each."""
+    lora = [adapter_of(one, rows.dtype) if isinstance(one, FusedLoraLinear) else None for one in modules]
     adapted: list[Tensor | None] = []
-    start = 0
-    for module in modules:
-        adapter = adapter_of(module, rows.dtype) if isinstance(module, FusedLoraLinear) else None
-        slices.append(_Slice(start, start + module.out_features, adapter))
-        start += module.out_features
-        adapted += [None] * 3 if adapter is None else [adapter.dropout(rows), adapter.first, adapter.second]
-    return _Layout(tuple(slices), head_dim), adapted
+    for one in lora:
+        adapted += [None] * 3 if one is None else [one.dropout(rows), one.first, one.second]
+    first, second, third = itertools.accumulate(one.out_features for one in modules)
+    return _Layout((0, first, second, third), tuple(lora), head_dim), adapted
 
 
 class _QueryKeyValue(torch.autograd.Function):
@@ -109,38 +101,35 @@ class _QueryKeyValue(torch.autograd.Function):
         """Return queries, keys and values (T, heads, size) of rows (T, hidden)."""
         out = frozen.product(rows)
         saved: list[Tensor | None] = []
-        for number, part in enumerate(layout.slices):
-            inputs = adapted[3 * number]
-            if part.adapter is None or inputs is None:
+        for (start, stop), adapter, inputs in zip(pairwise(layout.ends), layout.adapters, adapted[::3], strict=True):
+            if adapter is None or inputs is None:
                 saved += [None, None]
                 continue
-            low = part.adapter.lower(inputs)
-            out[:, part.start : part.stop].addmm_(low, part.adapter.second_16.T)
+            low = adapter.lower(inputs)
+            out[:, start:stop].addmm_(low, adapter.second_16.T)
             saved += [inputs, low]
         heads = out.unflatten(1, (-1, layout.head_dim))
-        turning = heads[:, : layout.num_rotated]
+        queries, keys, values = layout.heads
+        turning = heads[:, : keys.stop]
         rotate(turning, turning, cos, sin)
         ctx.layout, ctx.frozen = layout, frozen
         ctx.save_for_backward(cos, sin, *saved)
-        num_queries = layout.slices[0].stop // layout.head_dim
-        return heads[:, :num_queries], heads[:, num_queries : layout.num_rotated], heads[:, layout.num_rotated :]
+        return heads[:, queries], heads[:, keys], heads[:, values]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the rows and of LoRA."""
         layout: _Layout = ctx.layout
         cos, sin, *saved = ctx.saved_tensors
-        out = grads[0].new_empty(len(grads[0]), layout.slices[-1].stop)
+        out = grads[0].new_empty(len(grads[0]), layout.ends[-1])
         heads = out.unflatten(1, (-1, layout.head_dim))
-        num_queries = layout.slices[0].stop // layout.head_dim
-        rotate(grads[0], heads[:, :num_queries], cos, sin, back=True)
-        rotate(grads[1], heads[:, num_queries : layout.num_rotated], cos, sin, back=True)
-        heads[:, layout.num_rotated :].copy_(grads[2])
+        queries, keys, values = layout.heads
+        rotate(grads[0], heads[:, queries], cos, sin, back=True)
+        rotate(grads[1], heads[:, keys], cos, sin, back=True)
+        heads[:, values].copy_(grads[2])
         to_rows = ctx.frozen.input_gradient(out) if ctx.needs_input_grad[0] else None
         to_adapted: list[Tensor | None] = []
-        for part, inputs, low in zip(layout.slices, saved[::2], saved[1::2], strict=True):
-            if part.adapter is None:
-                to_adapted += [None] * 3
-                continue
-            to_adapted += part.adapter.gradients(out[:, part.start : part.stop], inputs, low)
+        parts = zip(pairwise(layout.ends), layout.adapters, saved[::2], saved[1::2], strict=True)
+        for (start, stop), adapter, inputs, low in parts:
+            to_adapted += [None] * 3 if adapter is None else adapter.gradients(out[:, start:stop], inputs, low)
         return to_rows, None, None, None, None, *to_adapted

@@ -10,10 +10,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from minigpt4.models.cached_attention import CachedAttention
-from minigpt4.models.joint_weights import join
+from minigpt4.models.joint_weights import join, plain_linears
 from minigpt4.models.kernels import gated_silu, rotate
 
-_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 _UNKNOWN = ("q_norm", "k_norm", "sinks")
 """Parts of an attention that a layer of Llama's shape does not have."""
 
@@ -24,16 +23,15 @@ class FusedLayer:
     The joint weights are the memory of the separate ones.
     """
 
-    def __init__(self, layer: Any, index: int) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
+    def __init__(self, layer: Any, index: int, linears: Sequence[list[nn.Linear]]) -> None:
+        """`linears` are the linear layers of a layer of Llama's shape, as `_linears` gives them."""
         self._index = index
-        self._head_dim: int = attention.head_dim
-        self._scaling: float = attention.scaling
+        self._head_dim: int = layer.self_attn.head_dim
+        self._scaling: float = layer.self_attn.scaling
         self._norms = [(norm.weight, norm.variance_epsilon) for norm in _norms(layer)]
-        self._qkv = join([plain_linear(getattr(attention, name)) for name in _ATTENTION[:3]])
-        self._gate_up = join([plain_linear(getattr(mlp, name)) for name in _MLP[:2]])
-        self._output, self._down = plain_linear(attention.o_proj), plain_linear(mlp.down_proj)
-        self._num_kv = 2 * plain_linear(attention.k_proj).out_features // self._head_dim
+        qkv, [self._output], gate_up, [self._down] = linears
+        self._qkv, self._gate_up = join(qkv), join(gate_up)
+        self._num_kv = 2 * qkv[1].out_features // self._head_dim
 
     @property
     def addresses(self) -> tuple[int, int]:
@@ -60,12 +58,15 @@ class FusedLayer:
         return F.rms_norm(hidden, weight.shape, weight, epsilon)
 
 
-def has_known_layers(llama: Any) -> bool:
-    """Return whether all layers have Llama's shape and plain weights, not of 8 or 4 bits and not sharded."""
-    config = llama.config
-    if getattr(config, "hidden_act", None) != "silu" or not hasattr(llama.model, "rotary_emb"):
-        return False
-    return all(_is_llama_like(layer) for layer in llama.model.layers)
+def fused_layers(llama: Any) -> list[FusedLayer] | None:
+    """Return all layers fused; None where one is not of Llama's shape, or has weights of 8 or 4 bits or in shards."""
+    if getattr(llama.config, "hidden_act", None) != "silu" or not hasattr(llama.base_model, "rotary_emb"):
+        return None
+    layers = llama.base_model.layers
+    linears = [found for layer in layers if (found := _linears(layer)) is not None]
+    if len(linears) < len(layers):
+        return None
+    return [FusedLayer(layer, number, linears[number]) for number, layer in enumerate(layers)]
 
 
 def lora_is_merged(lora_layers: Sequence[Any]) -> bool:
@@ -78,40 +79,21 @@ def lora_layers(llama: Any) -> list[Any]:
     return [module for module in llama.modules() if hasattr(module, "base_layer")]
 
 
-def plain_linear(module: nn.Module) -> nn.Linear:
-    """Return the linear layer inside, whether or not it carries LoRA."""
-    inner: Any = getattr(module, "base_layer", module)
-    assert isinstance(inner, nn.Linear)
-    return inner
+def _norms(layer: Any) -> list[Any]:
+    return [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
 
 
-def _norms(layer: Any) -> tuple[Any, Any]:
-    return layer.input_layernorm, layer.post_attention_layernorm
-
-
-def _is_llama_like(layer: Any) -> bool:
-    if not all(hasattr(layer, name) for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")):
-        return False
-    attention, mlp = layer.self_attn, layer.mlp
-    named = [(attention, name) for name in _ATTENTION] + [(mlp, name) for name in _MLP]
-    if not all(hasattr(*pair) for pair in named) or any(hasattr(attention, name) for name in _UNKNOWN):
-        return False
+def _linears(layer: Any) -> list[list[nn.Linear]] | None:
+    """Return the linear layers q, k and v; o; gate and up; down. None for another shape than Llama's."""
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    if any(hasattr(attention, name) for name in _UNKNOWN):
+        return None
     if not all(hasattr(norm, "variance_epsilon") for norm in _norms(layer)):
-        return False
-    linears = {name: getattr(module, name) for module, name in named}
-    joint = [[linears[name] for name in names] for names in (_ATTENTION[:3], _MLP[:2])]
-    return all(_is_plain(linear) for linear in linears.values()) and all(_have_equal_biases(some) for some in joint)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    inner = getattr(module, "base_layer", module)
-    weight = getattr(inner, "weight", None)
-    return type(inner) is nn.Linear and not isinstance(weight, DTensor)
-
-
-def _have_equal_biases(modules: Sequence[nn.Module]) -> bool:
-    """Return whether all of them have a bias or none has."""
-    return len({plain_linear(module).bias is None for module in modules}) == 1
+        return None
+    groups = ((attention, "qkv"), (attention, "o"), (mlp, ("gate", "up")), (mlp, ("down",)))
+    found = [plain_linears([getattr(part, f"{name}_proj", None) for name in names]) for part, names in groups]
+    plain = [group for group in found if group and not any(isinstance(one.weight, DTensor) for one in group)]
+    return plain if len(plain) == len(groups) else None
 
 
 def _add_linear(hidden: Tensor, x: Tensor, linear: nn.Linear) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from minigpt4.models.float8 import Float8Weight, quantise_joint
-from minigpt4.models.joint_weights import FrozenWeight, join_plain, joined
+from minigpt4.models.joint_weights import FrozenWeight, join, joined, plain_linears
 from minigpt4.models.lora import FusedLoraLinear
 
 
@@ -22,8 +22,13 @@ class JointProjections:
     float8: Float8Weight | None = None
 
     def join_weights(self) -> None:
-        """Lay the weights of the layers end to end, LoRA or not, if they are plain linear layers."""
-        join_plain([getattr(self, name) for name in self.projections])
+        """Lay the weights of the layers end to end, LoRA or not, if they are plain linear layers.
+
+        Answering joins them too. When they are joined before, no captured graph has their old addresses.
+        """
+        linears = plain_linears([getattr(self, name) for name in self.projections])
+        if linears is not None:
+            join(linears)
 
     def quantise(self) -> None:
         """Quantise the joint weight to 8 bits, if the layers are plain linear layers."""
@@ -38,8 +43,7 @@ class JointProjections:
 
     def _linears(self) -> list[nn.Linear] | None:
         modules: list[Any] = [getattr(self, name) for name in self.projections]
-        if self.takes_lora:
-            modules = [one.base_layer if type(one) is FusedLoraLinear and one.is_active() else one for one in modules]
-        if not all(type(module) is nn.Linear for module in modules):
+        adapted = [one for one in modules if hasattr(one, "base_layer")]
+        if not all(self.takes_lora and type(one) is FusedLoraLinear and one.is_active() for one in adapted):
             return None
-        return modules if len({linear.bias is None for linear in modules}) == 1 else None
+        return plain_linears(modules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +40,12 @@ def join(linears: Sequence[nn.Linear]) -> FrozenWeight:
     return found
 
 
-def join_plain(modules: Sequence[nn.Module]) -> None:
-    """Lay the weights of linear layers, or of those that LoRA wraps, end to end; other modules are left alone.
-
-    Whoever answers joins them too: once they lie so, no captured graph is left with their old addresses.
-    """
-    inner = [getattr(module, "base_layer", module) for module in modules]
-    linears = [one for one in inner if type(one) is nn.Linear]
-    if len(linears) == len(modules) and len({linear.bias is None for linear in linears}) == 1:
-        join(linears)
+def plain_linears(modules: Sequence[Any]) -> list[nn.Linear] | None:
+    """Return the linear layers, or those that LoRA wraps, where one product could take them; else None."""
+    linears = [getattr(module, "base_layer", module) for module in modules]
+    if not all(type(one) is nn.Linear for one in linears):
+        return None
+    return linears if len({linear.bias is None for linear in linears}) == 1 else None
 
 
 def joined(linears: Sequence[nn.Linear]) -> FrozenWeight | None:

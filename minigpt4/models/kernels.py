@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +30,9 @@ def rotate(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bo
     The pairs that turn are (i, i + size / 2), by angles of cos and sin (T, size / 2). `back` turns the other way.
     `target` may be `source` itself, and a view of a wider tensor.
     """
-    if source.is_cuda and _fits_triton(source) and triton_works(source.device):
-        from minigpt4.models import triton_kernels
-
-        triton_kernels.rotate(source, target, cos, sin, back=back)
-    else:
-        rotate_by_operators(source, target, cos, sin, back=back)
+    half = source.shape[-1] // 2
+    kernels = _triton(source) if half & (half - 1) == 0 else None
+    (kernels.rotate if kernels else rotate_by_operators)(source, target, cos, sin, back=back)
 
 
 def rotate_by_operators(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
@@ -50,19 +48,14 @@ def rotate_by_operators(source: Tensor, target: Tensor, cos: Tensor, sin: Tensor
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
     """Return silu(gate) * up of (T, columns)."""
-    if gate.is_cuda and triton_works(gate.device):
-        from minigpt4.models import triton_kernels
-
-        return triton_kernels.gated_silu(gate, up)
-    return F.silu(gate).mul_(up)
+    kernels = _triton(gate)
+    return kernels.gated_silu(gate, up) if kernels else F.silu(gate).mul_(up)
 
 
 def gated_silu_backward(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> None:
     """Write the gradients of `gated_silu` for `grad` (T, columns) to `grad_gate` and `grad_up` (T, columns)."""
-    if gate.is_cuda and triton_works(gate.device):
-        from minigpt4.models import triton_kernels
-
-        triton_kernels.gated_silu_backward(grad.contiguous(), gate, up, grad_gate, grad_up)
+    if kernels := _triton(gate):
+        kernels.gated_silu_backward(grad.contiguous(), gate, up, grad_gate, grad_up)
         return
     torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
     torch.mul(F.silu(gate), grad, out=grad_up)
@@ -73,17 +66,23 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     The largest value of a row becomes LARGEST_FLOAT8.
     """
-    if rows.is_cuda and _fits_a_program(rows) and triton_quantises(rows.device):
-        from minigpt4.models import triton_kernels
-
-        return triton_kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
-    return quantise_by_operators(rows)
-
-
-def quantise_by_operators(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Do what `quantise_rows` says by PyTorch's operators."""
+    fits_a_program = len(rows) > 0 and 0 < rows.shape[1] <= MAX_QUANTISED_COLUMNS
+    if fits_a_program and (kernels := _triton(rows)) and triton_quantises(rows.device):
+        both: tuple[Tensor, Tensor] = kernels.quantise_rows(
+            rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW
+        )
+        return both
     scales = rows.abs().amax(1, keepdim=True).float().clamp_(min=SMALLEST_ROW).div_(LARGEST_FLOAT8)
     return (rows * scales.reciprocal()).to(FLOAT8), scales
+
+
+def _triton(tensor: Tensor) -> Any:
+    """Return the module of Triton kernels where a tensor lies on a GPU for which they are right; else None."""
+    if not (tensor.is_cuda and triton_works(tensor.device)):
+        return None
+    from minigpt4.models import triton_kernels
+
+    return triton_kernels
 
 
 @functools.cache
@@ -137,11 +136,6 @@ def _agree(device: torch.device) -> bool:
     return all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in zip(found, wanted, strict=True))
 
 
-def _fits_triton(heads: Tensor) -> bool:
-    half = heads.shape[-1] // 2
-    return half & (half - 1) == 0
-
-
 def _quantises_closely(device: torch.device) -> bool:
     """Return whether the kernel rounds random numbers to e4m3: by a sixteenth at most, or a fraction of a scale."""
     from minigpt4.models import triton_kernels
@@ -152,7 +146,3 @@ def _quantises_closely(device: torch.device) -> bool:
     values, scales = triton_kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
     errors = (values.float() * scales - rows.float()).abs()
     return bool((errors <= rows.float().abs() / 15 + scales / 500).all())
-
-
-def _fits_a_program(rows: Tensor) -> bool:
-    return len(rows) > 0 and 0 < rows.shape[1] <= MAX_QUANTISED_COLUMNS

@@ -60,6 +60,10 @@ class KVCache:
         self.lengths[slot] = 0
         self.active[slot] = 0
 
+    def move_to_own_memory(self) -> None:
+        """Copy the memory that other caches share with this one, so that their steps do not change it."""
+        self.data, self.lengths, self.active = self.data.clone(), self.lengths.clone(), self.active.clone()
+
     def clear(self) -> None:
         """Empty all slots."""
         self.data.zero_()

@@ -60,7 +60,7 @@ class FusedLoraLinear(Linear):
     """A linear layer with LoRA whose sum goes into the frozen layer's own output.
 
     peft widens the input to float32, and makes the low-rank part, its scaled copy and their sum one after the other;
-    here the input stays in its type and one multiplication adds to what is there. Weights, names and random draws
+    here the input stays in its type and one multiplication adds to the frozen output. Weights, names and random draws
     are peft's.
     """
 

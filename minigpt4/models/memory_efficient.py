@@ -115,7 +115,7 @@ def join_weights(llama: nn.Module) -> None:
 
 
 def quantise_layers(llama: LlamaForCausalLM) -> None:
-    """Make the layers of a Llama compute with frozen weights of 8 bits; embeddings and head keep theirs."""
+    """Quantise the frozen weights of the layers of a Llama to 8 bits; embeddings and head keep theirs."""
     layers = llama.model.layers
     for module in layers.modules():
         if isinstance(module, JointProjections):

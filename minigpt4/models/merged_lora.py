@@ -18,7 +18,7 @@ from minigpt4.models.lora import ADAPTER
 def merged(model: nn.Module) -> Iterator[None]:
     """Hold a model with LoRA merged into the weights that it adapts; exact copies of these come back after.
 
-    LoRA over 8-bit, 4-bit or sharded weights stays as it is, and so does what is merged already.
+    LoRA over 8-bit, 4-bit or sharded weights stays as it is, and so does LoRA that is merged already.
     """
     kept: list[tuple[Any, Tensor]] = []
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,21 +16,24 @@ from minigpt4.conversation.conversation import IMAGE_TOKEN, Batch, ImageTokens, 
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.models.attention import varlen_works
 from minigpt4.models.base_model import BaseModel
+from minigpt4.models.checkpoint_fit import checkpoint_misfits
+from minigpt4.models.decoder import SharedPrefix
 from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
 from minigpt4.models.kv_cache import send
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.losses import cross_entropy
+from minigpt4.models.model_lock import ModelLock
 from minigpt4.models.projector import Projector
 from minigpt4.models.prompts import checked_images, shared_prefixes
 from minigpt4.models.scoring import score_choices
-from minigpt4.models.turns import Turns
 from minigpt4.models.vision.vision_tower import VisionTower
 
 
 @registry.register_model("minigpt_v2")
 class MiniGPTv2(BaseModel):
-    """The model; what is frozen stays in the dtype it was given, what is trained is float32."""
+    """The model; frozen weights keep the dtype that they were given, trained ones are float32."""
 
+    checkpoint_url: ClassVar[str] = "https://drive.google.com/file/d/1Vi_E7ZtZXRAQcyz4f8E6LtLh2UXABCmu/view?usp=sharing"
     DEFAULT_CONFIG = "configs/models/minigpt_v2.yaml"
 
     def __init__(
@@ -81,7 +84,8 @@ class MiniGPTv2(BaseModel):
             frozen_dtype=cfg.frozen_dtype,
         )
         if state:
-            model.mismatches = check_match(state, cfg, cfg.ckpt)  # also with weights that were downloaded for it
+            # once more, with the weights that were downloaded for it
+            model.mismatches = check_match(state, cfg, cfg.ckpt, is_built=True)
             model.load_trainable_state(state["model"], source=cfg.ckpt)
         return model
 
@@ -95,6 +99,11 @@ class MiniGPTv2(BaseModel):
             chat_format=language_model.chat_format,
             num_image_tokens=cls._count_image_tokens(model_cfg),
         )
+
+    @classmethod
+    def checkpoint_misfits(cls, tensors: Mapping[str, Tensor], model_cfg: Any, name: str) -> list[str]:
+        """Return why a checkpoint's tensors cannot be loaded: LoRA, widths, names and shapes that differ."""
+        return checkpoint_misfits(cls, tensors, model_cfg, name)
 
     @staticmethod
     def _count_image_tokens(cfg: Any) -> int:
@@ -140,7 +149,7 @@ class MiniGPTv2(BaseModel):
         return [] if varlen_works(dtype, device) else ["PyTorch's attention over packed examples fails here"]
 
     def train(self, mode: bool = True) -> MiniGPTv2:
-        """Set the mode of what is trained. Raises: ValueError when LoRA was merged for good and is to be trained."""
+        """Set the mode of the trained parts. Raises: ValueError for training mode after `merge_for_good`."""
         if mode and self.language_model.is_merged_for_good:
             raise ValueError("LoRA was merged into this model's weights for good: it answers, but does not train")
         super().train(mode)
@@ -155,7 +164,7 @@ class MiniGPTv2(BaseModel):
             none = batch.input_ids
             return Losses(_zero(self), none.float(), none)
         patches = self.encode_vision(batch.images) if batch.vision_features is None else batch.vision_features
-        embeds = self.embed(batch.input_ids, self.project(patches), positions=batch.image_positions)
+        embeds = self.embed(batch.input_ids, self.projector(patches), positions=batch.image_positions)
         losses = self.target_losses(embeds, batch)
         loss = (losses * batch.weights).sum() / batch.divisor
         if not self.freeze_vit and not len(batch.images):
@@ -167,16 +176,11 @@ class MiniGPTv2(BaseModel):
         patches: Tensor = self.vision_tower(images)
         return patches
 
-    def project(self, patches: Tensor) -> Tensor:
-        """Return the tokens (N, tokens, hidden) of patches (N, patches, width)."""
-        tokens: Tensor = self.projector(patches)
-        return tokens
-
     def encode_images(self, images: Tensor) -> ImageTokens:
         """Return the tokens of images (N, 3, H, W). Raises: ValueError for anything but images."""
         if images.ndim != 4:
             raise ValueError(f"encode_images takes images (N, 3, H, W), not a tensor of shape {tuple(images.shape)}")
-        return ImageTokens(self.project(self.encode_vision(images)))
+        return ImageTokens(self.projector(self.encode_vision(images)))
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor, *, positions: Tensor) -> Tensor:
         """Return input embeddings (T, hidden) of ids (T,), the image tokens (N, tokens, hidden) at their positions."""
@@ -194,7 +198,7 @@ class MiniGPTv2(BaseModel):
         return cross_entropy(self.language_model.head(hidden[targets - 1]), batch.labels[targets])
 
     def use_cuda_graphs(self) -> None:
-        """Have decode steps run from CUDA graphs."""
+        """Run decode steps from CUDA graphs from now on."""
         self.language_model.cuda_graphs = True
 
     def merged(self) -> contextlib.AbstractContextManager[None]:
@@ -229,18 +233,15 @@ class MiniGPTv2(BaseModel):
         image have it read once. `options` are those of `decoding_config`; `seed` makes sampling repeatable and leaves
         torch's generators as they were.
 
-        Threads take turns. Raises: ValueError when images and placeholders differ in number, or when the model is in
-        training mode and something would drop out.
+        One thread at a time answers. Raises: ValueError when images and placeholders differ in number, or when the
+        model is in training mode and some part would drop out.
         """
         encoder = self.chat_encoder
         config = decoding_config(encoder.tokenizer, end_ids=encoder.end_ids, **options)
         if not prompts:
             return []
         with self._answering(), self.merged():  # merging costs less than LoRA's products in the prefill alone
-            self._refuse_dropout()
-            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
-            embeds = self._embed_prompts(images, prompts, asked, shown)
-            prefixes = shared_prefixes(prompts, asked, shown)
+            embeds, prefixes = self._prepared(images, prompts, shown)
             with seeded(seed, embeds[0].device):
                 new_ids = self.language_model.generate(
                     embeds, config, prefixes=prefixes, repetition_penalty=repetition_penalty
@@ -249,10 +250,10 @@ class MiniGPTv2(BaseModel):
 
     @torch.no_grad()
     def stream(self, images: ImageTokens | Tensor | None, prompt: str, **options: Any) -> Iterator[str]:
-        """Yield the answer to one prompt as far as it is written, after every token; `options` of `decoding_config`.
+        """Yield the answer to one prompt so far, after every token; `options` of `decoding_config`.
 
-        LoRA is merged only where the caller or `merge_for_good` did it. Threads take turns at each token, so other
-        answers may come between; with CUDA graphs these end this one with an error. `images` as in `generate`.
+        LoRA is merged only where the caller or `merge_for_good` did it. Other answers may begin between two tokens;
+        with CUDA graphs the rest of this one is then computed without them. `images` as in `generate`.
         Raises: ValueError as `generate`.
         """
         encoder = self.chat_encoder
@@ -263,7 +264,7 @@ class MiniGPTv2(BaseModel):
             tokens = generate_tokens(self.language_model.decoder, embeds, config)
         ids: list[int] = []
         while True:
-            with self.language_model.turns:
+            with self.language_model.lock:
                 token = next(tokens, None)
             if token is None:
                 return
@@ -291,27 +292,23 @@ class MiniGPTv2(BaseModel):
             raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices")
         ids = [[encoder.tokenizer.encode(choice + encoder.chat_format.end) for choice in row] for row in choices]
         with self._answering(), self.merged():
-            self._refuse_dropout()
-            asked = [encoder.prompt_ids(prompt) for prompt in prompts]
-            embeds = self._embed_prompts(images, prompts, asked, shown)
-            prefixes = shared_prefixes(prompts, asked, shown)
+            embeds, prefixes = self._prepared(images, prompts, shown)
             scores = score_choices(self.language_model, embeds, ids, prefixes=prefixes)
         return [sorted(range(len(row)), key=row.__getitem__) for row in scores]
 
     def embed_prompts(
-        self, images: ImageTokens | Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`."""
-        return self._embed_prompts(images, prompts, list(map(self.chat_encoder.prompt_ids, prompts)), shown)
-
-    def _embed_prompts(
         self,
         images: ImageTokens | Tensor | None,
         prompts: Sequence[str],
-        asked: Sequence[Tensor],
-        shown: Sequence[int] | None,
+        shown: Sequence[int] | None = None,
+        *,
+        asked: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Return the embeddings of prompts whose ids (tokens,) are `asked`, which nothing waits for."""
+        """Return each prompt's input embeddings, (tokens, hidden); `images` and `shown` as in `generate`.
+
+        `asked` are the ids (tokens,) of the prompts, where they are known. Nothing waits for the device.
+        """
+        asked = [self.chat_encoder.prompt_ids(prompt) for prompt in prompts] if asked is None else asked
         shown = checked_images(prompts, 0 if images is None else len(images), shown)
         if not asked:
             return []
@@ -326,11 +323,19 @@ class MiniGPTv2(BaseModel):
             image_tokens = image_tokens[chosen]
         return list(self.embed(packed, image_tokens, positions=positions).split([len(one) for one in asked]))
 
-    def _answering(self) -> Turns:
+    def _prepared(
+        self, images: ImageTokens | Tensor | None, prompts: Sequence[str], shown: Sequence[int] | None
+    ) -> tuple[list[Tensor], list[SharedPrefix] | None]:
+        """Return the embeddings of prompts, and the beginnings that several of them share."""
+        self._refuse_dropout()
+        asked = [self.chat_encoder.prompt_ids(prompt) for prompt in prompts]
+        return self.embed_prompts(images, prompts, shown, asked=asked), shared_prefixes(prompts, asked, shown)
+
+    def _answering(self) -> ModelLock:
         """Return the lock under which a model answers. Raises: ValueError when it was quantised for training."""
         if self._is_quantised:
-            raise ValueError("model.frozen_dtype: float8 is for training; a model answers that was not quantised")
-        return self.language_model.turns
+            raise ValueError("model.frozen_dtype: float8 is for training; load the model with auto to answer")
+        return self.language_model.lock
 
     def _refuse_dropout(self) -> None:
         """Raise ValueError when the model is in training mode and some part drops out; merged LoRA does not."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from minigpt4.common.schema import PATCHES_PER_TOKEN
+PATCHES_PER_TOKEN = 4
+"""Neighbouring patches of a picture that make one token."""
 
 
 class Projector(nn.Module):

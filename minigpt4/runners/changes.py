@@ -1,4 +1,4 @@
-"""Options of a checkpoint that differ from those of the run which resumes it."""
+"""Options that differ between a checkpoint and the run that resumes it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from minigpt4.common import schema
+from minigpt4.common.model_match import unset_options
 from minigpt4.datasets.mixture import ENDLESS
 
 Keys = tuple[str, ...]
 REFUSED = {
     "run": {"seed", "accum_grad_iters"},
     "model": {
-        *("arch", "vit", "llama_config", "image_size", "end_sym", "chat_template", "prompt_template"),
-        *("lora_r", "lora_alpha", "lora_target_modules"),
+        *("arch", "vit_model", "vit", "vit_options", "language_model", "llama_config", "image_size"),
+        *("end_sym", "chat_template", "prompt_template", "lora_r", "lora_alpha", "lora_target_modules"),
     },
 }
-"""Options that make it another run or another model: changed only with `run.allow_changes`."""
+"""A run with other values of these is another run: only `run.allow_changes` allows it."""
 REFUSED_OF_DATASETS = {
     *(("type",), ("batch_size",), ("sample_ratio",), ("num_rows",)),
     *(("vis_processor", "train", "image_size"), ("text_processor", "train", "prompt")),
@@ -31,17 +32,15 @@ IGNORED = {
     },
     "model": {"model_type", "prompt", "allow_mismatch"},
 }
-"""Options that no step depends on."""
+"""Options without effect on any step."""
 IGNORED_OF_DATASETS = {"data_type", "url", "md5", "eval"}
-"""Keys of datasets, at any depth, that no step depends on."""
-UNSET: dict[Keys, Any] = {
-    ("model", "end_sym"): "\n",
-    ("model", "prompt_template"): "[INST] {} [/INST]",
+"""Keys of datasets, at any depth, without effect on any step."""
+UNSET_OF_DATASETS: dict[Keys, Any] = {
     ("vis_processor", "train", "image_size"): 224,
     ("text_processor", "train", "prompt"): "",
     ("text_processor", "train", "max_words"): 50,
 }
-"""What null means for options whose default is null; of datasets without their names."""
+"""The values of datasets' options that are null, by their path without the dataset's name."""
 MAX_LENGTH = 200
 
 
@@ -59,7 +58,7 @@ class Change:
 
 
 def num_rows_of(datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
-    """Return the number of training rows of each dataset; None for a stream, which has no number."""
+    """Return the number of training rows of each dataset; None for a stream."""
     numbers = {name: len(splits["train"]) for name, splits in datasets.items()}
     return {name: None if number == ENDLESS else number for name, number in numbers.items()}
 
@@ -73,13 +72,13 @@ def changed_options(
 ) -> list[Change]:
     """Return every option of the sections model, datasets and run that differs between two configs.
 
-    Option and default count as equal, so a checkpoint may lack options that its trainer did not know. A section that
-    the checkpoint lacks is not compared, nor are rows that it does not count.
+    An absent option has its default, so a checkpoint may lack options that its trainer did not know. A section that
+    the checkpoint lacks is not compared, nor are numbers of rows that it lacks.
     """
     changes: list[Change] = []
     for section, cls in (("model", schema.ModelConfig), ("run", schema.RunConfig)):
         if isinstance(before.get(section), Mapping):
-            changes += _changed(*(_leaves(_complete(config[section], cls), (section,)) for config in (before, now)))
+            changes += _changed(*(_complete(config[section], cls, (section,)) for config in (before, now)))
     if isinstance(before.get("datasets"), Mapping):
         changes += _changed_datasets(before["datasets"], now["datasets"], rows_before or {}, rows_now)
     return changes
@@ -103,7 +102,7 @@ def _changed_datasets(
         if name not in before or name not in now:
             yield Change(f"datasets.{name}", _described(before.get(name)), _described(now.get(name)), refused=True)
             continue
-        leaves = [_leaves(_of_dataset(name, config[name])) for config in (before, now)]
+        leaves = [_of_dataset(name, config[name]) for config in (before, now)]
         numbers = rows_before.get(name), rows_now.get(name)
         if None not in numbers:
             leaves = [{**one, ("num_rows",): number} for one, number in zip(leaves, numbers, strict=True)]
@@ -111,38 +110,29 @@ def _changed_datasets(
             if not IGNORED_OF_DATASETS.intersection(path):
                 yield Change(".".join(("datasets", name, *path)), *values, refused=path in REFUSED_OF_DATASETS)
     order_before, order_now = [name for name in before if name in now], [name for name in now if name in before]
-    if order_before != order_now:  # a step's dataset is drawn by its place in the mixture
+    if order_before != order_now:  # a step chooses its dataset by the position in the mixture
         yield Change("the order of datasets", order_before, order_now, refused=True)
 
 
 def _differing(before: Mapping[Keys, Any], now: Mapping[Keys, Any]) -> Iterator[tuple[Keys, tuple[Any, Any]]]:
-    """Yield the path and both values of each option that differs, also where null stands for one of them."""
+    """Yield the path and both values of each option that differs; null equals the option's default."""
     for path in dict.fromkeys([*before, *now]):
         values = before.get(path), now.get(path)
         if not _same(*values) and not _same(_meaning(path, before), _meaning(path, now)):
             yield path, values
 
 
-def _of_dataset(name: str, given: Any) -> dict[str, Any]:
+def _of_dataset(name: str, given: Any) -> dict[Keys, Any]:
     options = _complete(given, schema.DatasetConfig)
-    return {**options, "type": options["type"] or name}
+    return {**options, ("type",): options[("type",)] or name}
 
 
-def _complete(given: Any, cls: type) -> dict[str, Any]:
-    """Return the options of a section that this version knows, over their defaults."""
+def _complete(given: Any, cls: type, above: Keys = ()) -> dict[Keys, Any]:
+    """Return the values of a section by path: its options that this version knows, over their defaults."""
     known = {one.name for one in fields(cls)}
     given = {key: value for key, value in given.items() if key in known} if isinstance(given, Mapping) else {}
-    defaults = OmegaConf.to_container(OmegaConf.structured(cls))
-    assert isinstance(defaults, dict)
-    return _laid_over(defaults, given)
-
-
-def _laid_over(defaults: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
-    merged = dict(defaults)
-    for key, value in given.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(cls))
+    return _leaves(defaults, above) | _leaves(given, above)
 
 
 def _leaves(tree: Mapping[Any, Any], above: Keys = ()) -> dict[Keys, Any]:
@@ -160,7 +150,13 @@ def _meaning(path: Keys, leaves: Mapping[Keys, Any]) -> Any:
         return leaves[("run", "init_lr")]
     if path == ("model", "lora_target_modules") and isinstance(value, list):
         return sorted(value)
-    return UNSET.get(path) if value is None else value
+    return _unset_value(path, leaves) if value is None else value
+
+
+def _unset_value(path: Keys, leaves: Mapping[Keys, Any]) -> Any:
+    if path[0] == "model":
+        return unset_options({"language_model": leaves.get(("model", "language_model"))}).get(path[-1])
+    return UNSET_OF_DATASETS.get(path)
 
 
 def _same(before: Any, now: Any) -> bool:
@@ -170,7 +166,7 @@ def _same(before: Any, now: Any) -> bool:
 
 
 def _described(body: Any) -> dict[str, Any] | None:
-    """Return what stands for a whole dataset in a message; None where it is absent."""
+    """Return a dataset's main options for a message; None for an absent dataset."""
     if not isinstance(body, Mapping):
         return None
     return {key: body[key] for key in ("type", "batch_size", "sample_ratio") if body.get(key) is not None}

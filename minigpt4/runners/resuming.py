@@ -34,7 +34,7 @@ def resume(state: TrainState, cfg: Config, datasets: Datasets, folder: Path) -> 
     source, checkpoint = opened
     changes = _changes(cfg, datasets, checkpoint, source)
     _report(changes, source, is_compared=isinstance(checkpoint.get("config"), Mapping))
-    found = check_match(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
+    found = check_match(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes, is_built=True)
     state.model.mismatches = list(dict.fromkeys([*state.model.mismatches, *found]))
     state.load_state_dict(checkpoint, source=source)
     step = checkpoint.get("step")

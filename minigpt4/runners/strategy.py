@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, get_world_size, is_distributed
-from minigpt4.common.late_weights import materialise
+from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,11 @@ class Sharded(Parallel):
         uses = Counter(parameter for unit in units for parameter in unit.parameters())
         mesh = _mesh(device)
         for unit in units:  # one at a time, so that the device never holds more than one of them whole
-            materialise(unit, device)
+            init_from_meta(unit, device)
             kept = {parameter for parameter in unit.parameters() if parameter.requires_grad or uses[parameter] > 1}
             # param_dtype stays unset: it would cast the float32 of what is trained
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
-        materialise(model, device)
+        init_from_meta(model, device)
         whole = [parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)]
         _move([*whole, *model.buffers()], device)
         fully_shard(model, mesh=mesh, ignored_params=set(whole))  # nothing is left to it but to let units fetch ahead
@@ -178,7 +178,7 @@ def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool
         return Sharded(model, device)
     if strategy == "fsdp":
         logger.warning("run.strategy is fsdp, but a process alone has no other to share the model with: it keeps it")
-    materialise(model, device)
+    init_from_meta(model, device)
     model.to(device)
     join_weights = getattr(model, "join_weights", None)
     if join_weights is not None:

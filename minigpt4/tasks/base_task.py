@@ -12,8 +12,8 @@ from minigpt4.common.config import Config
 from minigpt4.common.dist_utils import autocast_dtype
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Batch, Losses
-from minigpt4.datasets.check import check
 from minigpt4.models.base_model import BaseModel
+from minigpt4.preflight.preflight import run_preflight
 
 __all__ = ["BaseModel", "BaseTask", "Datasets"]
 
@@ -34,11 +34,11 @@ class BaseTask:
 
         Raises: ValueError that lists what is missing or broken of all datasets and weight files at once.
         """
-        checkup = check(cfg)
-        logger.info("what this run reads:\n%s", checkup.found())
-        if checkup.problems:
-            raise ValueError(checkup.verdict())
-        return checkup.built()
+        report = run_preflight(cfg)
+        logger.info("what this run reads:\n%s", report.table())
+        if report.problems:
+            raise ValueError(report.summary())
+        return report.built()
 
     def build_model(self, cfg: Config, device: torch.device) -> BaseModel:
         """Return the model on the CPU: frozen weights in the run's 16-bit type for its device, trained ones float32."""

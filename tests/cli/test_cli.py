@@ -58,7 +58,11 @@ def test_the_help_of_every_command_shows_an_example(capsys, name):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["trian"], ["train", "--help"], ["eval", "--help"], ["convert", "seed", "-h"]]
+    "words",
+    [
+        *(["--help"], ["--version"], ["trian"], ["train", "--help"], ["eval", "--help"], ["convert", "seed", "-h"]),
+        *(["train", "--help-options"], ["eval", "--help-options", "batch"]),
+    ],
 )
 def test_help_and_mistakes_do_not_wait_for_pytorch(words):
     code = "import sys; from minigpt4.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"

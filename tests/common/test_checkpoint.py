@@ -29,7 +29,7 @@ def test_a_recorded_checkpoint_is_read_with_its_optimizer_and_config():
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.05
 
 
-def test_what_is_written_comes_back(tmp_path):
+def test_a_written_checkpoint_is_read_back(tmp_path):
     path = tmp_path / "new" / "checkpoint_0.pth"
     write_checkpoint(path, {"model": {"w": torch.tensor([1.5, 2.5])}, "epoch": 3})
     state = read_checkpoint(path)
@@ -56,19 +56,19 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path):
 def test_half_a_file_is_refused_by_name(tmp_path):
     whole = (ASSETS / "minigptv2_tiny_ckpt.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"x\.pth: "):
+    with pytest.raises(ValueError, match=r"x\.pth is cut off or no file of weights: "):
         read_checkpoint(tmp_path / "x.pth")
 
 
 def test_an_absent_file_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"x\.pth: no such file"):
+    with pytest.raises(ValueError, match=r"no file .*x\.pth"):
         read_tensors(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(("content", "reason"), [([1], "holds a list"), ({"w": 1}, r"has no 'model' but \['w'\]")])
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content, reason):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=rf"x\.pth: .*{reason}"):
+    with pytest.raises(ValueError, match=rf"x\.pth:? .*{reason}"):
         read_checkpoint(tmp_path / "x.pth")
 
 

@@ -1,4 +1,4 @@
-"""The network: one download a machine, and an error within seconds where nothing answers."""
+"""Downloads: one for each machine, and an error within seconds when no server answers."""
 
 import contextlib
 import http.server

@@ -1,5 +1,6 @@
-"""A checkpoint beside the model section of a run: what is refused, what is allowed, what could not be compared."""
+"""A checkpoint compared with the model section of a run: what is refused, allowed, or could not be compared."""
 
+import json
 import shutil
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minigpt4.common.checkpoint import read_checkpoint
-from minigpt4.common.model_match import check_match, compare, judge_checkpoint
+from minigpt4.common.model_match import check_match, compare
 from minigpt4.common.weight_identity import identity_of
+from minigpt4.preflight.weights import check_checkpoint
 from tests.models.golden_model import ASSETS, tiny_config, tiny_model
 
 CKPT = ASSETS / "minigptv2_tiny_ckpt.pth"
@@ -34,7 +36,7 @@ def other_llama(tmp_path):
     return str(folder)
 
 
-def test_the_same_model_is_loaded_without_a_word(caplog):
+def test_the_same_model_is_loaded_without_a_warning(caplog):
     assert check_match(ours(), tiny_config(), "x.pth") == []
     assert caplog.records == []
 
@@ -59,7 +61,7 @@ def test_another_option_is_refused_with_both_values_and_the_key(trained, now, me
         check_match(ours(**trained), tiny_config(**now), "out/x.pth")
     assert str(caught.value) == (
         f"out/x.pth does not fit this model: {message}\n"
-        "  use the values of the checkpoint, or load it all the same with --options model.allow_mismatch=True"
+        "  use the checkpoint's values, or allow the difference with --options model.allow_mismatch=True"
     )
 
 
@@ -72,7 +74,7 @@ def test_unset_options_are_the_same_as_their_defaults():
     assert len(compare(ours(), tiny_config(chat_template=None), "x.pth", trains=True).differences) == 1
 
 
-def test_another_base_model_is_refused_with_the_names_of_both(tmp_path):
+def test_another_base_model_is_refused_with_both_names(tmp_path):
     folder = other_llama(tmp_path)
     shutil.copy(ASSETS / "eva_tiny_28.pth", tmp_path / "copy.pth")
     with pytest.raises(ValueError) as caught:
@@ -92,7 +94,7 @@ def test_another_vision_encoder_is_refused_unless_the_checkpoint_brings_its_own(
     assert compare(state, cfg, "x.pth").differences == []
 
 
-def test_all_differences_are_said_at_once_and_may_be_allowed(tmp_path, caplog):
+def test_all_differences_are_reported_at_once_and_may_be_allowed(tmp_path, caplog):
     changes = {"llama_model": other_llama(tmp_path), "end_sym": "\n"}
     with pytest.raises(ValueError) as caught:
         check_match(ours(lora_alpha=64), tiny_config(**changes), "x.pth")
@@ -103,7 +105,7 @@ def test_all_differences_are_said_at_once_and_may_be_allowed(tmp_path, caplog):
     assert check_match(ours(lora_alpha=64), tiny_config(**changes), "x.pth", allowed=True) == allowed
 
 
-def test_the_rank_and_layers_of_lora_are_known_by_the_tensors_and_no_option_allows_others():
+def test_the_rank_and_layers_of_lora_are_known_from_the_tensors_and_no_option_allows_others():
     for changes, message in (
         ({"lora_r": 8}, r"x\.pth has LoRA of rank 4, this run model\.lora_r=8 \(.*lora_A\.weight \(4, 64\), not \(8"),
         (
@@ -128,12 +130,12 @@ def test_a_checkpoint_without_lora_is_refused_where_the_run_has_it():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"base_model": "0f3c"}, "its fingerprint of the base model is of an older form"),
+        ({"base_model": "0f3c"}, "its fingerprint of the base model has an older format"),
         ({"base_model": {"version": 9}}, "its fingerprint of the base model has version 9, not 1"),
         ({"base_model": {"version": 1, "llama": {"values": 3}}}, "model.llama_model ("),
     ],
 )
-def test_a_fingerprint_of_another_form_is_not_compared_and_one_line_says_so(tmp_path, caplog, changes, text):
+def test_a_fingerprint_of_another_format_is_not_compared_and_one_line_says_so(tmp_path, caplog, changes, text):
     assert check_match({**ours(), **changes}, tiny_config(llama_model=other_llama(tmp_path)), "x.pth") == []
     assert len(caplog.records) == 1
     assert caplog.records[0].getMessage().startswith("x.pth: loaded without comparing all of its model: ")
@@ -168,9 +170,7 @@ def test_a_model_loads_what_fits_and_remembers_what_was_allowed(tmp_path):
 
 def test_another_base_model_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
     torch.save(ours(), tmp_path / "x.pth")
-    monkeypatch.setattr(
-        "minigpt4.models.language.llama.Llama.from_config", lambda *_, **__: pytest.fail("it was loaded")
-    )
+    monkeypatch.setattr("minigpt4.models.language.llama.Llama._read", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match=r"model\.llama_model=there/llama"):
         tiny_model(ckpt=str(tmp_path / "x.pth"), llama_model=other_llama(tmp_path))
 
@@ -180,45 +180,47 @@ def test_the_check_before_a_training_names_the_key_and_reads_a_checkpoint_of_any
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "x.safetensors")
     torch.save(tensors, tmp_path / "flat.pth")
     for name in ("x.safetensors", "flat.pth"):
-        assert judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config()) == ([], [])
-        [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
+        assert check_checkpoint("model.ckpt", str(tmp_path / name), tiny_config()) == ([], [])
+        [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / name), tiny_config(lora_r=8))
         assert problem.startswith(f"model.ckpt: {tmp_path / name} does not fit this model: {name} has LoRA of rank 4")
     (tmp_path / "flat.pth").write_bytes(b"no")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
-    assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'}: ")
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "flat.pth"), tiny_config())
+    assert problem.startswith(f"model.ckpt: {tmp_path / 'flat.pth'} is cut off or no file of weights: ")
 
 
 def test_a_checkpoint_of_other_widths_is_refused_before_the_model_is_loaded(tmp_path):
     llama = shutil.copytree(ASSETS / "llama_tiny", tmp_path / "llama")
-    (llama / "config.json").write_text('{"hidden_size": 80}')
+    sizes = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**sizes, "hidden_size": 80}))
     cfg = tiny_config(llama_model=str(llama), vit={"embed_dim": 48, "depth": 2, "num_heads": 4})
-    [problem], _ = judge_checkpoint("model.ckpt", str(CKPT), cfg)
+    [problem], _ = check_checkpoint("model.ckpt", str(CKPT), cfg)
     assert "was trained with a language model of width 64, that of model.llama_model has 80" in problem
-    assert "was trained with a vision encoder of width 32, this run model.vit.embed_dim=48" in problem
+    assert "was trained with a vision tower of width 32, that of model.vit_model has 48" in problem
 
 
 def test_a_checkpoint_without_an_optimizer_is_loaded_but_not_resumed(tmp_path):
     torch.save({"model": read_checkpoint(CKPT)["model"]}, tmp_path / "x.pth")
     where = str(tmp_path / "x.pth")
-    assert judge_checkpoint("model.ckpt", where, tiny_config()) == ([], [])
-    [problem], _ = judge_checkpoint("run.resume_ckpt_path", where, tiny_config(), resumed=True)
+    assert check_checkpoint("model.ckpt", where, tiny_config()) == ([], [])
+    [problem], _ = check_checkpoint("run.resume_ckpt_path", where, tiny_config(), resumed=True)
     assert problem == f"run.resume_ckpt_path: {where} cannot be resumed, it has no optimizer, epoch"
 
 
 def test_a_file_that_holds_something_else_is_named_by_the_check():
     vit = str(ASSETS / "eva_tiny_28.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", vit, tiny_config())
-    assert problem.startswith(f"model.ckpt: {vit}: not a checkpoint of MiniGPT-v2, it has no llama_proj.weight but [")
+    [problem], _ = check_checkpoint("model.ckpt", vit, tiny_config())
+    assert problem.startswith(f"model.ckpt: {vit} does not fit this model: missing ['llama_model.")
+    assert "unexpected ['cls_token', " in problem and problem.endswith("; it is no checkpoint of MiniGPT-v2")
 
 
-def test_the_check_says_what_is_allowed(tmp_path):
+def test_the_check_reports_what_is_allowed(tmp_path):
     torch.save(ours(lora_alpha=64), tmp_path / "x.pth")
-    problems, remarks = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
+    problems, remarks = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config(allow_mismatch=True))
     assert problems == []
     assert remarks == ["model.ckpt: x.pth was trained with model.lora_alpha=64, this run has 16"]
 
 
-def test_weights_that_have_to_be_fetched_are_compared_once_they_are_here(tmp_path, monkeypatch):
+def test_weights_that_are_downloaded_are_compared_after_the_download(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     vit = torch.load(ASSETS / "eva_tiny_28.pth", weights_only=True)
     torch.save({name: value + 0.1 for name, value in vit.items()}, tmp_path / "vit.pth")
@@ -237,20 +239,26 @@ def damaged_by(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("llama_proj.bias"), "it lacks llama_proj.bias"),
-        (lambda t: t.update(foo=torch.zeros(2)), "it has, and this model lacks, foo"),
-        (lambda t: t.update({"llama_proj.bias": torch.zeros(3)}), "of another shape are llama_proj.bias (3,), not"),
-        (lambda t: t.pop(next(name for name in t if "layers.0" in name and "lora_B" in name)), "it lacks llama_model."),
+        (lambda t: t.pop("llama_proj.bias"), "missing ['llama_proj.bias'], unexpected [], shapes []"),
+        (lambda t: t.update(foo=torch.zeros(2)), "missing [], unexpected ['foo'], shapes []"),
+        (
+            lambda t: t.update({"llama_proj.bias": torch.zeros(3)}),
+            "missing [], unexpected [], shapes ['llama_proj.bias (3,), not",
+        ),
+        (
+            lambda t: t.pop(next(name for name in t if "layers.0" in name and "lora_B" in name)),
+            "missing ['llama_model.",
+        ),
     ],
 )
 def test_a_checkpoint_with_other_tensors_is_refused_before_the_model_is_built(tmp_path, change, words):
     torch.save({"model": damaged_by(change)}, tmp_path / "x.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
-    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth does not fit this model: x.pth: {words}")
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth does not fit this model: {words}")
 
 
 @pytest.mark.parametrize("wrong", [{3: torch.zeros(1)}, {"llama_proj.bias": "abc"}])
 def test_a_checkpoint_whose_model_holds_other_things_than_tensors_is_refused(tmp_path, wrong):
     torch.save({"model": damaged_by(lambda tensors: tensors.update(wrong))}, tmp_path / "x.pth")
-    [problem], _ = judge_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
+    [problem], _ = check_checkpoint("model.ckpt", str(tmp_path / "x.pth"), tiny_config())
     assert problem.startswith(f"model.ckpt: {tmp_path}/x.pth: not a training checkpoint, its model holds ")

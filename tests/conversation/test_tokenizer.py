@@ -76,7 +76,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 def test_a_hub_id_that_cannot_be_reached_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"model\.llama_model: HF_HUB_OFFLINE forbids to ask"):
+    with pytest.raises(ValueError, match=r"model\.llama_model: HF_HUB_OFFLINE forbids a request"):
         load_tokenizer("nobody/nothing")
 
 

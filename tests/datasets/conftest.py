@@ -108,7 +108,7 @@ def load(world):
     return make
 
 
-def cells(checkup, name):
+def cells(report, name):
     """Return the words of a dataset's line of the table, up to the first path."""
-    (line,) = [line for line in checkup.found().splitlines() if line.startswith(name)]
+    (line,) = [line for line in report.table().splitlines() if line.startswith(name)]
     return line.split()[1:6]

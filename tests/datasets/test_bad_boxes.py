@@ -11,8 +11,9 @@ from PIL import Image
 
 from minigpt4.common.config import Config
 from minigpt4.datasets import row_index
-from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.preview import write_preview
+from minigpt4.preflight.images import check_images
+from minigpt4.preflight.preflight import run_preflight
 from tests.datasets.test_streams import write_shard
 
 BOXES = [[10, 10, 20, 20], [-5, -8, 20, 20], [90, 90, 40, 40], [50, 50, 0, 0], [50, 50, -20, -20], [5, -950, 9, 50]]
@@ -191,14 +192,14 @@ def test_check_and_preview_count_bad_boxes_and_ask_the_images_for_sizes(load, wo
     refs = [{"split": "train", "image_id": 7, "ann_id": n, "sentences": [{"raw": "a"}]} for n in range(len(boxes))]
     (world / "refcoco/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     cfg = load("run.num_workers=1")
-    checkup = check(cfg)
+    report = run_preflight(cfg)
     without_sizes = "1 outside of its image, 1 empty, 1 reversed"
-    assert f"- refcoco: 3 of 7 rows have a bad box: {without_sizes}; kept as published" in checkup.found()
-    check_images(checkup, cfg.run_cfg)
+    assert f"- refcoco: 3 of 7 rows have a bad box: {without_sizes}; kept as published" in report.table()
+    check_images(report, cfg.run_cfg)
     with_sizes = "1 sticking out of its image, 2 outside of its image, 1 empty, 1 reversed"  # the image is 60 x 40
     line = f"refcoco: 5 of 7 rows have a bad box: {with_sizes}; kept as published (datasets.refcoco.bad_boxes: keep)"
-    assert f"- {line}" in checkup.found()
-    again = check(cfg)
+    assert f"- {line}" in report.table()
+    again = run_preflight(cfg)
     page = write_preview(cfg, again.built(), num_samples=1).read_text(encoding="utf-8")
     assert line.removeprefix("refcoco: ") in page
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigpt4.datasets.bad_samples import open_images
 from minigpt4.datasets.images import read_image
+from minigpt4.preflight.images import open_images
 from minigpt4.processors.pictures import PICTURES
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8))

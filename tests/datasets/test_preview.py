@@ -11,9 +11,9 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
-from minigpt4.datasets.check import check
 from minigpt4.datasets.preview import views_of, write_preview
 from minigpt4.models.base_model import BaseModel
+from minigpt4.preflight.preflight import run_preflight
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.runners.tiny import DATA, tiny_config
 
@@ -32,9 +32,9 @@ def preview(tmp_path, monkeypatch):
         config["datasets"] = {name: {"batch_size": 2, "sample_ratio": 1 + n} for n, name in enumerate(names)}
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
         cfg = Config.load(tmp_path / "x.yaml")
-        checkup = check(cfg)
-        assert checkup.problems == []
-        return cfg, checkup.built()
+        report = run_preflight(cfg)
+        assert report.problems == []
+        return cfg, report.built()
 
     return make
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.shards import cut_shards, read_shard
+from minigpt4.preflight.images import check_images
+from minigpt4.preflight.preflight import run_preflight
 from tests.datasets.test_streams import picture, sample, write_shard
 
 
@@ -29,21 +30,21 @@ def test_members_with_a_dot_in_their_name_are_counted_in_the_check(load_shards, 
     for number in range(9):
         members |= {f"shop.v{number}.jpg": picture(8), f"shop.v{number}.json": row()}
     write_shard(world / "some.tar", members)
-    checkup = check(load_shards(f"{world}/some.tar"))
-    assert checkup.problems == []
+    report = run_preflight(load_shards(f"{world}/some.tar"))
+    assert report.problems == []
     count = f"shop: {world}/some.tar: 18 members are no image or .json of this layout"
-    assert f"{count}, e.g. shop.v0.jpg: a dot in the name" in checkup.remarks
+    assert f"{count}, e.g. shop.v0.jpg: a dot in the name" in report.remarks
 
 
 def test_a_shard_without_a_sample_says_why(load_shards, world):
     write_shard(world / "all.tar", {"shop.2024.01.jpg": picture(8), "shop.2024.01.json": row()})
-    (problem,) = check(load_shards(f"{world}/all.tar")).problems
+    (problem,) = run_preflight(load_shards(f"{world}/all.tar")).problems
     assert problem == (
         f"shop: none of its 1 shards has a sample that can be read: {world}/all.tar: 2 members are no image or .json "
         "of this layout, e.g. shop.2024.01.jpg: a dot in the name"
     )
     write_shard(world / "all.tar", {"a.bmp": b"x", "a.txt": b"x", "README": b"x"})
-    (problem,) = check(load_shards(f"{world}/all.tar")).problems
+    (problem,) = run_preflight(load_shards(f"{world}/all.tar")).problems
     assert problem.endswith("no image with a .json beside it, only members of the kinds bmp, no ending, txt")
 
 
@@ -57,13 +58,13 @@ def test_a_shard_without_a_sample_says_why(load_shards, world):
 )
 def test_a_shard_that_is_no_tar_file_says_why(load_shards, world, content, reason):
     (world / "0.tar").write_bytes(content)
-    (problem,) = check(load_shards(f"{world}/0.tar")).problems
+    (problem,) = run_preflight(load_shards(f"{world}/0.tar")).problems
     assert f"{world}/0.tar: cannot be read to its end: {reason}" in problem
 
 
 def test_a_shard_that_is_a_pointer_of_git_lfs_is_a_problem(load_shards, world):
     (world / "0.tar").write_text("version https://git-lfs.github.com/spec/v1\n")
-    (problem,) = check(load_shards(f"{world}/0.tar")).problems
+    (problem,) = run_preflight(load_shards(f"{world}/0.tar")).problems
     assert problem.startswith(f"datasets.shop.build_info.storage: {world}/0.tar is a pointer of git-lfs")
 
 
@@ -72,15 +73,15 @@ def test_shards_that_are_absent_or_cut_off_are_counted_and_named(load_shards, wo
         write_shard(world / f"{number}.tar", {"0.jpg": picture(8), "0.json": row()})
     whole = (world / "1.tar").read_bytes()
     (world / "1.tar").write_bytes(whole[: whole.index(b"0.json") + 520])
-    checkup = check(load_shards(f"{world}/{{0..4}}.tar"))
-    assert checkup.problems == []
-    assert f"shop: 2 of its 5 shards are not there: {world}/3.tar, {world}/4.tar" in checkup.remarks
-    assert f"shop: 1 of its 5 shards are cut off or no tar files: {world}/1.tar" in checkup.remarks
+    report = run_preflight(load_shards(f"{world}/{{0..4}}.tar"))
+    assert report.problems == []
+    assert f"shop: 2 of its 5 shards are not there: {world}/3.tar, {world}/4.tar" in report.remarks
+    assert f"shop: 1 of its 5 shards are cut off or no tar files: {world}/1.tar" in report.remarks
     assert cut_shards([f"{world}/{number}.tar" for number in range(3)]) == [f"{world}/1.tar"]
 
 
 def test_braces_that_do_not_close_are_one_line(load_shards, world):
-    (problem,) = check(load_shards(f"{world}/{{0..4.tar")).problems
+    (problem,) = run_preflight(load_shards(f"{world}/{{0..4.tar")).problems
     assert problem.startswith("datasets.shop.build_info.storage: ")
 
 
@@ -89,10 +90,10 @@ def test_a_full_check_opens_every_sample_of_every_shard(load_shards, world):
     write_shard(world / "0.tar", {**good, "1.jpg": b"no jpeg", "1.json": row(), "alone.jpg": picture(8), "a.txt": b"x"})
     write_shard(world / "1.tar", {**good, "1.jpg": picture(8), "1.json": row(answer=3), "2.json": row()})
     cfg = load_shards(f"{world}/{{0,1}}.tar")
-    checkup = check(cfg)
-    check_images(checkup, cfg.run_cfg)
-    assert checkup.problems == []
-    text = "\n".join(checkup.remarks)
+    report = run_preflight(cfg)
+    check_images(report, cfg.run_cfg)
+    assert report.problems == []
+    text = "\n".join(report.remarks)
     assert f"shop: 2 of 4 samples cannot be read: {world}/0.tar/1.jpg: cannot identify image file" in text
     assert f"{world}/1.tar/1.jpg: 'answer' should be a text or a list, not 3" in text
     alone = "an image without a .json of its name, or the reverse"
@@ -107,9 +108,9 @@ def test_a_full_check_opens_every_sample_of_every_shard(load_shards, world):
 def test_a_shard_of_which_no_sample_can_be_read_is_a_problem_of_the_full_check(load_shards, world):
     write_shard(world / "0.tar", {"1.jpg": b"no jpeg", "1.json": row()})
     cfg = load_shards(f"{world}/0.tar")
-    checkup = check(cfg)
-    check_images(checkup, cfg.run_cfg)
-    assert checkup.problems == [f"shop: not one of the 1 samples of {world}/0.tar can be read"]
+    report = run_preflight(cfg)
+    check_images(report, cfg.run_cfg)
+    assert report.problems == [f"shop: not one of the 1 samples of {world}/0.tar can be read"]
 
 
 def test_samples_stand_in_the_order_of_the_file_and_endings_in_any_case(tmp_path):

@@ -12,9 +12,9 @@ from PIL import Image
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.datasets.bad_samples import digest, open_images
-from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.images import read_image
+from minigpt4.preflight.images import check_images, digest, open_images
+from minigpt4.preflight.preflight import run_preflight
 from tests.datasets.test_streams import write_shard
 from tests.runners.tiny import tiny_config
 
@@ -146,9 +146,9 @@ def load(pictures):
 
 def test_the_full_check_counts_pictures_of_every_kind(load):
     cfg = load()
-    checkup = check(cfg)
-    check_images(checkup, cfg.run_cfg)
-    found = checkup.found()
+    report = run_preflight(cfg)
+    check_images(report, cfg.run_cfg)
+    found = report.table()
     for line in (
         "mine: 1 images are stored turned (EXIF): shown upright (datasets.mine.pictures: as_seen)",
         "mine: 2 images have transparent parts: shown on white (datasets.mine.pictures: as_seen)",
@@ -160,7 +160,7 @@ def test_the_full_check_counts_pictures_of_every_kind(load):
         "gqa: 2 images have transparent parts: shown without their alpha channel (datasets.gqa.pictures: as_stored)",
     ):
         assert f"- {line}\n" in f"{found}\n"
-    assert checkup.problems == []
+    assert report.problems == []
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_full_check_counts_pictures_of_every_kind(load):
     ],
 )
 def test_what_the_model_option_says_holds_where_a_dataset_says_nothing(load, options, expected):
-    built = check(load(*options)).built()
+    built = run_preflight(load(*options)).built()
     assert tuple(built[name]["train"].pictures for name in ("mine", "gqa")) == expected
 
 

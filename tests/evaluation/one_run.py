@@ -3,29 +3,32 @@
 from pathlib import Path
 from typing import Any
 
-from minigpt4.evaluation.batches import make_batches
 from minigpt4.evaluation.benchmark import Benchmark
 from minigpt4.evaluation.mistakes import mistakes, write_mistakes
 from minigpt4.evaluation.results import read_results, write_results
 from minigpt4.evaluation.shards import remove_shards
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.worker import InferenceWorker, make_batches
 
 
 def order_asked(benchmark: Benchmark) -> list[int]:
     """Return the rows in the order in which one process asks them."""
-    units = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
-    return [row for unit in units for batch in unit.batches for row in batch]
+    groups = make_batches(benchmark.questions(), benchmark.cfg.batch_size)
+    return [row for group in groups for batch in group.batches for row in batch]
 
 
-def run(benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, **options: Any) -> dict[str, Any]:
+def run(
+    benchmark: Benchmark, model: Any, processor: Any, *, save_path: Path, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Ask, write the result file, and return the score."""
     if hasattr(model, "rows"):
         model.rows = order_asked(benchmark)
     questions = benchmark.questions()
-    predictions = infer(benchmark, model, processor, save_path=save_path, questions=questions, **options)
+    benchmark.check_images(questions)
+    worker = InferenceWorker(benchmark=benchmark, model=model, image_processor=processor)
+    predictions = worker.infer(questions, save_path, settings)
     score = benchmark.score(predictions)
     rows = mistakes(benchmark, predictions, score.get("accuracy_by_type", {}), save_path=save_path)
-    write_mistakes(save_path, benchmark.name, [row.to_json() for row in rows])
+    write_mistakes(save_path, {benchmark.name: rows})
     remove_shards(save_path, benchmark.name)
     return score
 

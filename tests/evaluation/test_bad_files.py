@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.evaluator import INFER, prepare
-from minigpt4.evaluation.mistakes import read_mistakes
-from minigpt4.evaluation.results import read_predictions, read_results
+from minigpt4.evaluation.mistakes import load_mistakes
+from minigpt4.evaluation.prepare import INFER, prepare
+from minigpt4.evaluation.result_files import read_predictions
+from minigpt4.evaluation.results import read_results
 
 FOLDER = {"okvqa", "refcoco"}
 GOOD = {
@@ -118,7 +119,7 @@ def test_a_file_without_any_label_is_answered_with_accuracy_unknown(bench, name,
     answer = [0, 1] if name == "iconvqa" else "yes"
     score = benchmark.score([Prediction(question, answer)])
     assert (score["accuracy"], score["num_questions"]) == (None, 1)
-    assert benchmark.metadata(question)["truth"] is None
+    assert question.truth is None
     assert json.loads(json.dumps(benchmark.export(question, answer)))
     assert f"has '{LABELS[name]}', so no accuracy is known" in caplog.text
 
@@ -199,7 +200,7 @@ def test_any_value_in_any_key_gives_questions_or_one_error(bench, tmp_path, num_
         answer = [0] if name == "iconvqa" else "{<1><2><3><4>}"
         json.dumps(benchmark.score([Prediction(question, answer) for question in prepared.questions]))
         for question in prepared.questions:
-            json.dumps([benchmark.export(question, answer), benchmark.metadata(question)])
+            json.dumps([benchmark.export(question, answer), question.type, question.options, question.truth])
 
     check()
 
@@ -300,4 +301,4 @@ def test_a_file_of_results_that_does_not_fit_is_named(tmp_path, content, message
 def test_a_damaged_line_of_wrong_answers_is_named(tmp_path):
     (tmp_path / "wrong.jsonl").write_text('{"benchmark": "vsr"}\n{"bench')
     with pytest.raises(ValueError, match=r"wrong\.jsonl: line 2: is no JSON"):
-        read_mistakes(tmp_path)
+        load_mistakes(tmp_path / "wrong.jsonl")

@@ -60,7 +60,7 @@ def test_missing_seed_images_name_both_places(make_benchmarks, recorded_model, p
 
 
 def mmbench_question(index: int, truth: str | None) -> Question:
-    return Question(id=index, prompt="?", image="", extra={"options": {"A": "x", "B": "y"}, "truth": truth})
+    return Question(id=index, prompt="?", image="", options={"A": "x", "B": "y"}, truth=truth)
 
 
 def test_mmbench_counts_only_rows_with_a_truth(make_benchmarks):
@@ -82,7 +82,7 @@ def test_options_that_are_numbers_stay_as_written(make_benchmarks, tmp_path):
     path = tmp_path / "x.tsv"
     path.write_text("index\tquestion\tA\tB\timage\n5\tHow many?\t3\t\tAAAA\n6\tHow many?\t4\t07\tAAAA\n")
     [benchmark] = make_benchmarks("mmbench", eval_file_path=str(path))
-    assert [q.extra["options"] for q in benchmark.questions()] == [{"A": "3"}, {"A": "4", "B": "07"}]
+    assert [q.options for q in benchmark.questions()] == [{"A": "3"}, {"A": "4", "B": "07"}]
 
 
 def test_a_picture_that_does_not_decode_names_its_row(make_benchmarks, recorded_model, processor, tmp_path):

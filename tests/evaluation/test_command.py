@@ -10,7 +10,7 @@ from torch import Tensor
 from minigpt4.cli import COMMANDS
 from minigpt4.cli.evaluation import evaluate, load_config
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.evaluation.evaluator import choose
+from minigpt4.evaluation.prepare import choose
 from minigpt4.evaluation.results import settings_of
 
 YAML = """
@@ -49,7 +49,7 @@ def parse(tmp_path: Path, *words: str) -> Any:
 def names(tmp_path: Path, dataset: str | None, script: str = "eval_vqa.py") -> list[str]:
     cfg = load_config(parse(tmp_path))
     names = [name for name in (dataset or "").split(",") if name]
-    return [benchmark.name for benchmark in choose(cfg, names, script=script)]
+    return [benchmark.name for benchmark in choose(cfg, names, script=script, option="--dataset")]
 
 
 def test_without_names_a_script_evaluates_all_that_is_its_own(tmp_path):
@@ -62,7 +62,7 @@ def test_unknown_names_are_refused_all_at_once_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="sead") as error:
         names(tmp_path, "sead,hm,refcocog,gqa")
     assert "--dataset sead: evaluation_datasets has seed, hm, refcocog; did you mean 'seed'?" in str(error.value)
-    assert "--dataset gqa: evaluation_datasets has seed, hm, refcocog" in str(error.value)
+    assert "--dataset gqa: evaluation_datasets has seed, hm, refcocog\n" in str(error.value)
     assert "--dataset refcocog: eval_scripts/eval_ref.py evaluates it" in str(error.value)
 
 

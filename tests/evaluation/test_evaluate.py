@@ -1,11 +1,9 @@
 """`minigpt4.evaluate` in process: typed results of benchmarks in memory and of the YAML, whole or in part."""
 
 import json
-import threading
 from contextlib import nullcontext
 
 import pytest
-import torch
 from PIL import Image
 
 from minigpt4 import evaluate
@@ -20,17 +18,20 @@ class Sums(Benchmark):
     picture = None
 
     def questions(self):
-        asked = [Question(id=f"s{n}", prompt=f"{n} + 1?", extra={"type": "sum", "truth": str(n + 1)}) for n in range(3)]
+        asked = [Question(id=f"s{n}", prompt=f"{n} + 1?", type="sum", truth=str(n + 1)) for n in range(3)]
         return [
             *asked,
-            Question(id="p", prompt="grey?", image=(self.picture,), extra={"type": "sight", "truth": "yes"}),
+            Question(id="p", prompt="grey?", image=(self.picture,), type="sight", truth="yes"),
         ]
 
     def export(self, question, answer):
         return {"question_id": question.id, "text": answer}
 
     def score_one(self, question, answer):
-        return float(answer == question.extra["truth"])
+        return float(answer == question.truth)
+
+    def is_valid(self, answer):
+        return bool(answer)
 
 
 class Calculator:
@@ -91,21 +92,6 @@ def test_a_benchmark_in_memory_with_questions_of_text_alone_gives_typed_results(
     assert len((tmp_path / "results" / "sums.jsonl").read_text().splitlines()) == 4
 
 
-def test_it_is_called_twice_and_from_a_thread_and_leaves_the_process_as_it_was(cfg, sums):
-    state, threads, found = torch.get_rng_state(), threading.active_count(), []
-
-    def ask():
-        found.append(evaluate(cfg, Calculator(), [sums])["sums"].accuracy)
-
-    ask()
-    thread = threading.Thread(target=ask)
-    thread.start()
-    thread.join()
-    assert found == [75.0, 75.0]
-    assert torch.equal(torch.get_rng_state(), state) and threading.active_count() == threads
-    assert not torch.distributed.is_initialized()
-
-
 @pytest.mark.parametrize("text", ["s0\np\n", '["p", "s0"]'])
 def test_only_ids_asks_a_subset_that_replaces_nothing_of_the_whole(cfg, sums, tmp_path, text):
     evaluate(cfg, Calculator(), [sums])
@@ -147,7 +133,7 @@ def test_a_row_that_is_no_mistake_is_named(tmp_path):
     good = Mistake(benchmark="a", question_id=1, prompt="q", answer="b", right=0.0)
     assert Mistake.from_json(good.to_json()) == good
     path.write_text(json.dumps(good.to_json()) + "\n" + json.dumps({**good.to_json(), "right": "no"}) + "\n")
-    with pytest.raises(ValueError, match=r"wrong.jsonl: row 2: 'right' should be a number"):
+    with pytest.raises(ValueError, match=r"wrong.jsonl: line 2: 'right' should be a number"):
         load_mistakes(path)
 
 
@@ -173,9 +159,32 @@ def test_an_evaluation_that_breaks_has_saved_neither_results_nor_mistakes(cfg, s
     broken = Broken(name="broken")
     broken.picture = sums.picture
     with pytest.raises(ZeroDivisionError):
-        evaluate(cfg, Calculator(), [sums, broken])
+        evaluate(cfg, Calculator(), [sums, broken], run_name="calculator")
     assert not (tmp_path / "results/results.json").exists() and not (tmp_path / "results/wrong.jsonl").exists()
     calculator = Calculator()
-    evaluate(cfg, calculator, [sums])
+    evaluate(cfg, calculator, [sums], run_name="calculator")
     assert calculator.asked == []  # its shards were kept
     assert len(load_mistakes(tmp_path / "results/wrong.jsonl")) == 1
+
+
+def test_an_unknown_name_is_refused_with_the_names_of_the_yaml_and_of_the_registry(cfg, tmp_path):
+    calculator = Calculator()
+    with pytest.raises(ValueError) as error:
+        evaluate(cfg, calculator, ["gqq", "gqa"])
+    first, second, last = str(error.value).split("\n  ")
+    assert first == "benchmark gqq: evaluation_datasets has no benchmark; did you mean 'gqa'?"
+    assert second == "benchmark gqa: evaluation_datasets has no benchmark"
+    assert {"gqa", "mmbench", "refcoco+"} <= set(last.removeprefix("registered benchmarks: ").split(", "))
+    (tmp_path / "two.yaml").write_text("evaluation_datasets: {hm: {eval_file_path: a}, vsr: {eval_file_path: b}}\n")
+    with pytest.raises(ValueError, match=r"benchmark vsrr: evaluation_datasets has hm, vsr; did you mean 'vsr'\?"):
+        evaluate(Config.load(tmp_path / "two.yaml"), calculator, ["vsrr"])
+    assert calculator.asked == []
+
+
+def test_a_benchmark_without_one_of_the_four_methods_is_refused_before_anything_is_asked():
+    class Lacking(Benchmark):
+        def questions(self):
+            return []
+
+    with pytest.raises(TypeError, match=r"export.*is_valid.*score_one"):
+        Lacking(name="lacking")

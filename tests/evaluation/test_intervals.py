@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from minigpt4.evaluation.intervals import bootstrap, wilson
+from minigpt4.evaluation.benchmarks.scorers import bootstrap, wilson
 
 
 def test_wilsons_interval_is_the_textbook_one():

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.mistakes import mistakes, read_mistakes, write_mistakes
+from minigpt4.evaluation.mistakes import Mistake, load_mistakes, mistakes, write_mistakes
 
 
 def rows_of(benchmark, answers, tmp_path):
@@ -37,7 +37,7 @@ def test_a_picture_that_comes_as_text_gets_a_file_one_for_all_its_questions(make
     [benchmark] = make_benchmarks("mmbench")
     rows = rows_of(benchmark, ["none of these"] * 22, tmp_path)
     files = {row["image"] for row in rows}
-    assert len(rows) == 18  # so many rows of the TSV tell their answer
+    assert len(rows) == 18  # the number of rows of the TSV that tell their answer
     assert {str(path) for path in (tmp_path / "wrong_pictures" / "mmbench").iterdir()} == files
     for file in files:
         Image.open(file).load()
@@ -55,28 +55,33 @@ def test_truths_are_in_words(name, answer, truth, make_benchmarks, tmp_path):
     changes = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}.get(name, {})
     [benchmark] = make_benchmarks(name, **changes)
     question = benchmark.questions()[0]
-    assert benchmark.metadata(question)["truth"] in truth
-    assert isinstance(benchmark.display_answer(question, answer), str)
+    assert question.truth in truth
+    assert isinstance(Prediction(question, answer).text, str)
 
 
 def test_the_truth_of_graded_answers_is_what_people_said(make_benchmarks):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
-    assert benchmark.metadata(question) == {"type": "other", "options": None, "truth": "yes (9), Unanswerable (1)"}
+    assert (question.type, question.options, question.truth) == ("other", None, "yes (9), Unanswerable (1)")
 
 
 def test_an_answer_that_is_right_by_half_is_not_wrong(make_benchmarks, tmp_path):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
-    question = type(question)(id=0, prompt="", image=question.image, extra={"answers": ["a", "a", "b"]})
+    question = type(question)(id=0, prompt="", image=question.image, reference=["a", "a", "b"])
     rows = mistakes(benchmark, [Prediction(question, "a"), Prediction(question, "b")], {}, save_path=tmp_path)
     assert [(row.answer, row.right) for row in rows] == [("b", pytest.approx(1 / 3))]
 
 
+def mistake(benchmark, answer):
+    return Mistake(benchmark=benchmark, question_id=1, prompt="q", answer=answer, right=0.0)
+
+
 def test_writing_replaces_the_rows_of_that_benchmark_alone(tmp_path):
-    write_mistakes(tmp_path, "a", [{"benchmark": "a", "n": 1}])
-    write_mistakes(tmp_path, "b", [{"benchmark": "b", "n": 2}])
-    write_mistakes(tmp_path, "a", [{"benchmark": "a", "n": "\ud800\n"}])
-    assert read_mistakes(tmp_path) == [{"benchmark": "b", "n": 2}, {"benchmark": "a", "n": "\ud800\n"}]
+    odd = mistake("a", "\ud800\n")
+    write_mistakes(tmp_path, {"a": [mistake("a", "1")]})
+    write_mistakes(tmp_path, {"b": [mistake("b", "2")]})
+    assert write_mistakes(tmp_path, {"a": [odd]}) == [mistake("b", "2"), odd]
+    assert load_mistakes(tmp_path / "wrong.jsonl") == [mistake("b", "2"), odd]
     assert len((tmp_path / "wrong.jsonl").read_text().splitlines()) == 2
-    assert json.loads((tmp_path / "wrong.jsonl").read_text().splitlines()[0]) == {"benchmark": "b", "n": 2}
+    assert json.loads((tmp_path / "wrong.jsonl").read_text().splitlines()[0]) == mistake("b", "2").to_json()

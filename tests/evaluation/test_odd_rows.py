@@ -10,7 +10,7 @@ from PIL import Image
 
 from minigpt4.cli.evaluation import summary
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.evaluator import prepare
+from minigpt4.evaluation.prepare import prepare
 
 FILES = {"okvqa": "okvqa_test_split.json", "refcoco": "refcoco_val.json", "mmbench": "mm.tsv"}
 PEOPLE = {"question_id": 5, "question_type": "what", "answer_type": "other", "answers": [{"answer": "a"}]}
@@ -88,7 +88,7 @@ def seed_annotation(*ids):
 def test_seed_finds_the_truth_of_an_id_that_is_written_in_another_way(bench, tmp_path):
     (tmp_path / "SEED-Bench-image.json").write_text(seed_annotation("7", 8))
     rows = [{"image": "a.jpg", "text": "Q?", "question_id": name} for name in (7, " 08")]
-    assert [question.extra["truth"] for question in bench("seed", rows).questions()] == ["A", "A"]
+    assert [question.truth for question in bench("seed", rows).questions()] == ["A", "A"]
 
 
 def test_a_summary_says_how_many_truths_are_known(bench, tmp_path, caplog):

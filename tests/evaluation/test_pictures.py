@@ -14,13 +14,29 @@ from PIL import Image
 from minigpt4.common.config import Config
 from minigpt4.common.schema import EvaluationDatasetConfig
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.evaluator import choose
+from minigpt4.evaluation.prepare import choose
 from minigpt4.evaluation.results import settings_of
+
+
+class Nothing(Benchmark):
+    """Asks nothing."""
+
+    def questions(self) -> list[Question]:
+        return []
+
+    def export(self, question: Question, answer: Any) -> dict[str, Any]:
+        return {}
+
+    def score_one(self, question: Question, answer: Any) -> float | None:
+        return None
+
+    def is_valid(self, answer: Any) -> bool:
+        return False
 
 
 def benchmark(**options: Any) -> Benchmark:
     cfg = OmegaConf.structured(EvaluationDatasetConfig(eval_file_path="none", **options))
-    return Benchmark(cfg, name="some")
+    return Nothing(cfg, name="some")
 
 
 def turned(path: Path) -> Path:

@@ -56,17 +56,17 @@ def test_boxes_are_right_as_recorded(name, passes):
         questions = benchmark.questions()
         boxes = {}
         for question in questions:
-            boxes.setdefault(question.extra["img_id"], []).append(question.extra["bbox"])
+            boxes.setdefault(question.reference["img_id"], []).append(question.reference["bbox"])
         for question, item in zip(questions, recorded["items"], strict=True):
             # the reference gives all rows of an img_id the box of its last row
-            if all(box == question.extra["bbox"] for box in boxes[item["img_id"]]):
+            if all(box == question.reference["bbox"] for box in boxes[item["img_id"]]):
                 assert benchmark.score_one(question, item["cleaned"]) == item["correct"], item
                 assert benchmark.parses(question, item["cleaned"]) == (item["iou"] is not None), item
 
 
 def test_rows_with_one_img_id_keep_their_own_box(passes):
     val, _, testb = passes("refcoco")
-    rows = [row.extra for row in val[0].questions() if row.extra["img_id"] == "COCO_train2014_000000701598_8"]
+    rows = [row.reference for row in val[0].questions() if row.reference["img_id"] == "COCO_train2014_000000701598_8"]
     assert [row["bbox"] for row in rows] == [[104.58, 300.84, 167.0, 238.93], [42.7, 128.0, 149.45, 256.0]]
     # "{<10><20><48><63>}" is right for the last box of its img_id only, which is not the one asked for
     assert (testb[3]["accuracy"], testb[1]["accuracy"]) == (pytest.approx(100 * 3 / 14), pytest.approx(100 * 4 / 14))
@@ -89,8 +89,8 @@ def test_accuracies_are_those_printed_once_repeated_img_ids_share_their_last_box
     [printed] = [r["printed"] for r in golden("refcoco")["runs"] if r["args"] == ["--dataset", name]]
     for benchmark, recorded, _, _ in passes(name):
         questions = benchmark.questions()
-        last = {question.extra["img_id"]: question.extra for question in questions}
-        shared = [replace(question, extra=last[question.extra["img_id"]]) for question in questions]
+        last = {question.reference["img_id"]: question.reference for question in questions}
+        shared = [replace(question, reference=last[question.reference["img_id"]]) for question in questions]
         answered = [Prediction(q, item["cleaned"]) for q, item in zip(shared, recorded["items"], strict=True)]
         assert benchmark.score(answered)["accuracy"] == pytest.approx(printed[benchmark.name])
 

@@ -5,8 +5,9 @@ import pytest
 from minigpt4.common.config import Config
 from minigpt4.evaluation.benchmark import Prediction, Question
 from minigpt4.evaluation.published import results_table
-from minigpt4.evaluation.results import read_predictions, read_results, settings_of
-from minigpt4.evaluation.shards import fingerprint
+from minigpt4.evaluation.result_files import read_predictions
+from minigpt4.evaluation.results import read_results, settings_of
+from minigpt4.evaluation.shards import fingerprint, save_predictions, saved_predictions
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
@@ -19,8 +20,8 @@ def test_an_answer_comes_back_from_its_entry_and_scores_the_same(name, make_benc
     given = model_answers["refcoco_first_pass"][benchmark.name] if name == "refcoco" else model_answers[name]
     answers = [benchmark.clean(answer) for answer in given]
     answered = [Prediction(*pair) for pair in zip(questions, answers, strict=True)]
-    entries = [benchmark.export(*pair) for pair in answered]
-    (tmp_path / benchmark.result_file).write_text(benchmark.result_text(entries))
+    save_predictions(tmp_path, benchmark, answered)
+    assert saved_predictions(tmp_path, benchmark, questions) == answered
     read = read_predictions(benchmark, questions, tmp_path / benchmark.result_file)
     assert benchmark.score(read) == benchmark.score(answered)
     if name != "hm":  # where yes and no are saved as 1 and 0

@@ -6,9 +6,9 @@ import pytest
 from minigpt4.evaluation.benchmarks.scorers import (
     circular_percent,
     first_letter,
+    grouped,
     overlap,
     percent,
-    percent_by,
     read_box,
     read_letter,
 )
@@ -79,7 +79,9 @@ def test_a_box_is_what_an_answer_begins_with_when_it_holds_four_numbers(answer, 
 def test_percentages_of_nothing_are_unknown():
     assert percent([]) is None
     assert percent([1.0, 0.5]) == 75.0
-    assert percent_by([("b", 1.0), ("a", 0.0), ("b", 0.0)]) == {"a": 0.0, "b": 50.0}
+    groups = grouped([("b", 1.0), ("a", 0.0), ("b", 0.0)])
+    assert list(groups) == ["a", "b"]
+    assert {name: percent(group) for name, group in groups.items()} == {"a": 0.0, "b": 50.0}
 
 
 def test_a_question_is_right_in_a_circle_when_every_rotation_is():

@@ -4,16 +4,10 @@ import pandas
 import pytest
 from openpyxl import load_workbook
 
-from minigpt4.evaluation.seed_annotation import read_seed
-from minigpt4.evaluation.submissions import (
-    Result,
-    mmbench_table,
-    read_mmbench,
-    read_results,
-    remarks,
-    seed_report,
-)
-from minigpt4.evaluation.tables import need, write_sheet
+from minigpt4.evaluation.benchmarks.choice import read_seed
+from minigpt4.evaluation.result_files import Result, read_results
+from minigpt4.evaluation.submissions import mmbench_table, remarks, seed_report
+from minigpt4.evaluation.tables import need, read_tsv, write_sheet
 
 ANNOTATION = {
     "question_type": {"Late": 2, "Early": 1},
@@ -59,7 +53,7 @@ def test_ids_that_do_not_fit_are_counted_and_shown():
 
 @pytest.mark.parametrize("name", ["mmbench_results_end_to_end", "mmbench_results_partial"])
 def test_the_mmbench_sheet_equals_the_recording_cell_for_cell(name, golden, in_golden_data, tmp_path):
-    table = read_mmbench(in_golden_data / "evaluation_dataset" / "mmbench" / "mmbench_dev_20230712.tsv")
+    table = read_tsv(in_golden_data / "evaluation_dataset" / "mmbench" / "mmbench_dev_20230712.tsv", "this test")
     results = read_results(in_golden_data / "scoring_inputs" / f"{name}.jsonl")
     write_sheet(mmbench_table(table, results), tmp_path / "out.xlsx", "this test")
     book = load_workbook(tmp_path / "out.xlsx")

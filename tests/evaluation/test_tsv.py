@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minigpt4.evaluation.tsv import read_tsv
+from minigpt4.evaluation.tables import read_tsv
 
 CELLS = st.text(st.sampled_from('ab1"\t\n ,é'), max_size=8) | st.sampled_from(["", "NA", "1.50", "007", '"', "x\n5\ty"])
 COLUMNS = ["index", "question", "hint", "image"]

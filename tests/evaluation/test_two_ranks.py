@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from minigpt4.evaluation.worker import infer
+from minigpt4.evaluation.worker import InferenceWorker
 from tests.evaluation.test_worker import RESULT, Parrot, processor, seven
 
 TIMEOUT, DELAY = timedelta(seconds=60), 70.0
@@ -28,7 +28,8 @@ def one_rank(rank, folder):
     set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     set_timeout(TIMEOUT, dist.group.WORLD)
     benchmark = seven(batch_size=7)  # one batch, which rank 0 asks
-    infer(benchmark, SlowParrot(), processor, save_path=folder, questions=benchmark.questions())
+    worker = InferenceWorker(benchmark=benchmark, model=SlowParrot(), image_processor=processor)
+    worker.infer(benchmark.questions(), folder)
     dist.destroy_process_group()
 
 

@@ -106,7 +106,7 @@ def test_vizwiz_scores_as_recorded_but_for_marks_and_blanks(evaluate, make_bench
     [benchmark] = make_benchmarks("vizwiz")
     num_compared = 0
     for question, item in zip(done.questions, done.recorded["items"], strict=True):
-        people = question.extra["answers"]
+        people = question.reference
         if is_dirty(item["model_answer"]) or any("_" in person or is_dirty(person) for person in people):
             continue  # the reference joins and splits the people's answers at "_" and strips neither side
         num_compared += 1
@@ -117,7 +117,7 @@ def test_vizwiz_scores_as_recorded_but_for_marks_and_blanks(evaluate, make_bench
 def test_vizwiz_strips_both_sides_and_keeps_underscores(make_benchmarks):
     [benchmark] = make_benchmarks("vizwiz")
     question = benchmark.questions()[0]
-    question = type(question)(id=0, prompt="", image=(), extra={"answers": ["light_blue", " Light_Blue ", "blue"]})
+    question = type(question)(id=0, prompt="", image=(), reference=["light_blue", " Light_Blue ", "blue"])
     assert benchmark.score_one(question, benchmark.clean(" LIGHT_BLUE<unk>")) == pytest.approx(2 / 3)
     assert benchmark.score_one(question, "light") == 0.0
 

@@ -39,6 +39,9 @@ class Seven(Benchmark):
     def score_one(self, question: Question, answer: Any) -> float | None:
         return float(answer == "a1")
 
+    def is_valid(self, answer: Any) -> bool:
+        return bool(answer)
+
 
 class Parrot:
     """Knows every answer; dies at the question `dies_at`."""
@@ -87,7 +90,7 @@ def test_any_batch_size_gives_the_same_file(batch_size, tmp_path):
     assert model.asked == [f"q{i}" for i in range(7)]
     assert score is not None and score["accuracy"] == pytest.approx(100 / 7)
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
-        *("seven.jsonl", "wrong.jsonl", "wrong_pictures")
+        *("seven.jsonl", "wrong.jsonl", "wrong_pictures", "predictions")
     }
 
 

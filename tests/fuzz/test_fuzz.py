@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from minigpt4.api import open_picture
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
-from minigpt4.datasets.check import check, check_images
 from minigpt4.datasets.draws import ENDLESS
 from minigpt4.datasets.images import read_image
-from minigpt4.evaluation.evaluator import prepare
+from minigpt4.evaluation.prepare import prepare
+from minigpt4.preflight.images import check_images
+from minigpt4.preflight.preflight import run_preflight
 from minigpt4.sample_world.world import WorldSize, write_world
 from tests.fuzz.mutations import mutate
 
@@ -101,13 +102,13 @@ def readers(world: Path) -> dict[Path, list[str]]:
 def try_training_file(world: Path, path: Path, rng: random.Random) -> None:
     """Check and fetch what reads a file."""
     cfg = train_config(world, readers(world)[path][:2])
-    checkup = check(cfg)
+    report = run_preflight(cfg)
     if rng.random() < 0.3:
-        check_images(checkup, cfg.run_cfg)
-    names = (path.name, *(one.name for one in checkup.datasets))
-    assert not checkup.problems or any(name in checkup.verdict() for name in names)
-    assert checkup.found() and checkup.verdict()
-    for name, splits in checkup.built().items():
+        check_images(report, cfg.run_cfg)
+    names = (path.name, *(one.name for one in report.datasets))
+    assert not report.problems or any(name in report.summary() for name in names)
+    assert report.table() and report.summary()
+    for name, splits in report.built().items():
         dataset = splits["train"]
         count = 50 if len(dataset) == ENDLESS else len(dataset)
         for row in rng.sample(range(count), min(NUM_FETCHED, count)):
@@ -144,8 +145,8 @@ def try_yaml(world: Path, path: Path, rng: random.Random) -> None:
     except ValueError as error:
         assert path.name in str(error)
         return
-    checkup = check(cfg)
-    assert checkup.found() and checkup.verdict()
+    report = run_preflight(cfg)
+    assert report.table() and report.summary()
 
 
 def try_picture(world: Path, path: Path, rng: random.Random) -> None:

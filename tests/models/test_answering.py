@@ -121,7 +121,7 @@ def test_a_question_without_an_image_is_answered_beside_one_with_two(model):
     ]
 
 
-def test_nothing_asked_is_nothing_answered(model):
+def test_no_prompts_give_no_answers(model):
     assert model.generate(None, []) == []
     assert model.rank(None, [], []) == []
 
@@ -197,13 +197,13 @@ def test_the_answer_begins_after_the_end_of_the_models_own_template(template, te
     assert encoder.answer(encoder.tokenizer.encode(text)) == answer
 
 
-def test_what_the_vision_encoder_sees_is_not_taken_for_image_tokens(model):
+def test_vision_features_are_not_taken_for_image_tokens(model):
     prompts = ["<s>[INST] <Img><ImageHere></Img> what is this? [/INST]"]
     images = picture(0)[None]
     with torch.no_grad():
         patches, tokens = model.encode_vision(images), model.encode_images(images)
     assert tokens.values.ndim == patches.ndim == 3
-    assert torch.equal(model.project(patches), tokens.values)
+    assert torch.equal(model.projector(patches), tokens.values)
     assert model.generate(tokens, prompts, max_new_tokens=3) == model.generate(images, prompts, max_new_tokens=3)
     with pytest.raises(ValueError, match=r"encode_images takes images \(N, 3, H, W\), not a tensor of shape \(1, 16, "):
         model.generate(patches, prompts)

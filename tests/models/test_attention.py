@@ -1,4 +1,4 @@
-"""Attention inside each example of a stream: exact, and without a mask or a number read back from the device."""
+"""Attention inside each example of a stream: exact, without a mask, and no number is read back from the device."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def with_gradients(attend, *tensors):
 
 
 @pytest.mark.parametrize("num_key_heads", [4, 2])
-def test_it_is_masked_attention_in_value_and_gradient(num_key_heads):
+def test_packed_attention_is_masked_attention_in_value_and_gradient(num_key_heads):
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, num_key_heads, num_key_heads))
     found = with_gradients(packed, query, key, value)
@@ -50,7 +50,7 @@ def test_it_is_masked_attention_in_value_and_gradient(num_key_heads):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_without_sizes_it_goes_by_the_mask():
+def test_without_sizes_packed_attention_follows_the_mask():
     query, key, value = torch.randn(3, 1, 2, 4, 8).unbind()
     mask = torch.tensor([[[[True, False, False, True]] * 4]])
     output, _ = packed_attention(nn.Module(), query, key, value, mask)

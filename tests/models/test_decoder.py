@@ -1,5 +1,8 @@
 """The decoder against transformers' own generate, its slots, and the memory that its joint weights share."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -200,18 +203,58 @@ def test_a_step_that_cannot_be_captured_names_the_option():
         decoder.decode_step(cache, ids)
 
 
-def test_graphs_keep_one_cache_which_the_last_answer_has_for_itself():
+def test_graphs_keep_one_cache_and_an_unfinished_answer_gets_a_copy_of_it():
     graphs, where = DecodeGraphs(), {"dtype": torch.float32, "device": torch.device("cpu")}
     config = LlamaConfig(**SIZES)
     first = graphs.cache_for(config, [1], num_slots=3, length=40, **where)
-    first.fill([1], [7])
+    memory = first.data.data_ptr()
+    first.data.fill_(5), first.fill([1], [7])
     second = graphs.cache_for(config, [1], num_slots=2, length=50, **where)
-    assert second.data is first.data and second.seq_lens == second.lengths.tolist() == [0, 0, 0]
-    with pytest.raises(RuntimeError, match=r"run\.cuda_graphs: another answer began before this one ended"):
-        graphs.run((1, 32), torch.zeros(1, dtype=torch.int64), first, lambda ids: ids)
+    assert second.data.data_ptr() == memory and second.seq_lens == second.lengths.tolist() == [0, 0, 0]
+    assert not second.data.any() and not second.active.any()
+    assert first.data.unique().tolist() == [5] and first.seq_lens == first.lengths.tolist() == [0, 7, 0]
+    ids = torch.zeros(1, dtype=torch.int64)
+    assert graphs.run((1, 32), ids, first, lambda ids: ids + 3).tolist() == [3]  # without a graph
     larger = graphs.cache_for(config, [1], num_slots=2, length=70, **where)
     assert (larger.num_slots, larger.length) == (3, 3 * CPU_BUCKET)
+    assert second.data.data_ptr() == memory
     assert graphs.cache_for(config, [2], num_slots=1, length=1, **where).data is not larger.data
+
+
+def test_graphs_copy_nothing_for_an_answer_that_has_ended():
+    graphs, where = DecodeGraphs(), {"dtype": torch.float32, "device": torch.device("cpu")}
+    memory = set()
+    for _ in range(3):
+        cache = graphs.cache_for(LlamaConfig(**SIZES), [1], num_slots=3, length=40, **where)
+        memory.add(cache.data.data_ptr())
+        del cache
+    assert len(memory) == 1
+
+
+def test_an_answer_that_begins_between_the_tokens_of_another_one_changes_neither(monkeypatch):
+    monkeypatch.setattr("minigpt4.models.decode_graphs._capture", Recomputed)
+    model = language_model("llama")
+    prompts = prompts_of(model, 9, 5)
+    wanted = [generated(decoder_of(model), [prompt])[0] for prompt in prompts]
+    decoder = Decoder(model, cuda_graphs=True)
+    with torch.no_grad():
+        first = generate_tokens(decoder, prompts[:1], GREEDY)
+        found = [int(next(first)) for _ in range(4)]
+        assert generated(decoder, prompts[1:]) == wanted[1:]
+        found += [int(token) for token in first]
+    assert found == wanted[0]
+
+
+class Recomputed:
+    """What a captured step is on a CPU: the step on the memory that its cache had when it was captured."""
+
+    def __init__(self, ids, step):
+        cache, bucket = step.args
+        self.ids, self.graph = ids.clone(), self
+        self.replay_on = functools.partial(step.func, copy.copy(cache), bucket)
+
+    def replay(self):
+        self.hidden = self.replay_on(self.ids)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -267,7 +310,7 @@ def test_captured_steps_give_the_tokens_of_steps_that_are_not(dtype):
         assert generated(captured, prompts) == generated(plain, prompts)
 
 
-def test_prompts_without_a_prefix_of_their_own_are_computed_whole():
+def test_prompts_without_a_shared_prefix_are_computed_whole():
     model = language_model("llama")
     prompts = prompts_of(model, 7, 9, 8)
     prompts[2] = torch.cat([prompts[1][:5], prompts[2][:3]])

@@ -74,7 +74,7 @@ def test_rows_of_zeros_stay_zeros():
     assert (values.float() * scales).tolist() == [[0.0] * 16, [1.0] * 16]
 
 
-def test_what_is_not_finite_makes_the_product_not_finite():
+def test_values_that_are_not_finite_make_the_product_not_finite():
     weight = Float8Weight.of(drawn(32, 16), None, gradient=False)
     rows = drawn(3, 16)
     rows[1, 2], rows[2, 2] = float("inf"), float("nan")
@@ -211,7 +211,7 @@ def test_joint_weights_share_the_memory_of_the_8_bit_product():
         assert module.float8.values.untyped_storage().nbytes() == module.float8.for_gradient.numel()
 
 
-def test_what_is_trained_and_its_checkpoint_stay_the_same():
+def test_trained_tensors_and_their_checkpoint_stay_the_same():
     whole = float8_model()
     wanted, found = whole.trainable_state(), quantised(whole).trainable_state()
     assert list(wanted) == list(found)
@@ -290,7 +290,7 @@ def check(device=CUDA, dtype=torch.bfloat16, frozen_dtype="float8", **run):
         ((9, 0), {"device": CPU, "dtype": None}, "run.device is not cuda; its products"),
     ],
 )
-def test_it_is_refused_where_it_is_not_possible(monkeypatch, capability, options, said):
+def test_float8_is_refused_where_it_is_not_possible(monkeypatch, capability, options, said):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     with pytest.raises(ValueError, match=f"model.frozen_dtype: float8 is not possible, as .*{said}"):

@@ -103,7 +103,7 @@ def test_weights_that_lack_a_part_are_refused_by_name(tmp_path):
 
 def test_a_hub_id_that_cannot_be_reached_is_refused_by_the_options_name(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"model\.llama_model: HF_HUB_OFFLINE forbids to ask"):
+    with pytest.raises(ValueError, match=r"model\.llama_model: HF_HUB_OFFLINE forbids a request"):
         tiny_model(llama_model="nobody/nothing")
 
 

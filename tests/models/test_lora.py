@@ -18,7 +18,7 @@ def lean_and_peft():
     return lean.train(), peft.train()
 
 
-def test_the_model_computes_its_lora_so():
+def test_the_model_has_fused_lora_layers():
     layers = tiny_model().language_model.causal_lm.model.layers
     assert {type(p) for layer in layers for p in (layer.self_attn.q_proj, layer.self_attn.v_proj)} == {FusedLoraLinear}
 

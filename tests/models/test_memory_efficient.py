@@ -1,4 +1,4 @@
-"""Parts of Llama's layers that keep less: the numbers of `transformers`, and less kept."""
+"""Memory-efficient parts of Llama's layers: the numbers of `transformers`, and less kept for the gradient."""
 
 import copy
 
@@ -66,7 +66,7 @@ def test_another_activation_keeps_its_mlp():
     assert type(parts_of(model)["norm"]) is FusedRMSNorm
 
 
-def test_the_model_computes_with_them():
+def test_the_model_has_the_memory_efficient_parts():
     language = tiny_model().language_model.causal_lm
     kinds = {type(module) for module in language.modules()}
     assert {FusedRMSNorm, RecomputeSiluMLP} <= kinds

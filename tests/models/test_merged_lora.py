@@ -85,7 +85,7 @@ def test_a_model_that_answers_between_two_updates_trains_as_if_it_had_not():
     assert [name for name, _ in model.trainable()] == [name for name, _ in tiny_model().trainable()]
 
 
-def test_answering_and_ranking_merge_for_a_call_of_their_own(monkeypatch):
+def test_answering_and_ranking_merge_lora_for_one_call(monkeypatch):
     model = tiny_model()
     seen = []
     prefill = type(model.language_model.decoder).prefill

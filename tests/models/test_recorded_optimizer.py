@@ -66,7 +66,7 @@ def test_a_run_has_the_recorded_losses_and_weights(name):
     hold_against_the_recording(name, model, losses, final)
 
 
-def test_a_run_goes_on_from_a_recorded_checkpoint_and_its_optimizer_state():
+def test_a_run_continues_from_a_recorded_checkpoint_and_its_optimizer_state():
     path = ASSETS / "minigptv2_tiny_ckpt_after_five_steps.pth"
     model, _, losses, final = run(
         "resumed_three_more_steps", start=path, start_optimizer=read_checkpoint(path)["optimizer"]
@@ -90,7 +90,7 @@ def test_after_five_steps_weights_and_optimizer_state_are_those_of_the_recorded_
             torch.testing.assert_close(state[index][slot], slots[slot], rtol=0, atol=limit)
 
 
-def test_a_text_step_gives_the_projection_a_zero_gradient_so_that_momentum_and_decay_go_on():
+def test_a_text_step_gives_the_projection_a_zero_gradient_so_that_momentum_and_decay_continue():
     """The recorded run leaves the projection as it is in its text steps: its first two weights are equal."""
     recording = RUNS["epoch1_text_and_image"]
     before = recorded("optim_epoch1_text_and_image.npz")["llama_proj_weight_before_each_step"]

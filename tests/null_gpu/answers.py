@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from minigpt4.api import Assistant
-from minigpt4.common.late_weights import materialise
+from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.export import export
@@ -36,7 +36,7 @@ def real_width(*, layers: int = 2) -> MiniGPTv2:
     cfg = OmegaConf.merge(OmegaConf.structured(ModelConfig), changes, sizes)
     with torch.device("meta"):
         model = MiniGPTv2.from_config(cfg, dtype=torch.bfloat16)
-    materialise(model, DEVICE)
+    init_from_meta(model, DEVICE)
     return model.to(DEVICE).eval()
 
 

@@ -30,14 +30,14 @@ class TimmTower(VisionTower):
     @classmethod
     def count_patches(cls, cfg):
         with torch.device("meta"):  # sizes without weights
-            patches = build(cfg, pretrained=False, checkpoint_path="").patch_embed
+            patches = build(cfg, has_weights=False).patch_embed
         if any(cfg.image_size % size for size in patches.patch_size):
             raise ValueError(f"model.image_size: {cfg.image_size} is not a multiple of patches {patches.patch_size}")
         return patches.num_patches
 
     @classmethod
     def from_config(cls, cfg, *, dtype):
-        vit = build(cfg)
+        vit = build(cfg, has_weights=not cfg.random_weights)
         if cfg.freeze_vit and cfg.vit_precision != "fp32":
             vit.to(dtype)
         vit.set_grad_checkpointing(cfg.use_grad_checkpoint and not cfg.freeze_vit)
@@ -54,13 +54,15 @@ class TimmTower(VisionTower):
         return states[:, self.vit.num_prefix_tokens :]
 
 
-def build(cfg, **changes):
+def build(cfg, *, has_weights):
     """Return the model of timm that `model.vit_options` names, for pictures of `model.image_size`."""
-    options = {"pretrained": not cfg.random_weights, **cfg.vit_options, **changes}
+    options = {"pretrained": True, "checkpoint_path": "", **cfg.vit_options}
+    if not has_weights:
+        options |= {"pretrained": False, "checkpoint_path": ""}
+    elif options["checkpoint_path"]:
+        options["pretrained"] = False
     if "name" not in options:
         raise ValueError("model.vit_options: no `name` of a vision transformer of timm")
-    if options.get("checkpoint_path"):
-        options["pretrained"] = False
     sizes = {"img_size": cfg.image_size, "num_classes": 0, "drop_path_rate": cfg.drop_path_rate}
     try:
         vit = create_model(options.pop("name"), **sizes, **options)

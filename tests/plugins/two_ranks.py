@@ -49,7 +49,7 @@ def of_kind(kind, files, rank):
 
 def drawn_late(files):
     """Return the loss of random weights that are drawn in shards."""
-    options = {"random_weights": True, "llama_config": QWEN2, "vit_options": {**TOWER, "checkpoint_path": ""}}
+    options = {"random_weights": True, "llama_config": QWEN2, "vit_options": TOWER}
     with torch.device("meta"):
         model = build("both", files, **options)
     parallel = wrap(model, strategy="fsdp", device=torch.device("cpu"))

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from minigpt4.evaluation.mistakes import write_mistakes
+from minigpt4.evaluation.mistakes import Mistake, write_mistakes
 from minigpt4.evaluation.report import write_report
 from minigpt4.reports.page import cut, environment
 from tests.evaluation.one_run import add_result
@@ -25,7 +25,7 @@ def make_page(tmp_path, num_wrong=3, **row):
     by_type = {"Instance Location": 25.0, "Scene Understanding": 75.0}
     facts = {"accuracy": 50.0, "interval": [40.0, 60.0], "num_questions": 8, "num_unanswered": 0, "num_unparsed": 1}
     add_result(tmp_path, "seed", {**facts, "accuracy_by_type": by_type, "ckpt": "my.pth"})
-    write_mistakes(tmp_path, "seed", [{**wrong, "question_id": number} for number in range(num_wrong)])
+    write_mistakes(tmp_path, {"seed": [Mistake(**wrong, question_id=number) for number in range(num_wrong)]})
     return write_report(tmp_path).read_text(encoding="utf-8")
 
 

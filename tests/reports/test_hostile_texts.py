@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minigpt4.evaluation.mistakes import write_mistakes
+from minigpt4.evaluation.mistakes import Mistake, write_mistakes
 from minigpt4.evaluation.report import write_report
 from minigpt4.reports.page import environment, render, write_page
 from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
@@ -88,9 +88,9 @@ def evaluation_page(folder, text, field):
     folder.mkdir()
     row = {key: of[key] for key in ("benchmark", "type", "prompt", "truth", "answer", "image", "question_id")}
     options = {of["letter"]: of["option"]} if field != "list" else [text]
-    rows = [{**row, "options": options, "right": 0.0, "type_accuracy": 10.0}]
+    rows = [Mistake(**row, options=options, right=0.0, type_accuracy=10.0)]
     add_result(folder, of["benchmark"], {"accuracy": 10.0, "accuracy_by_type": {of["type"]: 10.0}, "ckpt": of["ckpt"]})
-    write_mistakes(folder, of["benchmark"], rows)
+    write_mistakes(folder, {of["benchmark"]: rows})
     return write_report(folder).read_text(encoding="utf-8")
 
 

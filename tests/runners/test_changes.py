@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from minigpt4.common.config import Config
+from minigpt4.common.registry import registry
+from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.runners.changes import changed_options, num_rows_of
+from tests.conversation.small_families import CHATML
 from tests.runners.tiny import ROOT, tiny_config, write_config
 
 ROWS = {"gqa": 9, "engine_mc": 8, "textcaps_caption": 7}
@@ -57,7 +60,7 @@ def test_a_config_does_not_differ_from_itself(saved):
         ("datasets.gqa.text_processor.train.prompt", "Say: "),
     ],
 )
-def test_what_makes_another_run_needs_permission(saved, option, value):
+def test_an_option_that_makes_another_run_needs_permission(saved, option, value):
     [change] = changes(saved, set_at(saved, option, value))
     assert (change.option, change.now, change.refused) == (option, value, True)
 
@@ -91,7 +94,7 @@ def test_what_makes_another_run_needs_permission(saved, option, value):
         ("datasets.gqa.vis_processor.train.mean", [0.0, 0.0, 0.0]),
     ],
 )
-def test_what_a_user_may_change_is_listed(saved, option, value):
+def test_an_option_that_a_user_may_change_is_listed(saved, option, value):
     [change] = changes(saved, set_at(saved, option, value))
     assert (change.option, change.now, change.refused) == (option, value, False)
 
@@ -110,7 +113,7 @@ def test_what_a_user_may_change_is_listed(saved, option, value):
         ("evaluation_datasets", {"gqa": {"eval_file_path": "x.json"}}),
     ],
 )
-def test_what_no_step_depends_on_is_not_listed(saved, option, value):
+def test_an_option_without_effect_on_a_step_is_not_listed(saved, option, value):
     assert changes(saved, set_at(saved, option, value)) == []
 
 
@@ -152,7 +155,7 @@ def test_a_dataset_that_came_or_went_needs_permission(saved):
 
 
 def test_another_order_of_datasets_needs_permission(saved):
-    """A step's dataset is drawn by its place in the mixture."""
+    """A step chooses its dataset by the position in the mixture."""
     now = copy.deepcopy(saved)
     now["datasets"] = dict(reversed(now["datasets"].items()))
     [change] = changes(saved, now)
@@ -201,3 +204,17 @@ def test_a_config_of_the_published_trainer_may_be_resumed_by_the_same_yaml(name)
     found = changed_options(saved, Config.load(ROOT / path).to_dict(), rows_before=None, rows_now={})
     assert not [change for change in found if change.refused]
     assert {change.option for change in found} >= {"datasets.flickr_grounded_caption.build_info.ann_path"}
+
+
+def test_an_unset_prompt_is_that_of_its_language_model(saved):
+    @registry.register_language_model("chatml")
+    class Chatml(LanguageModel):
+        chat_format = CHATML
+
+    before = set_at(saved, "model.language_model", "chatml")
+    for config in (before, saved):
+        config["model"] |= {"end_sym": None, "prompt_template": None}
+    named = [change.option for change in changes(before, saved) if change.refused]
+    assert named == ["model.language_model"]
+    saved["model"]["end_sym"] = "<|im_end|>"
+    assert changes(before, set_at(saved, "model.language_model", "chatml")) == []

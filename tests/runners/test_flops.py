@@ -64,7 +64,7 @@ def test_a_trained_vision_encoder_costs_three_times_a_frozen_one():
     assert trained(batch) - trained(text) - projecting == 3 * (frozen(batch) - frozen(text) - projecting)
 
 
-def test_weights_of_four_bits_count_as_what_they_stand_for():
+def test_weights_of_four_bits_count_as_unpacked():
     model = tiny_model()
     usual = ModelFlops(model)(batch_of(10, num_images=0, num_targets=0))
     packed = next(p for name, p in model.named_parameters() if name.endswith("mlp.up_proj.weight"))

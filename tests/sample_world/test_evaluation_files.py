@@ -71,16 +71,16 @@ def test_a_benchmark_reads_its_questions_and_pictures(name, benchmarks):
     assert all(benchmark.open_image(question).size == (SIDE, SIDE) for question in questions)
 
 
-def truth(question, benchmark):
+def truth(question):
     if question.choices:
-        return [question.extra["truth"]]
-    return benchmark.metadata(question)["truth"].split(" (")[0]
+        return [question.choices.index(question.truth)]
+    return question.truth.split(" (")[0]
 
 
 @pytest.mark.parametrize("name", NUM_QUESTIONS)
 def test_the_truth_scores_100_percent(name, benchmarks):
     benchmark = benchmarks[name]
-    answered = [Prediction(question, truth(question, benchmark)) for question in benchmark.questions()]
+    answered = [Prediction(question, truth(question)) for question in benchmark.questions()]
     score = benchmark.score(answered)
     assert (score["accuracy"], score["num_unparsed"]) == (100, 0)
 

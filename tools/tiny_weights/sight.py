@@ -11,7 +11,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt4.common.schema import PATCHES_PER_TOKEN
+from minigpt4.models.projector import PATCHES_PER_TOKEN
 from minigpt4.processors.blip_processors import BlipImageProcessor
 from minigpt4.sample_world.drawing import draw_scene
 from minigpt4.sample_world.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIDE, SIZES, WORDS, Scene, make_scene

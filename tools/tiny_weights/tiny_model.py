@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from minigpt4.common.checkpoint import write_checkpoint
-from minigpt4.common.schema import PATCHES_PER_TOKEN, ModelConfig, VitSize
+from minigpt4.common.schema import ModelConfig, VitSize
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN
 from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.models.projector import PATCHES_PER_TOKEN
 from minigpt4.models.vision.eva import build_vit
 from minigpt4.sample_world.scenes import SIDE
 

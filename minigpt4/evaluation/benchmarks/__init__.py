@@ -1,5 +1,1 @@
-"""The ten published benchmarks; importing this registers them."""
-
-from minigpt4.evaluation.benchmarks import choice, refcoco, short_answer, vqa
-
-__all__ = ["choice", "refcoco", "short_answer", "vqa"]
+"""The ten published benchmarks."""

@@ -15,10 +15,10 @@ from minigpt4.evaluation.benchmarks.scorers import BOX, overlap, read_box
 from minigpt4.evaluation.rows import Row
 
 IMAGE_NAME_LENGTH = 27
-"""So many characters of an img_id name its image; the object's number follows."""
+"""The number of characters of an img_id that name its image; the object's number follows."""
 MIN_IOU = 0.5
 NUM_TRIES = 5
-"""How often `--resample` asks again where an answer holds no box."""
+"""The number of times that `--resample` asks again where an answer holds no box."""
 
 
 @registry.register_benchmark("refcoco")
@@ -42,19 +42,17 @@ class RefCOCO(Benchmark):
 
     @classmethod
     def build(cls, cfg: DictConfig, *, name: str) -> list[Benchmark]:
-        """Return a benchmark a split."""
         splits = ("val", "test") if name == "refcocog" else ("val", "testA", "testB")
         return [cls(cfg, name=name, split=split) for split in splits]
 
     def questions(self) -> list[Question]:
-        """Return a question a row, each with the box of its row."""
         return self.ask_each(self.rows(), self._question)
 
-    def _question(self, number: int, row: Row, *, is_labelled: bool) -> Question:
+    def _question(self, number: int, row: Row) -> Question:
         for side in ("height", "width"):
             if row[side] < 1:
                 raise ValueError(f"'{side}' should be a positive number of pixels, not {shown(row[side])}")
-        if is_labelled:
+        if self.label in row:
             require(row, {"bbox": list})
             if len(row["bbox"]) != 4 or not all(map(is_number, row["bbox"])):
                 raise ValueError(f"'bbox' should be four numbers (x, y, width, height), not {str(row['bbox'])[:80]}")
@@ -64,40 +62,26 @@ class RefCOCO(Benchmark):
             id=number,
             prompt=f"[refer] give me the location of {row['sents']}",
             image=(self.img_dir / f"{row['img_id'][:IMAGE_NAME_LENGTH]}.jpg",),
-            extra={**row, "bbox": row.get("bbox")},
+            truth=box_text(row["bbox"], (row["width"], row["height"])) if self.label in row else None,
+            reference={"bbox": None, **row},
         )
 
     def clean(self, answer: str) -> str:
-        """Return the answer without blanks."""
         return "".join(super().clean(answer).split())
 
     def needs_resample(self, answer: str) -> bool:
-        """Return whether the answer holds no box."""
         return BOX.search(answer) is None
 
     def export(self, question: Question, answer: str) -> dict[str, Any]:
-        """Return the answer with the object that was asked for."""
-        return {"img_id": question.extra["img_id"], "sents": question.extra["sents"], "answer": answer}
+        return {"img_id": question.reference["img_id"], "sents": question.reference["sents"], "answer": answer}
 
-    def metadata(self, question: Question) -> dict[str, Any]:
-        """Return the true box as the model would write it."""
-        if question.extra["bbox"] is None:
-            return {"type": None, "options": None, "truth": None}
-        box, size = question.extra["bbox"], (question.extra["width"], question.extra["height"])
-        return {"type": None, "options": None, "truth": box_text(box, size)}
-
-    def box(self, question: Question, answer: str) -> list[float] | None:
-        """Return the answered box in pixels, or None."""
-        return read_box(answer, width=question.extra["width"], height=question.extra["height"])
-
-    def parses(self, question: Question, answer: str) -> bool:
-        """Return whether the answer is a box."""
-        return self.box(question, answer) is not None
+    def is_valid(self, answer: str) -> bool:
+        return read_box(answer, width=1, height=1) is not None
 
     def score_one(self, question: Question, answer: str) -> float | None:
-        """Return whether the box lies well enough on the true one (x, y, width, height in the file)."""
-        if question.extra["bbox"] is None:
+        row = question.reference
+        if row["bbox"] is None:
             return None
-        box = self.box(question, answer)
-        x, y, width, height = question.extra["bbox"]
+        box = read_box(answer, width=row["width"], height=row["height"])
+        x, y, width, height = row["bbox"]
         return float(box is not None and overlap(box, (x, y, x + width, y + height)) > MIN_IOU)

@@ -1,9 +1,13 @@
-"""How answers are compared with the truth: letters, boxes, percentages."""
+"""How answers are compared with the truth: letters, boxes, percentages and their 95 % intervals."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from minigpt4.conversation.box_text import BOX_SCALE
 
@@ -11,33 +15,50 @@ BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 RIGHT_FROM = 0.5
 """An answer that is right in part counts as wrong below this."""
 LETTERS = ("A", "B", "C", "D")
-"""What the options of SEED-Bench and MMBench are called."""
+"""The letters of the options of SEED-Bench and MMBench."""
 CIRCLE = 1_000_000
 """MMBench numbers the rotations of a question `index + k * CIRCLE`."""
+Z_95 = 1.959963984540054
+"""The number of deviations within which the standard normal distribution has 95 % of its mass."""
+NUM_RESAMPLES = 10_000
 
 
 def percent(values: Sequence[float]) -> float | None:
-    """Return 100 x the mean, or None of nothing."""
+    """Return 100 x the mean, None without values."""
     return 100 * sum(values) / len(values) if values else None
 
 
-def percent_by(rights: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return 100 x the mean of each group of (group, how right), groups in alphabetical order."""
+def grouped(rights: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
+    """Return the values of each group of (group, how right), groups in alphabetical order."""
     groups: dict[str, list[float]] = {}
     for name, right in rights:
         groups.setdefault(name, []).append(right)
-    return {name: 100 * sum(group) / len(group) for name, group in sorted(groups.items())}
+    return dict(sorted(groups.items()))
 
 
-def counts_by_type(rights: Iterable[tuple[str | None, float | None]]) -> dict[str, dict[str, int]]:
-    """Return how many questions of each type have a known truth, and how many answers are at least half right."""
-    counts: dict[str, dict[str, int]] = {}
-    for name, right in rights:
-        if name is not None and right is not None:
-            count = counts.setdefault(name, {"num_questions": 0, "num_right": 0})
-            count["num_questions"] += 1
-            count["num_right"] += right >= RIGHT_FROM
-    return dict(sorted(counts.items()))
+def wilson(num_right: int, num_asked: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share, in percent; without questions it is 0 to 100."""
+    if not num_asked:
+        return 0.0, 100.0
+    share, z2 = num_right / num_asked, Z_95**2
+    middle = share + z2 / (2 * num_asked)
+    half = Z_95 * math.sqrt(share * (1 - share) / num_asked + z2 / (4 * num_asked**2))
+    scale = 100 / (1 + z2 / num_asked)
+    return max(0.0, (middle - half) * scale), min(100.0, (middle + half) * scale)
+
+
+def bootstrap(values: Sequence[float], *, seed: int) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of values from 0 to 1, in percent, over resampled sets.
+
+    The counts of the distinct values in a resampled set are drawn at once, which is the same and fast.
+    """
+    counts = Counter(values)
+    distinct = sorted(counts)
+    shares = np.array([counts[value] for value in distinct], dtype=np.float64) / len(values)
+    drawn = np.random.default_rng(seed).multinomial(len(values), shares, size=NUM_RESAMPLES)
+    means = drawn @ np.array(distinct) * (100 / len(values))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:
@@ -50,7 +71,7 @@ def circular_percent(rights: Iterable[tuple[int, float]]) -> float | None:
 
 
 def first_letter(answer: str) -> str:
-    """Return the first character that is no blank, in upper case, or nothing."""
+    """Return the first character that is no blank, in upper case; empty where there is none."""
     return answer.strip()[:1].upper()
 
 
@@ -63,8 +84,8 @@ def leading_letter(answer: str) -> str | None:
 def read_letter(answer: str, options: Mapping[str, str]) -> str | None:
     """Return the letter of the option that an answer means, None when it means none.
 
-    It means an option by its text, by a leading letter ("B", "(b)", "b. x"), or by the only letter that stands alone
-    as a capital or in brackets ("The answer is (B)"); an article is no letter.
+    It means an option by its text, or by a leading letter ("B", "(b)", "b. x"). Or it names only one letter, as a
+    single capital or in brackets ("The answer is (B)"); an article is no letter.
     """
     text = answer.strip()
     bare = text.rstrip(".").casefold()

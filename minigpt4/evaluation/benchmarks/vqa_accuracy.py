@@ -1,4 +1,4 @@
-"""The official VQA accuracy: how far an answer agrees with ten people, leaving each of them out in turn."""
+"""The official VQA accuracy: how far an answer agrees with ten people, each left out in turn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from importlib import resources
 from typing import Any
 
 AGREEING = 3
-"""So many people who gave the answer make it fully right."""
+"""The number of people who must have given an answer for it to be fully right."""
 MAX_PERIODS = 32
 
 
 @cache
 def _tables() -> dict[str, Any]:
     file = resources.files("minigpt4.evaluation") / "vqa_normalization.json"
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+    tables: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return tables
 
 
 def without_punctuation(text: str) -> str:
@@ -45,8 +46,8 @@ def normalise(text: str) -> str:
 def vqa_accuracy(answer: str, records: Sequence[Mapping[str, Any]]) -> float:
     """Return the accuracy (0 to 1) of an answer against the human answer records ({answer, answer_id, ..}).
 
-    Each record is left out in turn; records that are equal as a whole once their answers are normalised (which takes
-    records without answer_id) are left out together.
+    Each record is left out in turn. Records that are equal as a whole once their answers are normalised are left out
+    together. Records with different answer_ids are never equal.
     """
     answer, people = _one_line(answer), [_one_line(record["answer"]) for record in records]
     if len(set(people)) > 1:

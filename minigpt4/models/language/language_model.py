@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
-from minigpt4.common.llama_folder import SIZES
 from minigpt4.common.registry import did_you_mean
+from minigpt4.common.weight_folder import config_of, local_folder
 from minigpt4.conversation.chat_format import ChatFormat
 from minigpt4.conversation.conversation import Batch
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer
@@ -30,8 +30,7 @@ from minigpt4.models.decoding import RepetitionPenalty, generate_tokens
 from minigpt4.models.kv_cache import send
 from minigpt4.models.lora import FusedLoraLinear, LowPrecisionCopies
 from minigpt4.models.merged_lora import merge_for_good, merged
-from minigpt4.models.precision import language_autocast
-from minigpt4.models.turns import Turns
+from minigpt4.models.model_lock import ModelLock
 
 _COMPILABLE = ("input_layernorm", "post_attention_layernorm", "mlp")
 _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -39,15 +38,18 @@ _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "logits_sca
 
 
 class LanguageModel(nn.Module):
-    """The base of language models, and all that a new family of transformers needs besides its names.
+    """The base of language models; a new family of transformers needs names alone.
 
-    A subclass is registered and says its `chat_format` and its `model_type`, the name of the family in transformers;
-    `random_sizes` are the sizes with `model.random_weights`, over which `model.llama_config` is laid. A family with
+    A subclass is registered, with its `chat_format` and its `model_type`, the name of the family in transformers.
+    `random_sizes` are the sizes with `model.random_weights`; `model.llama_config` replaces some of them. A family with
     faster parts, or with weights of fewer bits, overrides `check_options`, `reading_options`, `adapt`, `join_weights`
     and `quantise`.
 
-    `model` is the causal language model of transformers, or peft's model around it. Threads that compute with a KV
-    cache or merge LoRA hold `turns` meanwhile.
+    A folder of `model.llama_model` must have one of the `tokenizer_files`, and the `sizes` in its config.json;
+    `weights_url` is where a user downloads it.
+
+    `model` is the causal language model of transformers, or peft's model around it. A thread holds `lock` while it
+    computes with a KV cache or merges LoRA.
 
     Raises: ValueError when the family computes attention or logits in a way that is not supported.
     """
@@ -56,6 +58,11 @@ class LanguageModel(nn.Module):
     model_type: ClassVar[str]
     model_class: ClassVar[Any] = AutoModelForCausalLM
     random_sizes: ClassVar[Mapping[str, Any]] = {}
+    weights_url: ClassVar[str] = ""
+    tokenizer_files: ClassVar[Sequence[str]] = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    sizes: ClassVar[Sequence[str]] = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    )
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -64,7 +71,7 @@ class LanguageModel(nn.Module):
         self._decoder: Decoder | None = None
         self._copies: LowPrecisionCopies | None = None
         self._is_merged_for_good = False
-        self.turns = Turns()
+        self.lock = ModelLock()
         self._merging = contextlib.ExitStack()
         self._num_merged = 0
         for name in _UNSUPPORTED:
@@ -86,7 +93,32 @@ class LanguageModel(nn.Module):
         Raises: ValueError naming the option when weights are missing, or this machine or family cannot do as it says.
         """
         cls.check_options(cfg)
-        model = cls._random(cfg.llama_config, dtype) if cfg.random_weights else cls._read(cfg, dtype)
+        return cls._prepared(cls._random(cfg.llama_config, dtype) if cfg.random_weights else cls._read(cfg, dtype), cfg)
+
+    @classmethod
+    def without_weights(cls, cfg: Any) -> LanguageModel | None:
+        """Return the model of a `model` section on the meta device; None when its config.json is not here yet.
+
+        Raises: ValueError naming the option when there is no model of these sizes.
+        """
+        sizes: Mapping[str, Any] = cfg.llama_config
+        if not cfg.random_weights:
+            known = AutoConfig.for_model(cls.model_type).to_dict()
+            content = config_of(local_folder(str(cfg.llama_model)))
+            sizes = {name: value for name, value in content.items() if name in known and name != "model_type"}
+        if not cfg.random_weights and not all(name in sizes for name in cls.sizes):
+            return None
+        with torch.device("meta"):
+            return cls._prepared(cls._random(sizes, torch.float32), cfg)
+
+    @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield what is wrong with the options of a `model` section, before any file is read."""
+        yield from ()
+
+    @classmethod
+    def _prepared(cls, model: Any, cfg: Any) -> LanguageModel:
+        """Return a model of transformers, frozen and with LoRA."""
         if not model._supports_attention_backend:  # it would ignore the packed attention and mix the examples
             raise ValueError(f"model.llama_model: {type(model).__name__} of transformers takes no other attention")
         register_packed_attention()
@@ -101,10 +133,12 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def check_options(cls, cfg: Any) -> None:
-        """Refuse options that the family does not support. Raises: ValueError naming them."""
+        """Check that the family supports the options. Raises: ValueError naming those that it does not."""
         for name in ("low_resource", "load_in_4bit"):
             if cfg[name]:
-                raise ValueError(f"model.{name}: {cls.__name__} keeps all its bits; --options model.{name}=False")
+                raise ValueError(
+                    f"model.{name}: {cls.__name__} has no weights of 8 or 4 bits; --options model.{name}=False"
+                )
         if cfg.frozen_dtype != "auto":
             raise ValueError(f"model.frozen_dtype: auto for {cls.__name__}, not {cfg.frozen_dtype}")
 
@@ -161,21 +195,9 @@ class LanguageModel(nn.Module):
 
         An example sees itself alone. Raises: ValueError when one is longer than a window that attention slides over.
         """
-        causal_lm = self.causal_lm
-        assert causal_lm.config._attn_implementation == PACKED, "another attention would mix the examples"
         self.decoder.check_window(max(batch.sizes))
-        with language_autocast(causal_lm, embeds.device), self._low_precision_copies(embeds.device):
-            output = causal_lm.base_model(
-                inputs_embeds=embeds[None],
-                # of four dimensions, so that transformers makes none of its own; the packed attention needs none
-                attention_mask=embeds.new_empty(1, 1, 1, 1),
-                position_ids=batch.position_ids[None],
-                use_cache=False,
-                sizes=batch.sizes,
-                bounds=batch.bounds,
-            )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        with self._low_precision_copies(embeds.device):
+            return self.decoder.run_modules(embeds, batch.position_ids, sizes=batch.sizes, bounds=batch.bounds)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, vocabulary) of hidden states (N, hidden)."""
@@ -224,14 +246,14 @@ class LanguageModel(nn.Module):
 
         See `merged_lora.merged`.
         """
-        with self.turns:
+        with self.lock:
             if not self._num_merged:
                 self._merging.enter_context(merged(self.model))
             self._num_merged += 1
         try:
             yield
         finally:
-            with self.turns:
+            with self.lock:
                 self._num_merged -= 1
                 if not self._num_merged:
                     self._merging.close()
@@ -262,19 +284,15 @@ class LanguageModel(nn.Module):
         for name in sizes:
             if name not in known:
                 raise ValueError(f"model.llama_config.{name}: no such size{did_you_mean(name, known)}")
-            if name in SIZES and not (isinstance(sizes[name], int) and sizes[name] > 0):
+            if name in cls.sizes and not (isinstance(sizes[name], int) and sizes[name] > 0):
                 raise ValueError(f"model.llama_config.{name}: expected at least 1, got {sizes[name]!r}")
         heads = {"num_key_value_heads": sizes["num_attention_heads"]} if "num_attention_heads" in sizes else {}
         try:
             config = AutoConfig.for_model(cls.model_type, **{**cls.random_sizes, **heads, **sizes})
         except Exception as error:  # what it raises depends on the release of transformers
             raise ValueError(f"model.llama_config: {dict(sizes)}: {' '.join(str(error).split())}") from error
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)  # weights are made in their dtype, where float32 ones might not fit first
-        try:
-            model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-        finally:
-            torch.set_default_dtype(default)
+        # weights are made in their dtype, where float32 ones might not fit first
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         rotary = getattr(model.base_model, "rotary_emb", None)
         if rotary is not None and rotary.inv_freq.is_meta:  # weights can be drawn later, but frequencies are computed
             with torch.device("cpu"):
@@ -312,7 +330,7 @@ class LanguageModel(nn.Module):
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep back what says nothing to a user: progress bars in a file or of other ranks, and a warning for peft."""
+    """Hide progress bars in a file or of other ranks, and a warning that is meant for peft."""
     shown = transformers_logging.is_progress_bar_enabled()
     if not (sys.stderr.isatty() and is_main_process()):
         transformers_logging.disable_progress_bar()

@@ -1,21 +1,22 @@
-"""The Llama language model: lean and fused parts, frozen weights of 8 and 4 bits."""
+"""The Llama language model: memory-efficient and fused parts, frozen weights of 8 and 4 bits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from transformers import LlamaForCausalLM
 
-from minigpt4.common.registry import registry
+from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.memory_efficient import join_weights, quantise_layers, use_memory_efficient_layers
 
 FROZEN_DTYPES = ("auto", "float8")
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA_2_7B: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -39,15 +40,23 @@ class Llama(LanguageModel):
     model_type: ClassVar[str] = "llama"
     model_class: ClassVar[Any] = LlamaForCausalLM
     random_sizes: ClassVar[Mapping[str, Any]] = LLAMA_2_7B
+    weights_url: ClassVar[str] = "https://huggingface.co/meta-llama/Llama-2-7b-chat-hf"
+    tokenizer_files: ClassVar[Sequence[str]] = ("tokenizer.model", "tokenizer.json")
 
     @classmethod
     def load_tokenizer(cls, cfg: Any) -> Tokenizer:
-        """Return the tokenizer as the published weights learnt it."""
         return ByteTokenizer() if cfg.random_weights else load_tokenizer(cfg.llama_model)
 
     @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield the layers of `lora_target_modules` that Llama does not have."""
+        for name in cfg.lora_target_modules:
+            if name.rpartition(".")[2] not in LINEAR_LAYERS:
+                near = did_you_mean(name, LINEAR_LAYERS)
+                yield f"model.lora_target_modules: Llama has no layer '{name}'{near} ({', '.join(LINEAR_LAYERS)})"
+
+    @classmethod
     def check_options(cls, cfg: Any) -> None:
-        """Refuse 8-bit and 4-bit weights where they cannot be. Raises: ValueError saying what is missing."""
         if cfg.frozen_dtype not in FROZEN_DTYPES:
             raise ValueError(f"model.frozen_dtype: {' or '.join(FROZEN_DTYPES)}, not {cfg.frozen_dtype}")
         options = {"low_resource": 8, "load_in_4bit": 4}
@@ -70,21 +79,18 @@ class Llama(LanguageModel):
 
     @classmethod
     def reading_options(cls, cfg: Any, dtype: torch.dtype) -> dict[str, Any]:
-        """Return how weights are read in 8 or 4 bits; nothing for those of more bits."""
         return _quantised(cfg, dtype) if cfg.low_resource or cfg.load_in_4bit else {}
 
     @classmethod
     def adapt(cls, model: Any, cfg: Any) -> None:
-        """Have the model compute with lean parts, unless it runs under autocast, which would widen a norm's output."""
+        # weights of 8 and 4 bits compute under autocast, which would widen a norm's output
         if not (cfg.low_resource or cfg.load_in_4bit):
             use_memory_efficient_layers(model)
 
     def join_weights(self) -> None:
-        """Lay end to end the weights of queries, keys and values, and of both inputs of the MLP's product."""
         join_weights(self.model)
 
     def quantise(self) -> None:
-        """Keep the frozen weights of the layers in 8 bits; embeddings and head keep theirs."""
         quantise_layers(self.causal_lm)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from timm.models.eva import Eva, EvaAttention
@@ -18,7 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import download_once, downloaded_to
 from minigpt4.common.registry import registry
-from minigpt4.models.base_model import first_of
+from minigpt4.common.schema import EVA_VIT_G_URL
+from minigpt4.common.weight_headers import Shapes, misfit
+from minigpt4.models.base_model import shapes_of
 from minigpt4.models.float8 import quantise_vit
 from minigpt4.models.precision import without_autocast
 from minigpt4.models.vision.vision_tower import VisionTower
@@ -54,6 +56,8 @@ class Float32LayerNorm(nn.LayerNorm):
 class EvaTower(VisionTower):
     """EVA without its class token, and a float32 layer norm over its patches."""
 
+    weights_url: ClassVar[str] = EVA_VIT_G_URL
+
     def __init__(self, vit: Eva, *, is_frozen: bool = True) -> None:
         patches: Any = vit.patch_embed
         super().__init__(
@@ -70,6 +74,29 @@ class EvaTower(VisionTower):
                 f"model.image_size: {cfg.image_size} is not a multiple of the {cfg.vit.patch_size} pixels of a patch"
             )
         return int(cfg.image_size // cfg.vit.patch_size) ** 2
+
+    @classmethod
+    def weight_shapes(cls, cfg: Any, given: Shapes) -> Shapes:
+        """Return the tensors that the file must hold; a position embedding for any square of patches is resized."""
+        with torch.device("meta"):
+            wanted = shapes_of(build_vit(cfg.vit, image_size=cfg.image_size).state_dict())
+        pos_embed = given.get("pos_embed", ())
+        if _is_grid(pos_embed) and pos_embed[2] == cfg.vit.embed_dim:
+            wanted["pos_embed"] = pos_embed
+        return wanted
+
+    @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield what is wrong with `image_size` and the sizes of `vit`."""
+        vit = cfg.vit
+        if min(cfg.image_size, vit.patch_size, vit.num_heads) < 1:
+            return
+        num_patches, rest = divmod(cfg.image_size, vit.patch_size)
+        if rest or num_patches % 2:
+            multiple = f"a multiple of {2 * vit.patch_size}, two patches of model.vit"
+            yield f"model.image_size: expected {multiple}, got {cfg.image_size}"
+        if vit.embed_dim % vit.num_heads:
+            yield f"model.vit.embed_dim: expected a multiple of num_heads, {vit.num_heads}, got {vit.embed_dim}"
 
     @classmethod
     def from_config(cls, cfg: Any, *, dtype: torch.dtype) -> EvaTower:
@@ -164,9 +191,11 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
     except (ValueError, OSError) as error:
         text = str(error)
         raise ValueError(text if text.startswith("model.vit_ckpt") else f"model.vit_ckpt: {text}") from error
-    if "pos_embed" in state and _is_grid(state["pos_embed"]):
+    if "pos_embed" in state and _is_grid(tuple(state["pos_embed"].shape)):
         state["pos_embed"] = resize_pos_embed(state["pos_embed"], num_tokens=wanted["pos_embed"].shape[1])
-    check_fit(state, wanted, source)
+    problem = misfit(shapes_of(state), shapes_of(wanted), ignores_more=True)  # such as a 40th block, or a head
+    if problem:
+        raise ValueError(f"model.vit_ckpt: {source} does not fit this model: {problem}")
     vit.load_state_dict({name: state[name].to(dtype) for name in wanted}, assign=True)
     for module in vit.modules():
         if isinstance(module, EvaAttention):  # a buffer of zeros that no file holds
@@ -174,27 +203,10 @@ def load_vit(size: VitSize, source: str, *, image_size: int, dtype: torch.dtype,
     return vit
 
 
-def _is_grid(pos_embed: Tensor) -> bool:
-    """Return whether a position embedding is that of a class token and a square of patches, (1, 1 + g*g, C)."""
-    num_patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0
+def _is_grid(shape: tuple[int, ...]) -> bool:
+    """Return whether this is the shape of a class token and a square of patches, (1, 1 + g*g, C)."""
+    num_patches = shape[1] - 1 if len(shape) == 3 else 0
     return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
-
-
-def check_fit(state: Mapping[str, Any], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Hold a file's weights against the wanted ones; further keys in it (a 40th block, a head) are ignored.
-
-    Raises: ValueError naming the source and the first weights that are missing or of another shape.
-    """
-    missing = [name for name in wanted if name not in state]
-    shapes = [
-        f"{name} {tuple(state[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if missing or shapes:
-        raise ValueError(
-            f"model.vit_ckpt: {source} does not fit this model: missing {first_of(missing)}, shapes {first_of(shapes)}"
-        )
 
 
 def resize_pos_embed(pos_embed: Tensor, *, num_tokens: int) -> Tensor:

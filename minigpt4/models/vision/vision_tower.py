@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from minigpt4.common.weight_headers import Shapes
 
 
 class VisionTower(nn.Module):
     """A vision tower; a subclass makes its modules, and overrides `encode`, `count_patches` and `from_config`.
 
-    `blocks` are its layers: `run.compile` takes them when the tower is frozen, and FLOPs are counted by them.
+    `blocks` are its layers: `run.compile` takes them when the tower is frozen, and FLOPs are counted by them. A tower
+    that reads `model.vit_ckpt` overrides `weight_shapes` too; `weights_url` is where a user downloads that file.
     """
+
+    weights_url: ClassVar[str] = ""
 
     blocks: Sequence[nn.Module]
 
@@ -39,6 +44,19 @@ class VisionTower(nn.Module):
         Raises: ValueError naming the option when weights are missing or do not fit.
         """
         raise NotImplementedError
+
+    @classmethod
+    def weight_shapes(cls, cfg: Any, given: Shapes) -> Shapes | None:
+        """Return the tensors that the file of `model.vit_ckpt` must hold; None when the tower does not read it.
+
+        `given` are those that it holds. Shapes that the tower converts as it loads them are returned as given.
+        """
+        return None
+
+    @classmethod
+    def wrong_options(cls, cfg: Any) -> Iterator[str]:
+        """Yield what is wrong with the options of a `model` section that disagree with each other."""
+        yield from ()
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the patches (N, patches, width) of images (N, 3, H, W); N is at least 1; no gradient if frozen."""

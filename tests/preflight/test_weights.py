@@ -1,4 +1,4 @@
-"""The check opens what costs nothing: headers, indices, config.json; what is damaged is named before it is loaded."""
+"""The check reads headers, indices and config.json, and names damaged files before anything is loaded."""
 
 import json
 import shutil
@@ -9,10 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from minigpt4.common.llama_folder import look_at_llama
 from minigpt4.common.paths import wrong_output_folder, wrong_path
 from minigpt4.common.schema import ModelConfig, RunConfig
-from minigpt4.common.weight_files import weight_files
+from minigpt4.models.language.llama import Llama
+from minigpt4.preflight.model_folder import check_folder, why_not_loaded
+from minigpt4.preflight.weights import weight_files
 from tests.runners.tiny import ASSETS
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 9976578928\n"
@@ -36,7 +37,8 @@ def llama(tmp_path):
 
 
 def problem_of(folder):
-    return str(look_at_llama(str(folder)).problem()).replace(f"{folder}", "llama", 1)
+    path = str(folder)
+    return str(check_folder(path, Llama).problem() or why_not_loaded(path, Llama)).replace(path, "llama", 1)
 
 
 def problems_with(**changes):
@@ -48,7 +50,7 @@ def problems_with(**changes):
 
 
 def test_a_whole_folder_has_no_problem(llama):
-    assert look_at_llama(str(llama)).problem() is None
+    assert problem_of(llama) == "None"
     assert problems_with(llama_model=str(llama)) == []
 
 
@@ -79,7 +81,7 @@ def test_shards_without_an_index_and_without_their_siblings(llama):
     )
 
 
-def test_weights_under_a_name_that_nothing_looks_for(llama):
+def test_weights_with_an_unknown_file_name(llama):
     for path in llama.glob("model*"):
         path.unlink()
     shutil.copy(ASSETS / "llama_tiny/model.safetensors", llama / "weights.safetensors")
@@ -99,7 +101,7 @@ def test_a_bin_file_that_is_cut_off_or_another_zip_archive(llama):
     for path in llama.glob("model*"):
         path.unlink()
     torch.save(load_file(ASSETS / "llama_tiny/model.safetensors"), llama / "pytorch_model.bin")
-    assert look_at_llama(str(llama)).problem() is None
+    assert problem_of(llama) == "None"
     whole = (llama / "pytorch_model.bin").read_bytes()
     (llama / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
     assert "llama: pytorch_model.bin is cut off or no file of weights: " in problem_of(llama)
@@ -115,8 +117,8 @@ def test_a_bin_file_that_is_cut_off_or_another_zip_archive(llama):
         ("[]", "config.json holds a list, not a JSON object"),
         ({"model_type": "opt"}, "config.json describes a model of the type 'opt', not llama"),
         ({"vocab_size": None, "hidden_size": -1}, "config.json lacks the sizes vocab_size, hidden_size"),
-        ({"num_hidden_layers": 9}, "tensors that config.json asks for: model.layers."),
-        ({"vocab_size": 7}, "other sizes than config.json says: model.embed_tokens.weight is ("),
+        ({"num_hidden_layers": 9}, "its weights do not fit config.json: missing ['model.layers.2"),
+        ({"vocab_size": 7}, "shapes ['lm_head.weight (832, 64), not (7, 64)', 'model.embed_tokens.weight (832"),
     ],
 )
 def test_a_config_json_that_does_not_fit(llama, change, message):
@@ -144,7 +146,7 @@ class RunsCode:
         (lambda path: path.write_text("<html>"), "x.pth is cut off or no file of weights"),
         (lambda path: torch.save([1], path), "x.pth holds a list, not a dictionary of tensors"),
         (lambda path: torch.save({"a": RunsCode()}, path), "x.pth: not read, since it is damaged or holds more than"),
-        (lambda path: torch.save({"a": torch.ones(2)}, path), "x.pth does not fit model.vit: it has no patch_embed"),
+        (lambda path: torch.save({"a": torch.ones(2)}, path), "x.pth does not fit this model: missing ['"),
     ],
 )
 def test_a_file_of_the_vision_encoder_that_is_damaged(tmp_path, capfd, write, message):
@@ -159,7 +161,9 @@ def test_the_vision_encoders_file_is_compared_with_the_sizes_of_the_model(tmp_pa
     state["cls_token"] = torch.zeros(1, 1, 31)
     torch.save(state, tmp_path / "x.pth")
     (problem,) = problems_with(vit_ckpt=str(tmp_path / "x.pth"))
-    assert problem.endswith("x.pth does not fit model.vit: its cls_token is (1, 1, 31), not (1, 1, 32)")
+    assert problem.endswith(
+        "x.pth does not fit this model: missing [], shapes ['cls_token (1, 1, 31), not (1, 1, 32)']"
+    )
 
 
 def test_a_checkpoint_in_safetensors_that_is_cut_off(tmp_path):
@@ -171,9 +175,9 @@ def test_a_checkpoint_in_safetensors_that_is_cut_off(tmp_path):
     assert problem.startswith(f"model.ckpt: {tmp_path}/x.safetensors is cut off or no safetensors file: ")
 
 
-def test_a_hub_id_that_is_none_is_no_traceback():
+def test_an_impossible_hub_id_is_no_traceback():
     (problem,) = problems_with(llama_model="a b/c")
-    assert problem == "model.llama_model: no folder a b/c, and no id of the hub either"
+    assert problem == "model.llama_model: a b/c is neither a folder here nor a hub id"
 
 
 def test_files_of_the_hub_in_the_cache_are_looked_at_too(tmp_path, monkeypatch, llama):
@@ -195,7 +199,7 @@ def test_a_path_that_no_file_can_have_is_no_traceback(path):
     assert wrong_output_folder("run.output_dir", path) is not None
 
 
-def test_an_output_folder_is_tried_and_nothing_is_left_there(tmp_path):
+def test_an_output_folder_is_tried_without_a_trace(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "dead").symlink_to(tmp_path / "gone")
     assert wrong_output_folder("run.output_dir", str(tmp_path / "a/b/c")) is None
@@ -215,7 +219,7 @@ def edit_json(path, **changes):
         (lambda f: edit_json(f / "config.json", hidden_act="foo"), "foo"),
         (lambda f: edit_json(f / "config.json", rms_norm_eps="abc"), "rms_norm_eps"),
         (lambda f: edit_json(f / "config.json", pad_token_id=10**6), "Padding_idx"),
-        (lambda f: edit_json(f / "config.json", attention_bias=True), "its weights lack"),
+        (lambda f: edit_json(f / "config.json", attention_bias=True), "its weights do not fit config.json: missing ['"),
         (lambda f: edit_json(f / "config.json", quantization_config="abc"), "cannot be loaded"),
         (lambda f: (f / "generation_config.json").write_text("[1]"), "not a mapping"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter_config.json"),
@@ -237,15 +241,15 @@ def test_a_folder_that_transformers_would_not_load_is_named(llama, damage, reaso
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("blocks.0.attn.q_bias"), "it has no blocks.0.attn.q_bias"),
+        (lambda v: v.pop("blocks.0.attn.q_bias"), "missing ['blocks.0.attn.q_bias'], shapes []"),
         (
             lambda v: v.update({"blocks.0.mlp.fc2.bias": torch.zeros(3)}),
-            "its blocks.0.mlp.fc2.bias is (3,), not (32,)",
+            "missing [], shapes ['blocks.0.mlp.fc2.bias (3,), not (32,)']",
         ),
-        (lambda v: v.pop("pos_embed"), "its pos_embed is absent, not that of a square of patches"),
+        (lambda v: v.pop("pos_embed"), "missing ['pos_embed'], shapes []"),
         (
             lambda v: v.update(pos_embed=torch.zeros(1, 8, 32)),
-            "its pos_embed is (1, 8, 32), not that of a square of patches",
+            "missing [], shapes ['pos_embed (1, 8, 32), not (1, 1025, 32)']",
         ),
     ],
 )
@@ -254,4 +258,4 @@ def test_every_tensor_of_the_vision_encoder_is_compared(tmp_path, change, messag
     change(tensors)
     torch.save(tensors, tmp_path / "v.pth")
     [problem] = problems_with(vit_ckpt=str(tmp_path / "v.pth"))
-    assert problem == f"model.vit_ckpt: {tmp_path}/v.pth does not fit model.vit: {message}"
+    assert problem == f"model.vit_ckpt: {tmp_path}/v.pth does not fit this model: {message}"

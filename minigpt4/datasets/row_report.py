@@ -1,4 +1,4 @@
-"""What was found when a dataset was built: how many rows there are, are kept, are left out and why."""
+"""Counts of a dataset's rows: all, kept, left out, and bad, with examples and messages."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from minigpt4.datasets.boxes import CLIP, DROP, FAULTS, KEEP
 
 MAX_EXAMPLES = 5
-"""So many of the rows that something is wrong with are named; the others are only counted."""
+"""The number of bad rows that a message names; the others are only counted."""
 
 
 @dataclass
-class Report:
+class RowReport:
     """Counts of rows; the lists hold the first few of the counted ones."""
 
     num_rows: int = 0  # rows of the annotation files, before any is left out for its image
     num_left_out: int = 0  # rows without image, left out by the rule of their dataset
     num_excluded: int = 0  # rows left out because run.bad_samples_report names them
     num_dropped: int = 0  # rows left out for their box, where `bad_boxes` is drop
-    num_missing: int = 0  # rows kept although their image is not there: each will be a bad sample
+    num_missing: int = 0  # rows kept without their image: each will be a bad sample
     num_bad: int = 0  # rows that lack a key or have a wrong type: each will be a bad sample
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
@@ -28,16 +28,16 @@ class Report:
 
     @property
     def num_kept(self) -> int:
-        """Return how many rows the dataset has."""
+        """The number of rows that the dataset has."""
         return self.num_rows - self.num_left_out - self.num_excluded - self.num_dropped
 
     @property
     def num_unusable(self) -> int:
-        """Return how many of the kept rows will be bad samples."""
+        """The number of kept rows that will be bad samples."""
         return self.num_missing + self.num_bad
 
     def left_out(self, root: str) -> list[str]:
-        """Return what is left out, in words for the user."""
+        """Return messages about the rows that are left out."""
         lines = []
         if self.num_left_out:
             counts = f"{self.num_left_out:,} of {self.num_rows:,}"
@@ -48,7 +48,7 @@ class Report:
         return lines
 
     def boxes(self, name: str, bad_boxes: str) -> list[str]:
-        """Return what is wrong with the boxes of a dataset and what is done with them, in words for the user."""
+        """Return a message about the bad boxes of a dataset and how they are handled."""
         faults = {fault: count for fault, count in self.box_faults.items() if count}
         if not faults:
             return []
@@ -62,11 +62,11 @@ class Report:
         return [f"{counts} rows have a bad box: {what}; {done} (datasets.{name}.bad_boxes: {bad_boxes})"]
 
     def remarked(self) -> list[str]:
-        """Return what the user should know about records, in words."""
+        """Return the remarks on records, each with its count."""
         return [f"{remark} ({count} times)" for remark, count in self.remarks.items()]
 
     def mistakes(self) -> list[str]:
-        """Return what is wrong with rows that are kept, in words for the user."""
+        """Return messages about the rows that are kept and bad."""
         lines = []
         if self.num_missing:
             counts = f"{self.num_missing:,} of {self.num_rows:,}"

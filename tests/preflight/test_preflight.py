@@ -1,4 +1,4 @@
-"""Every kind of broken input has its own line, and all are told at once."""
+"""Every kind of broken input has a line in the report, which lists all of them."""
 
 import http.server
 import json
@@ -14,22 +14,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minigpt4.datasets.check import check
+from minigpt4.preflight.preflight import run_preflight
 from tests.datasets.conftest import REFS, cells
 from tests.runners.tiny import ASSETS, ROOT
 
 
 def problems(cfg):
-    return "\n".join(check(cfg).problems)
+    return "\n".join(run_preflight(cfg).problems)
 
 
-def test_when_all_is_well_the_table_has_every_file_with_its_key_and_address(load, world):
-    checkup = check(load())
-    assert checkup.problems == []
-    assert checkup.verdict() == "training could start"
-    assert cells(checkup, "gqa") == ["3", "3", "0", "0", "ok"]
-    assert cells(checkup, "refcoco") == ["1", "1", "0", "0", "ok"]
-    lines = {tuple(line.split()[-3:]) for line in checkup.found().splitlines()}
+def test_when_all_is_well_the_table_has_every_file_with_its_key_and_url(load, world):
+    report = run_preflight(load())
+    assert report.problems == []
+    assert report.summary() == "training could start"
+    assert cells(report, "gqa") == ["3", "3", "0", "0", "ok"]
+    assert cells(report, "refcoco") == ["1", "1", "0", "0", "ok"]
+    lines = {tuple(line.split()[-3:]) for line in report.table().splitlines()}
     assert (
         f"{world}/gqa.json",
         "datasets.gqa.build_info.annotations.train.storage",
@@ -46,15 +46,15 @@ def test_when_all_is_well_the_table_has_every_file_with_its_key_and_address(load
     assert any("eva_tiny_28.pth" in line[0] and line[1] == "model.vit_ckpt" for line in lines)
 
 
-def test_rows_left_out_by_their_rule_are_told_and_are_no_problem(load, world, caplog):
+def test_rows_left_out_by_their_rule_are_counted_and_are_no_problem(load, world, caplog):
     caplog.set_level("INFO")
     rows = [{"image": f"train2014/{n}.jpg", "question": "?", "answer": ["a"]} for n in (0, 1, 8)]
     (world / "vqa.json").write_text(json.dumps(rows))
     (world / "train").symlink_to(world / "images")
     info = f"{{annotations: {{train: {{storage: {world}/vqa.json}}}}, images: {{storage: {world}}}}}"
-    checkup = check(load(f"datasets.coco_vqa.build_info={info}"))
-    assert checkup.problems == []
-    assert cells(checkup, "coco_vqa") == ["3", "2", "1", "0", "ok"]
+    report = run_preflight(load(f"datasets.coco_vqa.build_info={info}"))
+    assert report.problems == []
+    assert cells(report, "coco_vqa") == ["3", "2", "1", "0", "ok"]
     assert "coco_vqa: 1 of 3 rows have no image below" in caplog.text
 
 
@@ -106,19 +106,19 @@ def test_a_row_of_another_schema_stops_a_training_that_tolerates_none(load, worl
     text = problems(load())
     assert f"gqa: 1 of 4 rows are bad: {world}/gqa.json: record 4: 'answer' should be a text, not 3" in text
     assert "1 rows are bad, run.max_bad_samples allows 0; repair them, raise it, or `--check full`" in text
-    tolerant = check(load("run.max_bad_samples=1"))
+    tolerant = run_preflight(load("run.max_bad_samples=1"))
     assert tolerant.problems == []
     assert cells(tolerant, "gqa") == ["4", "4", "0", "1", "ok"]
-    assert "1 rows are bad: tolerated, run.max_bad_samples allows 1" in tolerant.found()
+    assert "1 rows are bad: tolerated, run.max_bad_samples allows 1" in tolerant.table()
 
 
-def test_an_image_that_is_not_there_stops_a_training_that_tolerates_none(load, world):
+def test_an_absent_image_stops_a_training_that_tolerates_none(load, world):
     (world / "images/1.jpg").unlink()
     assert f"gqa: the images of 1 of 3 rows are not there: {world}/images/1.jpg" in problems(load())
-    assert check(load("run.max_bad_samples=1")).problems == []
+    assert run_preflight(load("run.max_bad_samples=1")).problems == []
 
 
-def test_everything_that_is_wrong_is_told_at_once(load, world):
+def test_all_problems_are_reported_at_once(load, world):
     (world / "text.json").unlink()
     (world / REFS).write_bytes(b"<html>")
     (world / "gqa.json").write_text("[")
@@ -131,7 +131,7 @@ def test_everything_that_is_wrong_is_told_at_once(load, world):
         f"refcoco: {world}/{REFS}: ",
         f"gqa: {world}/gqa.json: broken or cut off JSON",
         f"model.ckpt: {world}/empty.pth is empty (0 bytes)",
-        "model.vit_ckpt: no file nowhere.pth; to be had from https://",
+        "model.vit_ckpt: no file nowhere.pth; download it from https://",
         "run.bad_samples_report: cannot read no.json: No such file",
     ):
         assert expected in text
@@ -155,12 +155,12 @@ def test_weights_that_are_cut_off_or_incomplete(load, world):
     assert "model.vit_ckpt" not in text
 
 
-def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_none(load, monkeypatch):
+def test_a_hub_id_is_looked_up_in_the_cache_and_a_path_is_no_hub_id(load, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "nobody/nothing is no folder here, not in the hub's cache, and HF_HUB_OFFLINE" in problems(
+    assert "nobody/nothing is neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE" in problems(
         load("model.llama_model=nobody/nothing")
     )
-    assert "model.llama_model: no folder ./llama; to be had from" in problems(load("model.llama_model=./llama"))
+    assert "model.llama_model: no folder ./llama; download it from" in problems(load("model.llama_model=./llama"))
 
 
 def test_weights_that_would_be_downloaded_need_a_server_that_answers(load, monkeypatch, tmp_path):
@@ -171,8 +171,8 @@ def test_weights_that_would_be_downloaded_need_a_server_that_answers(load, monke
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        checkup = check(load("model.llama_model=nobody/nothing", f"model.vit_ckpt={address}/v.pth"))
-        assert (checkup.problems, checkup.found().count("will be downloaded")) == ([], 2)
+        report = run_preflight(load("model.llama_model=nobody/nothing", f"model.vit_ckpt={address}/v.pth"))
+        assert (report.problems, report.table().count("will be downloaded")) == ([], 2)
         server.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -203,7 +203,7 @@ def test_the_command_ends_with_1_when_training_could_not_start(load, world, how)
 def test_a_tokenizer_that_is_none_or_larger_than_the_weights(load, world):
     llama = world / "llama"
     shutil.copytree(ASSETS / "llama_tiny", llama)
-    assert check(load(f"model.llama_model={llama}")).problems == []
+    assert run_preflight(load(f"model.llama_model={llama}")).problems == []
     (llama / "tokenizer.model").write_bytes(b"<html>")
     assert f"model.llama_model: {llama}/tokenizer.model: cannot read it as a sentencepiece model" in problems(
         load(f"model.llama_model={llama}")
@@ -240,9 +240,9 @@ def test_links_pointers_and_folders_in_the_place_of_files(load, world):
 
 def test_a_gpu_that_this_machine_lacks_is_a_remark(load, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    checkup = check(load("run.device=cuda"))
-    assert checkup.problems == []
-    assert "run.device is cuda, which this machine does not have" in checkup.found()
+    report = run_preflight(load("run.device=cuda"))
+    assert report.problems == []
+    assert "run.device is cuda, which this machine does not have" in report.table()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Turns of threads: one of them uses a model at a time."""
+"""The lock of a model: one thread at a time computes with it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 
-class Turns:
-    """A lock that the same thread may take again; a copy of its owner gets another one."""
+class ModelLock:
+    """A lock that the same thread may take again. A copy of the model gets a new one."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -19,4 +19,4 @@ class Turns:
         self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Turns, ()
+        return ModelLock, ()

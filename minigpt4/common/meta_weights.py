@@ -1,4 +1,4 @@
-"""Random weights drawn late: a model built on meta, which costs no memory, gets its tensors part by part."""
+"""Random weights for a model that was built on the meta device, where it takes no memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 
-def materialise(module: nn.Module, device: torch.device) -> None:
-    """Draw what of a module lies on meta onto a device, and leave the rest.
+def init_from_meta(module: nn.Module, device: torch.device) -> None:
+    """Initialise a module's meta tensors on a device; others stay.
 
     Matrices come from N(0, 0.02^2), norms are one; biases, buffers and LoRA's second factor are zero.
     """

@@ -1,0 +1,99 @@
+"""What the preflight found: a table of all files, remarks, and the reasons why training could not start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigpt4.common.tables import as_table
+from minigpt4.datasets.base_dataset import InstructionDataset
+from minigpt4.datasets.draws import ENDLESS
+from minigpt4.datasets.files import Place
+from minigpt4.datasets.row_report import MAX_EXAMPLES
+from minigpt4.preflight.weights import WeightFile
+
+HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "download from")
+
+
+@dataclass
+class DatasetCheck:
+    """What was found of one dataset; `splits` stays None when it cannot be built."""
+
+    name: str
+    places: Sequence[Place] = ()
+    splits: dict[str, InstructionDataset] | None = None
+    num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def dataset(self) -> InstructionDataset | None:
+        """The dataset that is trained on; None when it cannot be built."""
+        return None if self.splits is None else self.splits["train"]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the dataset is a stream without an end."""
+        return self.dataset is not None and len(self.dataset) == ENDLESS
+
+    def lines(self) -> list[Sequence[str]]:
+        """Return the dataset's lines of the table: its counts, and each of its files."""
+        counts = ["endless"] * 2 + ["-"] * 2 if self.is_stream else ["-"] * 4
+        if self.dataset is not None and not self.is_stream:
+            report = self.dataset.report
+            without_image, unreadable = report.num_left_out + report.num_missing, report.num_bad + self.num_unreadable
+            counts = [f"{count:,}" for count in (report.num_rows, len(self.dataset), without_image, unreadable)]
+        first, *more = _lines_of(self.places)
+        return [(self.name, *counts, _state(self.problems), *first), *(("",) * 6 + line for line in more)]
+
+
+@dataclass
+class PreflightReport:
+    """What was found of a whole run: `problems` are the reasons why training could not start, all of them."""
+
+    datasets: list[DatasetCheck]
+    weights: list[WeightFile]
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def built(self) -> dict[str, dict[str, Any]]:
+        """Return {name: {split: dataset}} of what could be built."""
+        return {one.name: one.splits for one in self.datasets if one.splits is not None}
+
+    def table(self) -> str:
+        """Return the table of all datasets and weight files, then what the user should know."""
+        lines = [line for one in self.datasets for line in one.lines()]
+        for file in self.weights:
+            name = file.key.rpartition(".")[2]
+            lines.append((name, "", "", "", "", _state(file.problem), file.path, file.key, file.url))
+        remarks = [*self.remarks, *self.boxes()]
+        return "\n".join([as_table([HEADER, *lines], right=(1, 2, 3, 4)), *(f"- {text}" for text in remarks)])
+
+    def boxes(self) -> list[str]:
+        """Return what is wrong with the boxes of each dataset."""
+        datasets = [splits["train"] for splits in self.built().values()]
+        return [f"{one.name}: {line}" for one in datasets for line in one.report.boxes(one.name, one.bad_boxes)]
+
+    def summary(self) -> str:
+        """Return whether training could start, and every problem."""
+        if not self.problems:
+            return "training could start"
+        return "\n  - ".join(["training cannot start:", *self.problems])
+
+
+def _state(problems: str | Sequence[str] | None) -> str:
+    return "PROBLEM" if problems else "ok"
+
+
+def _lines_of(places: Sequence[Place]) -> list[tuple[str, str, str]]:
+    """Return (file or folder, key, URL) of each place; many files of one key are one line."""
+    lines: dict[tuple[str, bool], list[Place]] = {}
+    for place in places:
+        several = len(places) > 2 * MAX_EXAMPLES
+        lines.setdefault((place.key if several else f"{place.key} {place.paths}", place.folder), []).append(place)
+    texts = []
+    for first, *more in lines.values():
+        path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
+        texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.address))
+    return texts or [("", "", "")]
