@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from minigpt4.common.config import Config
 from minigpt4.common.files import NotWrittenError, free_bytes
 from minigpt4.runners.checkpoints import Checkpoints, choose_job, newest_first, read_newest
-from tests.runners.tiny import environment
+from tests.forked import Script
 
 
 def state(step, epoch):
@@ -69,7 +67,9 @@ Checkpoints(Path(sys.argv[1]), iters_per_epoch=10, keep_last=1).save(state)
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before_and_nothing_for_long(tmp_path):
     checkpoints = Checkpoints(tmp_path, iters_per_epoch=10, keep_last=1)
     checkpoints.save(state(10, 0))
-    process = subprocess.Popen([sys.executable, "-c", SAVES_FOR_LONG, str(tmp_path)], env=environment())
+    script = tmp_path.parent / "saves_for_long.py"
+    script.write_text(SAVES_FOR_LONG)
+    process = Script([script, tmp_path], cwd=tmp_path, stdout=tmp_path.parent / "said.txt")
     while not list(tmp_path.glob(".checkpoint_1.pth.*.part")):
         assert process.poll() is None
         time.sleep(0.001)

@@ -5,13 +5,13 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.strategy import Parallel, wrap
+from tests.forked import on_ranks
 from tests.runners.test_two_processes_equal_one import batches, gradients, load_model
 from tests.runners.tiny import tiny_config, write_config
 from tests.runners.two_ranks import CPU, one_batch, one_rank, random_model
@@ -25,8 +25,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory, path):
     folder = tmp_path_factory.mktemp("ranks")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    mp.spawn(one_rank, args=(path, str(folder)), nprocs=2)
+    on_ranks(one_rank, (path, str(folder)))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
