@@ -7,6 +7,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,8 @@ _running = []
 def environment():
     """Return the variables of a process that computes on one thread, without a network."""
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **one_thread, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    alone = {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return {**os.environ, **one_thread, **alone}
 
 
 def _serving():
@@ -62,6 +64,7 @@ class Script:
     """A process that runs a script of the repository with arguments, in a process group that it leads."""
 
     def __init__(self, words, *, cwd, stdout, stderr=None, variables=None):
+        self.words, self._files = words, (Path(stdout), Path(stderr or stdout))
         script, *arguments = map(str, words)
         settings = (str(cwd), str(stdout), str(stderr or stdout), variables or {})
         self._process = _serving().Process(target=_run, args=(script, arguments, *settings))
@@ -85,32 +88,45 @@ class Script:
         return self.poll()
 
     def kill(self):
-        self._process.kill()
+        """Kill the process and those that it started."""
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def finished(self):
+        """Wait; return what `subprocess.run` would."""
+        code = self.wait()
+        return subprocess.CompletedProcess(
+            self.words, code, *(file.read_text(encoding="utf-8") for file in self._files)
+        )
 
 
 def run_script(words, *, cwd):
     """Run a script to its end, as `python SCRIPT ARGUMENTS` does; return what `subprocess.run` would."""
-    return run_scripts([words], cwd=cwd)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        return Script(words, cwd=cwd, stdout=f"{folder}/stdout", stderr=f"{folder}/stderr").finished()
+
+
+def start_ranks(words, folder, *, cwd, num_ranks=2):
+    """Start a script on ranks that meet by a file in a folder, without torchrun; the last words are `--options`."""
+    sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    return [
+        Script(
+            [*words, f"run.dist_url=file://{folder}/meeting"],
+            cwd=cwd,
+            stdout=f"{folder}/stdout{rank}",
+            stderr=f"{folder}/stderr{rank}",
+            variables={"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes},
+        )
+        for rank in range(num_ranks)
+    ]
 
 
 def run_ranks(words, *, cwd, num_ranks=2):
-    """Run a script on several ranks that meet by `run.dist_url`; return how each ended."""
-    sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes} for rank in range(num_ranks)]
-    return run_scripts([words] * num_ranks, cwd=cwd, variables=ranks)
-
-
-def run_scripts(all_words, *, cwd, variables=None):
-    """Run scripts at once to their ends."""
+    """Run a script on ranks to its end; return what rank 0's `subprocess.run` would. The other ranks must not fail."""
     with tempfile.TemporaryDirectory() as folder:
-        started = []
-        for number, words in enumerate(all_words):
-            files = {name: Path(folder) / f"{name}{number}" for name in ("stdout", "stderr")}
-            started.append((Script(words, cwd=cwd, variables=variables and variables[number], **files), files))
-        return [
-            subprocess.CompletedProcess(words, script.wait(), *(file.read_text() for file in files.values()))
-            for words, (script, files) in zip(all_words, started, strict=True)
-        ]
+        main, *others = [rank.finished() for rank in start_ranks(words, folder, cwd=cwd, num_ranks=num_ranks)]
+    for done in others:
+        assert done.returncode == main.returncode, done.stderr
+    return main
 
 
 def _run(script, arguments, cwd, stdout, stderr, variables):
@@ -122,6 +138,7 @@ def _run(script, arguments, cwd, stdout, stderr, variables):
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process that nobody forked
     torch.set_num_threads(1)
     sys.argv[:] = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
     runpy.run_path(script, run_name="__main__")
 
 

@@ -4,7 +4,6 @@ import importlib
 import json
 import random
 import re
-import subprocess
 import sys
 
 import pytest
@@ -17,8 +16,9 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.check import check
 from minigpt4.datasets.preview import write_preview
+from tests.forked import run_script
 from tests.runners.in_process import runner_of
-from tests.runners.tiny import ROOT, environment, tiny_config
+from tests.runners.tiny import ROOT, tiny_config
 
 PAGE = ROOT / "docs/extending.md"
 FILES = dict(re.findall(r'```\w+ title="([\w.]+)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL))
@@ -127,14 +127,7 @@ def test_the_benchmark_of_the_page_is_evaluated_by_the_command_of_the_page(proje
     load(project, {**config, "datasets": {}})
     command = re.search(r"^python (eval_scripts/\S+) --cfg-path counting.yaml (.*)$", PAGE.read_text(), re.MULTILINE)
     script, words = command.groups()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), "--cfg-path", "all.yaml", *words.split()],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_script([ROOT / script, "--cfg-path", "all.yaml", *words.split()], cwd=project)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "of 4 questions" in done.stdout
     answers = json.loads((project / "evaluation_results/counting.json").read_text())
