@@ -89,7 +89,7 @@ def test_wandb_that_does_not_start_is_one_warning(tmp_path, monkeypatch, caplog)
     watchers = started(tmp_path)
     watchers.write({"step": 0, "loss": 1.5})
     watchers.close()
-    assert warnings(caplog) == ["wandb fails, the run goes on without it: no room"]
+    assert warnings(caplog) == ["wandb fails, the run continues without it: no room"]
 
 
 def test_wandb_that_does_not_get_through_goes_on_offline(tmp_path, monkeypatch, caplog):
@@ -179,4 +179,4 @@ def test_a_watcher_that_fails_to_close_leaves_the_others_to_be_closed(tmp_path, 
     watchers.write({"step": 0, "loss": 1.5})
     watchers.close()
     assert run.finished
-    assert warnings(caplog) == ["TensorBoard fails, the run goes on without it: no space left"]
+    assert warnings(caplog) == ["TensorBoard fails, the run continues without it: no space left"]

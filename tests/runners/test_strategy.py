@@ -114,7 +114,7 @@ def test_ranks_evaluate_together_in_shards(ranks):
 
 
 def test_a_rank_that_generates_alone_is_refused_where_it_would_wait_for_ever(ranks):
-    assert "computes only where all ranks call it together" in ranks[0]["evaluated"]["refused"]
+    assert "computes only when all ranks call it together" in ranks[0]["evaluated"]["refused"]
 
 
 def test_random_weights_are_drawn_part_by_part_and_what_is_trained_is_the_same_on_all_ranks(ranks):
@@ -153,7 +153,7 @@ def test_a_process_alone_keeps_the_whole_model_and_says_so(caplog):
     model = nn.Linear(2, 2)
     parallel = wrap(model, strategy="fsdp", device=CPU)
     assert type(parallel) is Parallel and parallel.module is model
-    assert "has no other to share the model with" in caplog.text
+    assert "this process is alone: it holds the whole model" in caplog.text
 
 
 def test_an_unknown_strategy_is_refused():
