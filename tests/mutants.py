@@ -128,7 +128,7 @@ MUTANTS = (
         file="runners/train_state.py",
         line='            "changes": self.changes,\n',
         fault="",
-        test=RESUMING + "test_allowed_changes_are_warned_of_and_kept_in_run_json",
+        test=RESUMING + "test_allowed_changes_are_logged_and_kept_in_run_json",
     ),
     Mutant(
         name="an unset option differs from its default",

@@ -34,7 +34,7 @@ def test_learning_rates_equal_the_recorded_grid(name):
         assert lr(epoch * run_cfg.iters_per_epoch + step) == pytest.approx(expected, rel=1e-12), (epoch, step)
 
 
-def test_warm_up_goes_on_over_the_end_of_an_epoch():
+def test_warm_up_continues_after_the_end_of_an_epoch():
     run_cfg = schedule("cosine_warmup_exceeds_epoch")
     lr = build_schedule(run_cfg)
     assert run_cfg.warmup_steps == 32 > run_cfg.iters_per_epoch == 20

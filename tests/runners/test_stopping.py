@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or broken, with real processes: nothing is lost, and what goes on is the same run."""
+"""Runs that are stopped, killed or broken, in real processes: no checkpoint is lost, a resumed run is the same run."""
 
 import os
 import random
@@ -81,7 +81,7 @@ def is_unbroken(tmp_path, unbroken):
     assert all(torch.equal(ours[name], weights[name]) for name in weights)
 
 
-def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
+def kill_and_resume(tmp_path, unbroken, rng, num_kills):
     """Kill the run at random moments, also while it saves; each time it goes on from its newest checkpoint."""
     kills = 0
     options = ("run.resume_ckpt_path=auto", "run.job_id=job")
@@ -101,13 +101,13 @@ def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
 
 
 def test_a_run_killed_three_times_is_the_unbroken_run(tmp_path, unbroken):
-    kill_and_go_on(tmp_path, unbroken, random.Random(1), 3)
+    kill_and_resume(tmp_path, unbroken, random.Random(1), 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(7))
 def test_a_run_killed_again_and_again_is_the_unbroken_run(tmp_path, unbroken, seed):
-    kill_and_go_on(tmp_path, unbroken, random.Random(100 + seed), 3)
+    kill_and_resume(tmp_path, unbroken, random.Random(100 + seed), 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
@@ -133,7 +133,7 @@ def test_sigterm_to_torchrun_saves_on_two_ranks_and_ends_in_time(tmp_path):
     assert torch.load(saved, weights_only=True)["step"] == max(losses(tmp_path)) + 1
 
 
-def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
+def test_another_number_of_ranks_continues_with_a_warning(tmp_path):
     config = tiny_config(max_epoch=2)
     assert train_on_ranks(tmp_path, config).returncode == 0
     path = tmp_path / "out/job/checkpoint_0.pth"

@@ -113,7 +113,7 @@ def test_ranks_evaluate_together_in_shards(ranks):
         assert sharded == pytest.approx(whole, rel=1e-6)
 
 
-def test_a_rank_that_generates_alone_is_refused_where_it_would_wait_for_ever(ranks):
+def test_a_rank_that_generates_alone_is_refused_instead_of_waiting_forever(ranks):
     assert "computes only when all ranks call it together" in ranks[0]["evaluated"]["refused"]
 
 

@@ -1,4 +1,4 @@
-"""The draws of one update through few forwards: the gradient is that of the separate draws."""
+"""Packed micro-batches of an update in few forwards: the gradient is that of separate micro-batches."""
 
 import numpy as np
 import pytest

@@ -94,7 +94,7 @@ def test_mistakes_of_the_user_end_in_one_message(tmp_path):
     assert "nowhere" in missing.stderr and "missing.json" in missing.stderr
 
 
-def test_resuming_what_is_no_training_checkpoint_says_so(tmp_path):
+def test_a_file_that_is_no_training_checkpoint_cannot_be_resumed(tmp_path):
     torch.save({"model": {}}, tmp_path / "x.pth")
     done = train(tmp_path, tiny_config(), f"run.resume_ckpt_path={tmp_path}/x.pth")
     assert done.returncode == 1
