@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from minigpt4.runners.stop import StopRequest
 from minigpt4.runners.strategy import wrap
 from minigpt4.runners.train_state import TrainState
 from minigpt4.runners.train_step import TrainStep
-from minigpt4.runners.update import Update, accumulation_windows, steps_at_once, updates
+from minigpt4.runners.update import AccumulationWindow, Update, accumulation_windows, steps_at_once, updates
 from minigpt4.runners.validation import mean_losses
 from minigpt4.tasks.base_task import BaseModel, BaseTask, Datasets
 
@@ -168,16 +168,7 @@ class RunnerBase:
             logger.info("%d parameters are trained, %d frozen", written["num_trainable"], written["num_frozen"])
         batches = stack.enter_context(iterating(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)))
         source = BatchSource(batches, max_bad_samples=self.run.max_bad_samples)
-        prefetcher = DevicePrefetcher(
-            source,
-            self.device,
-            look_ahead=self.run.look_ahead,
-            encode_vision=self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None,
-            context=self.step.autocast,
-        )
-        all_updates = updates(windows, prefetcher)
-        if self.run.profile and is_main_process():
-            all_updates = profiled(all_updates, self.run.profile, self.folder / TRACE)
+        all_updates = self._updates(source, windows)
         stack.callback(all_updates.close)
         meter = Meter(
             num_steps=self.num_steps,
@@ -190,6 +181,19 @@ class RunnerBase:
         log = RunLog(self.folder, self.run, self.state.config, num_steps=self.num_steps, start=self.state.step)
         stack.callback(log.close)
         return all_updates, Recorder(log, meter, self.guard, run_cfg=self.run, learning_rate=self.learning_rate)
+
+    def _updates(self, source: BatchSource, windows: Sequence[AccumulationWindow]) -> Generator[Update]:
+        """Return the updates whose batches come from `source`; with `run.profile` rank 0 profiles some of them."""
+        prefetcher = DevicePrefetcher(
+            source,
+            self.device,
+            look_ahead=self.run.look_ahead,
+            encode_vision=self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None,
+            context=self.step.autocast,
+        )
+        found = updates(windows, prefetcher)
+        is_profiled = self.run.profile and is_main_process()
+        return profiled(found, self.run.profile, self.folder / TRACE) if is_profiled else found
 
     def _validate(self, recorder: Recorder) -> None:
         """Compute the losses of the held-out splits, and save the best checkpoint."""
