@@ -70,8 +70,8 @@ MUTANTS = (
     Mutant(
         name="a training leaves other random numbers behind",
         file="common/process_state.py",
-        line="with torch.random.fork_rng(gpus):",
-        fault="with contextlib.nullcontext():",
+        line=", torch.random.fork_rng(gpus):",
+        fault=":",
         test="tests/test_api.py::test_a_training_leaves_the_process_as_it_was",
     ),
     Mutant(
@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         name="the share of waiting for data is the sum over the ranks",
         file="runners/meter.py",
-        line='"data_wait": sums[3] / get_world_size() / seconds',
+        line='"data_wait": sums[3] / world_size / seconds',
         fault='"data_wait": sums[3] / seconds',
         test="tests/runners/test_meter.py::test_the_share_of_waiting_for_data_is_the_mean_over_the_ranks",
     ),
@@ -142,7 +142,7 @@ MUTANTS = (
         file="runners/train_state.py",
         line='            "changes": self.changes,\n',
         fault="",
-        test=RESUMING + "test_allowed_changes_are_warned_of_and_kept_in_run_json",
+        test=RESUMING + "test_allowed_changes_are_logged_and_kept_in_run_json",
     ),
     Mutant(
         name="an unset option differs from its default",

@@ -1,8 +1,6 @@
 """What the benchmarks compare is the same work, and they run."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,9 +8,9 @@ from transformers import AttentionInterface
 
 from minigpt4.datasets.samples import Sample, SampleRef
 from minigpt4.models.attention import PACKED, packed_attention
+from tests.forked import ROOT, run_script
 from tests.models.golden_model import examples_of, recorded, tiny_model
 from tests.models.test_llama import random_model
-from tests.runners.tiny import ROOT, environment
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -95,8 +93,8 @@ def test_the_mean_draw_is_what_the_mixture_says(benchmarks):
 
 
 def test_training_is_timed_both_ways():
-    command = [sys.executable, str(BENCHMARKS / "train_step.py"), "--size", "tiny", "--steps", "2", "--warmup", "1"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    command = [BENCHMARKS / "train_step.py", "--size", "tiny", "--steps", "2", "--warmup", "1"]
+    done = run_script(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     about, published, ours, ratio = map(json.loads, done.stdout.splitlines())
     assert (about["size"], published["recipe"], ours["recipe"]) == ("tiny", "published", "ours")

@@ -4,7 +4,6 @@ import importlib
 import json
 import random
 import re
-import subprocess
 import sys
 
 import pytest
@@ -17,9 +16,10 @@ from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.preview import write_preview
 from minigpt4.preflight.preflight import run_preflight
+from tests.forked import run_script
 from tests.plugins.parts import IMAGE_SIZE, TOWER, write_files
 from tests.runners.in_process import runner_of
-from tests.runners.tiny import ROOT, environment, tiny_config
+from tests.runners.tiny import ROOT, tiny_config
 
 EVA, LLAMA = "minigpt4.models.vision.eva", "minigpt4.models.language.llama"
 PAGE = ROOT / "docs/extending.md"
@@ -163,14 +163,7 @@ def test_the_benchmark_of_the_page_is_evaluated_by_the_command_of_the_page(proje
     load(project, {**config, "datasets": {}})
     command = re.search(r"^python (eval_scripts/\S+) --cfg-path counting.yaml (.*)$", PAGE.read_text(), re.MULTILINE)
     script, words = command.groups()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), "--cfg-path", "all.yaml", *words.split()],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_script([ROOT / script, "--cfg-path", "all.yaml", *words.split()], cwd=project)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "of 4 questions" in done.stdout
     answers = json.loads((project / "evaluation_results/counting.json").read_text())

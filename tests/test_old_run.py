@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
 
 import pytest
 import torch
 
+from tests.forked import run_script
 from tests.old_folders import OLD, ROOT, copy_of_old
-from tools.make_old_run import ANSWERS, Checkout, evaluation, expected_of, training
+from tools.make_old_run import ANSWERS, evaluation, expected_of, training
 
 SCRIPTS = ("eval_vqa.py", "eval_ref.py")
 KEPT = {
@@ -27,10 +27,8 @@ def work(tmp_path):
 
 def run(work, words):
     """Run a script of this checkout to its end; return what it says."""
-    checkout = Checkout(ROOT, work)
-    done = subprocess.run(
-        checkout.command(words), cwd=work, env=checkout.environment(), capture_output=True, text=True, timeout=600
-    )
+    script, *arguments = words
+    done = run_script([ROOT / script, *arguments], cwd=work)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -2,8 +2,6 @@
 
 import json
 import queue
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -13,8 +11,8 @@ from transformers import AttentionInterface
 
 from minigpt4.models import minigpt_v2
 from minigpt4.models.attention import PACKED, packed_attention
+from tests.forked import ROOT, run_script
 from tests.models.golden_model import examples_of, recorded, tiny_model
-from tests.runners.tiny import ROOT, environment
 
 BENCHMARKS = ROOT / "benchmarks"
 DRY_RUN = (
@@ -174,9 +172,9 @@ def test_a_case_that_the_budget_cuts_off_is_due_again(tmp_path):
 
 
 def test_the_command_measures_what_has_no_result_yet(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "on_gpu.py"), "--out", str(tmp_path), "--size", "tiny"]
+    command = [BENCHMARKS / "on_gpu.py", "--out", tmp_path, "--size", "tiny"]
     command += ["--device", "cpu", "--only", "ceiling", "golden answers"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    done = run_script(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(line["case"], line["status"]) for line in lines] == [("ceiling", "ok"), ("golden answers", "ok")]

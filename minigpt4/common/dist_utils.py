@@ -1,4 +1,4 @@
-"""Processes and devices: who this process is under torchrun, what it computes on, and values shared by all ranks."""
+"""Ranks and devices: the process group of torchrun, the device of this process, and collectives."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from minigpt4.common.schema import RunConfig
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(days=7)
-"""How long a rank waits for the others where their work may differ by hours."""
+"""How long a rank waits for ranks whose work may take days longer."""
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
-"""How long a collective waits; a rank that is lost ends the job sooner, see liveness."""
+"""How long a collective waits; a lost rank ends the job sooner, see liveness."""
 
 
 def is_distributed() -> bool:
@@ -44,9 +44,9 @@ def is_main_process() -> bool:
 
 
 class PatientBarrier:
-    """A barrier at which a rank may be days before the last one; all ranks make it at the same time.
+    """A barrier where a rank may wait for days; all ranks create it at the same time.
 
-    NCCL ends a job whose ranks wait half an hour for each other, so this one waits by gloo, on the CPU.
+    NCCL ends a job whose ranks wait half an hour for each other, so this barrier uses gloo, on the CPU.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over the ranks (the tensor itself is overwritten); one rank sends nothing."""
+    """Return the sum of a tensor over the ranks (the tensor itself is overwritten); one rank alone sends nothing."""
     if get_world_size() > 1:
         dist.all_reduce(values)
     return values
@@ -102,7 +102,7 @@ def pick_device(run_cfg: RunConfig) -> torch.device:
 
 
 def prepare_device(device: torch.device) -> torch.device:
-    """Make a GPU that has a number the current one, and have it attend without cuDNN; return the device."""
+    """Make a GPU that has a number the current one, and turn cuDNN's attention off; return the device."""
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # events and 4-bit weights go to the current GPU
@@ -112,47 +112,37 @@ def prepare_device(device: torch.device) -> torch.device:
 
 
 def use_expandable_segments() -> None:
-    """Have CUDA's memory grow in place, as sizes change with every step; a user's own setting stays.
+    """Let CUDA's memory grow in place, as sizes change with every step, unless the user set something else.
 
-    PyTorch reads the variable when it first takes memory of a GPU, so a command calls this first.
+    PyTorch reads the variable when it first allocates memory on a GPU, so a command calls this first.
     """
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def init_distributed_mode(run_cfg: RunConfig) -> bool:
-    """Join the process group that torchrun announces, and return whether this call joined it.
-
-    Without torchrun's variables this is one process and nothing happens.
-    """
+    """Join torchrun's process group, and return whether this call joined it; without torchrun nothing happens."""
     if not run_cfg.distributed or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
         return False
     device = pick_device(run_cfg)
-    options: dict[str, Any] = {}
-    if device.type == "cuda":
-        options["device_id"] = device
+    on_gpu = device.type == "cuda"
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "nccl" if on_gpu else "gloo",
         init_method=run_cfg.dist_url,
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=COLLECTIVE_TIMEOUT,
-        **options,
+        device_id=device if on_gpu else None,
     )
-    _watch_each_other(run_cfg)
+    timeout, world_size = run_cfg.timeout_seconds, get_world_size()
+    if timeout and world_size > 1 and "MASTER_ADDR" in os.environ:
+        token = broadcast_object(uuid.uuid4().hex)  # a restarted job uses the same store
+        liveness.job.watch(rank=get_rank(), world_size=world_size, token=token, timeout=timeout)
     return True
 
 
-def _watch_each_other(run_cfg: RunConfig) -> None:
-    """Start the heartbeat of a job of several ranks that meets by torchrun's store."""
-    if not run_cfg.timeout_seconds or get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
-        return
-    token = broadcast_object(uuid.uuid4().hex)  # a restarted job meets by the same store
-    liveness.job.watch(rank=get_rank(), world_size=get_world_size(), token=token, timeout=run_cfg.timeout_seconds)
-
-
 def leave_distributed_mode() -> None:
-    """Leave the process group; the other ranks know then that this one is done."""
+    """Leave the process group, after reporting to the other ranks that this one is done."""
     liveness.job.leave()
     if is_distributed():
         dist.destroy_process_group()
@@ -161,8 +151,8 @@ def leave_distributed_mode() -> None:
 def autocast_dtype(run_cfg: RunConfig, device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type to compute in, or None for float32.
 
-    `run.amp` asks for 16 bits, which only a GPU gives: bfloat16 where it need not emulate it, else float16
-    (`run.amp_dtype` decides when it is not auto).
+    With `run.amp` a GPU computes in 16 bits, by `run.amp_dtype`: `auto` is bfloat16 where the hardware has it, else
+    float16.
     """
     if not run_cfg.amp or device.type != "cuda":
         return None
@@ -172,9 +162,9 @@ def autocast_dtype(run_cfg: RunConfig, device: torch.device) -> torch.dtype | No
 
 
 def make_deterministic() -> None:
-    """Have CUDA compute in one order, as a CPU does, so that a run is bit-identical; some kernels are slower so."""
+    """Make CUDA compute in one order, as a CPU does, so that a run is bit-identical; some kernels are slower then."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
-    # a kernel for each new tensor, for code that reads what it did not write
+    # filling would launch a kernel for each new tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

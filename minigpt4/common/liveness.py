@@ -1,6 +1,6 @@
-"""Liveness: every rank of a job tells the others that it lives and what it does; a rank that falls silent ends the job.
+"""Heartbeats: each rank reports to the others what it does; the job ends when a rank's heartbeat stops.
 
-A collective waits for a machine that vanished until its own time-out. A heartbeat tells slow ranks from lost ones.
+A collective waits for a lost machine until its own time-out. A heartbeat distinguishes slow ranks from lost ones.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ INTERVAL = 5.0
 """Seconds between two heartbeats."""
 TICK = 1.0
 FAILED_GRACE = 20.0
-"""Seconds in which torchrun ends the others of a rank that failed, before they end by themselves."""
+"""Seconds that torchrun has to end the other ranks after one failed, before they end by themselves."""
 WAIT_SECONDS, WAIT_AGAIN, LONG_STEP = 20.0, 60.0, 120.0
-"""Seconds after which rank 0 says what the job waits for, says so again, and says that all are in one step."""
+"""Seconds after which rank 0 logs what the job waits for, logs it again, and logs that all ranks are in one step."""
 READING, TRAINING, WAITING = "reading data", "training", "waiting for the other ranks"
 DONE, FAILED = "done", "failed"
 
 
 class Pulse:
-    """What this process does now; its main thread only sets attributes, the heartbeat's thread reads them."""
+    """What this process does now; the main thread sets the attributes, the heartbeat's thread reads them."""
 
-    def __init__(self) -> None:
-        self.step: int | None = None
-        self.doing = "starting"
+    step: int | None = None
+    doing = "starting"
 
     @contextlib.contextmanager
     def during(self, doing: str) -> Iterator[None]:
-        """Say what is done inside the context."""
+        """Set `doing` inside the context."""
         before, self.doing = self.doing, doing
         try:
             yield
@@ -55,38 +54,34 @@ class Pulse:
 
 
 pulse = Pulse()
-"""The pulse of this process, which has one as it has one process group."""
+"""The pulse of this process."""
 
 
 @dataclass(frozen=True)
 class Beat:
-    """One heartbeat of a rank: its number, and what the rank has done for how many seconds."""
+    """One heartbeat of a rank: its number, what the rank does, and for how many seconds."""
 
     number: int
     step: int | None
     doing: str
     seconds: float
-    end: str = ""  # done, or failed: the rank beats no more
+    end: str = ""  # done or failed in the rank's last heartbeat
     reason: str = ""
 
     def place(self) -> str:
-        """Return where the rank is, in words."""
+        """Return the step and the work of the rank, in words."""
         return self.doing if self.step is None else f"step {self.step}, {self.doing}"
-
-    def may_wait(self) -> bool:
-        """Return whether the rank may be inside a collective."""
-        return self.doing in (TRAINING, WAITING)
 
 
 class Ranks:
-    """What is known of all ranks, by the heartbeats that were read."""
+    """The last heartbeat of each rank, and for how long it has been silent."""
 
     def __init__(self, world_size: int) -> None:
         self.beats: dict[int, Beat | None] = dict.fromkeys(range(world_size))
         self.silent: dict[int, float] = dict.fromkeys(range(world_size), 0.0)
 
     def update(self, beats: Mapping[int, Beat], seconds: float) -> None:
-        """Take the beats that were read `seconds` after the ones before."""
+        """Take the heartbeats that were read `seconds` after the ones before."""
         for rank, known in self.beats.items():
             beat = beats.get(rank)
             if beat is None or beat == known:
@@ -95,16 +90,16 @@ class Ranks:
                 self.beats[rank], self.silent[rank] = beat, 0.0
 
     def place(self, rank: int) -> str:
-        """Return where a rank was last, in words."""
+        """Return the last known step and work of a rank, in words."""
         beat = self.beats[rank]
         return "never heard" if beat is None else beat.place()
 
     def failed(self) -> tuple[int, Beat] | None:
-        """Return the first rank that says that it failed, with its last beat."""
+        """Return the first rank that reported a failure, with its last heartbeat."""
         return next(((rank, beat) for rank, beat in self.beats.items() if beat and beat.end == FAILED), None)
 
     def lost(self, timeout: float) -> list[int]:
-        """Return the ranks that did not end and have been silent for too long."""
+        """Return the ranks that did not report their end and have been silent for `timeout` seconds."""
         ended = [rank for rank, beat in self.beats.items() if beat and beat.end]
         return [rank for rank, silent in self.silent.items() if silent >= timeout and rank not in ended]
 
@@ -113,18 +108,18 @@ class Ranks:
         alive = {rank: beat for rank, beat in self.beats.items() if beat and not beat.end}
         steps = [beat.step for beat in alive.values() if beat.step is not None]
         furthest = max(steps, default=None)
-        ahead = [beat for beat in alive.values() if beat.may_wait() and beat.step == furthest]
+        in_collectives = [beat for beat in alive.values() if beat.doing in (TRAINING, WAITING)]
+        ahead = [beat for beat in in_collectives if beat.step == furthest]
         if not any(beat.seconds >= WAIT_SECONDS for beat in ahead):
             return None
         behind = [rank for rank, beat in alive.items() if beat not in ahead]
         if behind:
-            each = [f"rank {rank}: {self._since(rank)}" for rank in behind[:4]]
-            return "; ".join(each) + (f"; and {len(behind) - 4} more ranks" if len(behind) > 4 else "")
+            each = "; ".join(f"rank {rank}: {self._since(rank)}" for rank in behind[:4])
+            return each + (f"; and {len(behind) - 4} more ranks" if len(behind) > 4 else "")
         latest = min(alive.values(), key=lambda beat: beat.seconds)
         return f"all ranks: {latest.place()} since {latest.seconds:.0f} s" if latest.seconds >= LONG_STEP else None
 
     def _since(self, rank: int) -> str:
-        """Return what a rank does, and for how long."""
         beat, silent = self.beats[rank], self.silent[rank]
         if silent >= WAIT_SECONDS:
             return f"no heartbeat for {silent:.0f} s, the last: {self.place(rank)}"
@@ -134,8 +129,8 @@ class Ranks:
 class Liveness:
     """The heartbeat of one rank.
 
-    A thread talks with the job's store over a connection that nobody else uses, and may hang with it. Another thread
-    judges and never touches the store. Both count only the time in which they ran, so that a process that was
+    One thread reads and writes the job's store over its own connection, and may hang with it. A second thread decides
+    whether the job goes on, and never uses the store. Both count only the time in which they ran: a process that was
     suspended does not blame the others.
     """
 
@@ -158,34 +153,33 @@ class Liveness:
         self._at: tuple[int | None, str] = (None, "")
         self._since = time.monotonic()
         self._ended = ("", "")
-        self._talker = threading.Thread(target=self._talk, name="heartbeat", daemon=True)
-        self._judge_thread = threading.Thread(target=self._judge, name="liveness", daemon=True)
+        jobs = {"heartbeat": self._exchange, "liveness": self._decide}
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in jobs.items()]
 
     def start(self) -> None:
         """Start both threads."""
-        self._talker.start()
-        self._judge_thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, end: str = DONE, reason: str = "") -> None:
-        """Tell the others how this rank ends and stop; stopping again does nothing."""
+        """Report to the others how this rank ends, and stop; stopping again does nothing."""
         if self._stopped.is_set():
             return
         self._ended = (end, reason)
         self._stopped.set()
         self._wake.set()
-        self._talker.join(self._interval)
-        self._judge_thread.join(self._interval)
+        for thread in self._threads:
+            thread.join(self._interval)
 
     def _beat(self) -> Beat:
-        """Return the next beat."""
         at = (pulse.step, pulse.doing)
         if at != self._at:
             self._at, self._since = at, time.monotonic()
         self._number += 1
         return Beat(self._number, *at, round(time.monotonic() - self._since, 1), *self._ended)
 
-    def _talk(self) -> None:
-        """Write this rank's beats and read those of the others, until this rank ends."""
+    def _exchange(self) -> None:
+        """Write this rank's heartbeats and read those of the others, until this rank ends."""
         store, before = None, time.monotonic()
         while True:
             last = self._stopped.is_set()
@@ -193,7 +187,7 @@ class Liveness:
                 store = store or self._connect()
                 store.set(_key(self.rank), json.dumps(vars(self._beat())))
                 beats = self._read(store)
-            except (RuntimeError, OSError, ValueError) as error:  # the store is away: the judge knows for how long
+            except (RuntimeError, OSError, ValueError) as error:  # _decide counts for how long
                 logger.debug("the job's store: %s", error)
                 store = None
             else:
@@ -208,18 +202,16 @@ class Liveness:
             self._wake.clear()
 
     def _read(self, store: Any) -> dict[int, Beat]:
-        """Return the beats that the store holds."""
         known = [rank for rank, beat in self.ranks.beats.items() if beat or store.check([_key(rank)])]
         values = store.multi_get([_key(rank) for rank in known])
         return {rank: Beat(**json.loads(value)) for rank, value in zip(known, values, strict=True)}
 
-    def _judge(self) -> None:
-        """Look at what is known once a tick; end the process when it cannot go on."""
-        before, failed_for, waited, said = time.monotonic(), 0.0, 0.0, False
-        phase = ""
+    def _decide(self) -> None:
+        """Check all ranks once a tick; end the process when it cannot continue."""
+        before, failed_for, waited, said, phase = time.monotonic(), 0.0, 0.0, False, ""
         while not self._stopped.wait(self._tick):
             if phase != (phase := TRAINING if pulse.doing == READING else pulse.doing):
-                self._wake.set()  # a new phase is worth a beat out of turn
+                self._wake.set()  # a new phase is reported at once
             now = time.monotonic()
             seconds, before = min(now - before, 2 * self._tick), now
             with self._lock:
@@ -240,7 +232,7 @@ class Liveness:
                 waited, said = 0.0, True
 
     def _verdict(self) -> str | None:
-        """Return why this process cannot go on, or None."""
+        """Return why this process cannot continue, or None."""
         if self._unreached >= self.timeout:
             places = ", ".join(f"rank {rank} (last: {self.ranks.place(rank)})" for rank in list(self.ranks.beats)[:8])
             return (
@@ -259,14 +251,14 @@ def _key(rank: int) -> str:
 
 
 def end_process(verdict: str) -> None:
-    """Log why and end this process at once, whatever its main thread waits in."""
-    # a log that cannot be written, as on a file server that is lost too, may not keep the process
+    """Log why and end this process at once, even while its main thread waits."""
+    # writing the log may hang, as on a file server that is lost too
     last = threading.Timer(10, os._exit, [EXIT_CODE])
     last.daemon = True
     last.start()
     words = f"{verdict}; this rank ends ({Beat(0, pulse.step, pulse.doing, 0.0).place()}; run.timeout_seconds)"
     logger.critical("%s", words)
-    for stream in (*(handler for handler in logging.getLogger().handlers), sys.stdout, sys.stderr):
+    for stream in (*logging.getLogger().handlers, sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     with contextlib.suppress(OSError):
@@ -276,25 +268,24 @@ def end_process(verdict: str) -> None:
 
 
 def store_of(host: str, port: int, token: str, *, patience: float = 10.0) -> Any:
-    """Return a new connection to the job's store, below a prefix that no other start of the job uses.
+    """Return a new connection to the job's store, below a prefix of this start of the job.
 
     Raises: OSError, RuntimeError when it cannot be reached.
     """
     with socket.create_connection((host, port), timeout=patience):
-        pass  # quietly: PyTorch's own client logs a page of frames for each attempt
+        pass  # first without PyTorch's client, which logs a page of frames for each failure
     timeout = datetime.timedelta(seconds=patience)
     store = dist.TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
     return dist.PrefixStore(f"minigpt4/liveness/{token}", store)
 
 
 class Job:
-    """The liveness of this process's job, none until the process group is up."""
+    """The heartbeat of this process, None before it joins a process group."""
 
-    def __init__(self) -> None:
-        self.liveness: Liveness | None = None
+    liveness: Liveness | None = None
 
     def watch(self, *, rank: int, world_size: int, token: str, timeout: float) -> None:
-        """Start the heartbeat, by the store that torchrun announces."""
+        """Start the heartbeat, over torchrun's store."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.liveness = Liveness(
             lambda: store_of(host, port, token), rank=rank, world_size=world_size, timeout=timeout, end=end_process
@@ -302,7 +293,7 @@ class Job:
         self.liveness.start()
 
     def leave(self, end: str = DONE, reason: str = "") -> tuple[int, Beat] | None:
-        """Say how this process ends; return another rank that had failed before, with its last beat."""
+        """Report how this process ends; return another rank that failed before, with its last heartbeat."""
         liveness, self.liveness = self.liveness, None
         if liveness is None:
             return None
@@ -316,9 +307,9 @@ job = Job()
 
 @contextlib.contextmanager
 def told_end(script: str, *, fine: tuple[int, ...] = (0,)) -> Iterator[None]:
-    """Tell the other ranks how this process ends: done, or failed and why, so that nobody waits for it.
+    """Report to the other ranks how this process ends: done, or failed and why, so that no rank waits for it.
 
-    Where another rank had failed first, its reason ends this process too, not the broken connection that follows.
+    When another rank failed first, this process ends with that rank's reason, not with the broken connection.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Locks between processes that say what is waited for, and for which nobody waits forever.
+"""Locks between processes: waiting is logged and has an end.
 
-On NFS, Lustre and other file servers a lock may never come, or stay with a machine that is gone.
+On NFS, Lustre and other file servers a lock may never be granted, or stay with a machine that is gone.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from filelock import FileLock, Timeout
 logger = logging.getLogger(__name__)
 
 FIRST_LINE = 5.0
-"""Seconds after which a process says that it waits for a lock."""
+"""Seconds after which a process logs that it waits for a lock."""
 NEXT_LINE = 60.0
 NO_SIGN = 30.0
-"""Seconds without a sign of work by whoever holds a lock, after which nobody waits for it any longer."""
+"""Seconds without a sign of work by the holder of a lock, after which waiting ends."""
 SIGN_SECONDS = 5.0
 
 
 def locked(path: str, *, holder: str, sign: Callable[[], Any], limit: float) -> FileLock | None:
-    """Return a lock that was acquired, or None where waiting for it is of no use.
+    """Return a lock that was acquired, or None when waiting for it ended.
 
-    `holder` says what the other process does, as in "x: another process writes its index". `sign` changes while that
-    process works; waiting ends when it has not changed for NO_SIGN seconds, and after `limit` seconds.
+    `holder` is for the log, as in "x: another process writes its index". `sign` changes while that process works.
+    Waiting ends when `sign` has not changed for NO_SIGN seconds, and after `limit` seconds.
     Raises: OSError when the lock's folder cannot be written.
     """
     lock = FileLock(path)
@@ -56,7 +56,7 @@ def locked(path: str, *, holder: str, sign: Callable[[], Any], limit: float) -> 
 
 @contextlib.contextmanager
 def signs_of_work(path: str | Path) -> Iterator[None]:
-    """Renew the time of a file while the context lasts, as a sign for those who wait for a lock."""
+    """Renew the time of a file inside the context, as a sign of work for processes that wait for a lock."""
     ended = threading.Event()
 
     def renew() -> None:

@@ -21,9 +21,9 @@ from minigpt4.common.liveness import FAILED, pulse
 
 @contextlib.contextmanager
 def joined_group(run_cfg: Any) -> Iterator[None]:
-    """Hold the process group of torchrun, unless the caller has joined it, and leave it again.
+    """Join the process group of torchrun, unless the caller has joined it, and leave it again.
 
-    Other ranks hear the reason when this one fails.
+    When this rank fails, the other ranks read the reason.
     """
     joined = init_distributed_mode(run_cfg)
     try:
@@ -39,69 +39,42 @@ def joined_group(run_cfg: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def process_restored() -> Iterator[None]:
-    """Put back, at the end, what a training or an evaluation changes in the process."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_restored_generators())
-        stack.enter_context(_restored_flags())
-        stack.enter_context(_restored_signals())
-        stack.enter_context(_no_new_monitors())
+    """Put back, at the end, what a training or an evaluation changes in the process.
+
+    That is random generators, flags of PyTorch, the handler of SIGCHLD, and threads of progress bars.
+    """
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with contextlib.ExitStack() as stack, torch.random.fork_rng(gpus):
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        _restore_flags(stack)
+        if threading.current_thread() is threading.main_thread():  # PyTorch sets a handler for its data workers there
+            stack.callback(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL)
+        stack.callback(_end_monitors, set(threading.enumerate()))
         yield
 
 
-@contextlib.contextmanager
-def _restored_generators() -> Iterator[None]:
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(gpus):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextlib.contextmanager
-def _restored_flags() -> Iterator[None]:
+def _restore_flags(stack: contextlib.ExitStack) -> None:
+    """Have `stack` put back the flags of PyTorch, the current GPU, and what this process reports as its work."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    benchmark, cudnn_attends = torch.backends.cudnn.benchmark, torch.backends.cuda.cudnn_sdp_enabled()
-    workspace, at = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), (pulse.step, pulse.doing)
-    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cuda.enable_cudnn_sdp(cudnn_attends)
-        pulse.step, pulse.doing = at
-        if workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-        if gpu is not None:
-            torch.cuda.set_device(gpu)
+    stack.callback(torch.use_deterministic_algorithms, deterministic, warn_only=warn_only)
+    for place, name in (
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+        (torch.backends.cudnn, "benchmark"),
+        (pulse, "step"),
+        (pulse, "doing"),
+    ):
+        stack.callback(setattr, place, name, getattr(place, name))
+    stack.callback(torch.backends.cuda.enable_cudnn_sdp, torch.backends.cuda.cudnn_sdp_enabled())
+    if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        stack.callback(os.environ.pop, "CUBLAS_WORKSPACE_CONFIG", None)
+    if torch.cuda.is_initialized():
+        stack.callback(torch.cuda.set_device, torch.cuda.current_device())
 
 
-@contextlib.contextmanager
-def _restored_signals() -> Iterator[None]:
-    """Put back the handler of SIGCHLD, which PyTorch sets in the main thread for its data workers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-
-
-@contextlib.contextmanager
-def _no_new_monitors() -> Iterator[None]:
-    """End the threads that progress bars of libraries start and keep."""
-    before = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        for thread in set(threading.enumerate()) - before:
-            if isinstance(thread, TMonitor):
-                thread.exit()
+def _end_monitors(before: set[threading.Thread]) -> None:
+    """End the threads that progress bars of libraries have started since."""
+    for thread in set(threading.enumerate()) - before:
+        if isinstance(thread, TMonitor):
+            thread.exit()

@@ -1,4 +1,4 @@
-"""Seeds: every random choice of a run derives from the configured seed and from where it is made."""
+"""Seeds: every random choice of a run derives from the configured seed and from the place of the choice."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that is a function of the parts alone, on every machine and Python version.
+    """Return a 63-bit seed that depends on the parts alone, on every machine and Python version.
 
-    Example: `derive_seed(42, "gqa", 0, 17)` for the draws of row 17 in pass 0.
+    Example: `derive_seed(42, "gqa", 0, 17)` for the random choices of row 17 in pass 0.
     """
     key = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

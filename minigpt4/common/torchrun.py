@@ -1,7 +1,7 @@
-"""What a rank that ends owes torchrun: its reason, and an end where torchrun itself hangs.
+"""Gives torchrun the reason why a rank ends, and kills a torchrun that hangs.
 
-With a c10d rendezvous torchrun waits, without a time-out, for a store whose machine is lost. This file also runs as a
-script, so it imports nothing but the standard library.
+With a c10d rendezvous, torchrun waits without a time-out for a store whose machine is lost. This file also runs as a
+script, so it imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 PATIENCE = 8.0
-"""Seconds in which torchrun takes note that its rank has ended."""
+"""Seconds that torchrun has to notice that its rank has ended."""
 
 
 def tell_reason(reason: str) -> None:
-    """Have torchrun end with this reason, where it would else say that it knows none."""
+    """Have torchrun end with this reason; otherwise it says that it knows none."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         message = {"message": reason, "extraInfo": {"timestamp": str(int(time.time()))}}
@@ -27,18 +27,21 @@ def tell_reason(reason: str) -> None:
 
 
 def end_if_it_hangs() -> None:
-    """Start the watch over the torchrun that started this process; without one nothing happens."""
+    """Start a process that watches the torchrun which started this one; without torchrun nothing happens."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(os.getppid())]
         subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def watch(rank: int, agent: int, *, patience: float = PATIENCE) -> bool:
-    """Kill `agent` when the process `rank` has ended and `agent`, its parent, does not take note; return whether."""
+    """Kill `agent`, the parent of the process `rank`, when it does not notice that `rank` has ended.
+
+    Return whether it was killed.
+    """
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if _state(rank) is None:
-            return False  # the agent took note
+            return False
         time.sleep(0.2)
     if _state(rank) != ("Z", agent):
         return False
@@ -48,7 +51,7 @@ def watch(rank: int, agent: int, *, patience: float = PATIENCE) -> bool:
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """Return the state of a process, Z when it has ended and nobody took note, and its parent; None when it is gone."""
+    """Return the state of a process (Z: it ended, its parent did not notice) and its parent, None when it is gone."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

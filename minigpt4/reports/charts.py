@@ -1,4 +1,4 @@
-"""Line charts over the steps of a run: where chart.html.j2 and loss.png draw lines and ticks."""
+"""Line charts over the steps of a run: positions of lines and ticks for chart.html.j2 and loss.png."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RAW, MEAN, DOTS = "raw", "mean", "dots"
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with its name and how it is drawn: raw (thin and pale), mean, or dots."""
+    """A curve with its name and its style: raw (thin and pale), mean, or dots."""
 
     label: str
     curve: Curve
@@ -39,12 +39,12 @@ class Chart:
 
     @property
     def right(self) -> int:
-        """Where the last step is, in pixels."""
+        """The position of the last step, in pixels."""
         return self.width - 12
 
     @property
     def bottom(self) -> int:
-        """Where the lowest value is, in pixels."""
+        """The position of the lowest value, in pixels."""
         return self.height - 24
 
     @cached_property
@@ -53,33 +53,29 @@ class Chart:
         return value_range(self.lines)
 
     def at_x(self, step: float) -> float:
-        """Return where a step is, in pixels."""
+        """Return the position of a step, in pixels."""
         return self.left + (step - self.x[0]) / (self.x[1] - self.x[0]) * (self.right - self.left)
 
     def at_y(self, value: float) -> float:
-        """Return where a value is, in pixels."""
+        """Return the position of a value, in pixels."""
         return self.bottom - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - self.top)
 
     def points(self, line: Line) -> list[tuple[str, str]]:
-        """Return the points of a line, at most about one a pixel."""
+        """Return the points of a line, at most about one for each pixel."""
         thin = line.curve.thinned(self.width)
         return [(f"{self.at_x(s):.1f}", f"{self.at_y(v):.2f}") for s, v in zip(thin.steps, thin.values, strict=True)]
 
 
 def smoothed_and_raw(curve: Curve) -> list[Line]:
-    """Return the two lines of a noisy curve; few points need no smoothing."""
-    smooth = curve.smoothed()
-    return [Line("raw", curve, RAW), Line("mean", smooth)] if len(curve) >= 50 else [Line("value", curve)]
+    """Return the raw and the smoothed line of a noisy curve; fewer than 50 points are not smoothed."""
+    return [Line("raw", curve, RAW), Line("mean", curve.smoothed())] if len(curve) >= 50 else [Line("value", curve)]
 
 
 def value_range(lines: Sequence[Line]) -> tuple[float, float]:
-    """Return the range to draw: all values, of raw lines those between their 1st and 99th percentile."""
-    ends = [
-        np.percentile(line.curve.values, (1, 99) if line.style == RAW else (0, 100))
-        for line in lines
-        if len(line.curve)
-    ]
-    low, high = (float(min(e[0] for e in ends)), float(max(e[1] for e in ends))) if ends else (0.0, 1.0)
+    """Return the range to draw: all values, but of raw lines the 1st to 99th percentile."""
+    drawn = [line for line in lines if len(line.curve)]
+    ends = [np.percentile(line.curve.values, (1, 99) if line.style == RAW else (0, 100)) for line in drawn]
+    low, high = (float(np.min(ends)), float(np.max(ends))) if ends else (0.0, 1.0)
     room = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
     return low - room if low < 0 else max(low - room, 0.0), high + room
 
@@ -93,7 +89,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Return a number as an axis has it: 30k, 1.5M, 0.25, 1e-05."""
+    """Return a number for an axis: 30k, 1.5M, 0.25, 1e-05."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

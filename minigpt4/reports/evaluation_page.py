@@ -12,9 +12,9 @@ from minigpt4.common.seeds import derive_rng
 from minigpt4.reports.page import data_uri, write_page
 
 NUM_CARDS = 12
-"""How many wrong answers of a question type the page shows at most."""
+"""The most wrong answers of a question type on the page."""
 NUM_PICTURES = 400
-"""How many pictures the whole page holds at most."""
+"""The most pictures on the page."""
 PICTURE_SIDE = 320
 _NO_TYPE = "all questions"
 Row = Mapping[str, Any]
@@ -41,7 +41,7 @@ def write_evaluation_page(
 
 
 def section(name: str, facts: Mapping[str, Any], wrong: Sequence[Row], cards: Cards) -> dict[str, Any]:
-    """Return a benchmark's part of the page: its types from the weakest on, with wrong answers drawn at random."""
+    """Return a benchmark's section: its types from the weakest to the strongest, with random wrong answers."""
     by_type: dict[str, float | None] = dict(facts.get("accuracy_by_type", {})) or {_NO_TYPE: facts["accuracy"]}
     groups: dict[str, list[Row]] = {kind: [] for kind in by_type}
     for row in wrong:
@@ -56,7 +56,7 @@ def section(name: str, facts: Mapping[str, Any], wrong: Sequence[Row], cards: Ca
 
 
 class Cards:
-    """Makes the cards of wrong answers; the first `NUM_PICTURES` of a page have their pictures inside it."""
+    """Makes the cards of wrong answers; the first `NUM_PICTURES` of a page have pictures."""
 
     def __init__(self, draw: Callable[[Row, int], Image.Image]) -> None:
         self._draw, self._num_left = draw, NUM_PICTURES

@@ -19,24 +19,24 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass
 class MetricsLog:
-    """The steps of a run; steps that a resumed run repeated replace the earlier ones. Read it when it is complete."""
+    """The steps of a run; steps that a resumed run took again replace the earlier ones. It is read when complete."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)  # steps ascending
     resumed_at: list[int] = field(default_factory=list)
     num_unreadable: int = 0
 
     def values(self, key: str, name: str | None = None) -> Curve:
-        """Return the curve of a number, or with `name` of one number in the object under the key."""
+        """Return the curve of a number, with `name` that of a number in the mapping `key`."""
         steps, values = self._columns.get((key, name), ((), ()))
         return Curve(np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64))
 
     def names(self, key: str) -> list[str]:
-        """Return the names under a key, in the order of their first line."""
+        """Return the names in the mapping `key`, in the order of their first line."""
         return [name for found, name in self._columns if found == key and name is not None]
 
     @cached_property
     def _columns(self) -> dict[tuple[str, str | None], tuple[list[int], list[float]]]:
-        """All numbers by key and name, gathered in one pass since a log may have many lines."""
+        """All numbers by key and name, read in one pass since a log may have many lines."""
         columns: dict[tuple[str, str | None], tuple[list[int], list[float]]] = {}
         for line in self.lines:
             step = line["step"] + 1
@@ -49,7 +49,7 @@ class MetricsLog:
         return columns
 
     def last(self, key: str) -> Any:
-        """Return the newest value of a key, None when there is none."""
+        """Return the latest value of a key, None without one."""
         return next((line[key] for line in reversed(self.lines) if line.get(key) is not None), None)
 
 
@@ -57,7 +57,7 @@ class MetricsLog:
 class Curve:
     """Points, (num_points,) float64 each."""
 
-    steps: Array  # how many were done, so that the first is 1
+    steps: Array  # the number of completed steps, from 1
     values: Array
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Curve:
         return Curve(self.steps, self.values * factor)
 
     def smoothed(self) -> Curve:
-        """Return the mean over a centred window, which lags nowhere, of a twenty-fifth of the points or nine."""
+        """Return the mean over a centred window of 1/25 of the points, at least nine."""
         half = max(4, len(self) // 50)
         sums = np.concatenate([[0.0], np.cumsum(self.values)])
         at = np.arange(len(self))
@@ -76,7 +76,7 @@ class Curve:
         return Curve(self.steps, (sums[end] - sums[first]) / np.maximum(end - first, 1))
 
     def thinned(self, num_points: int) -> Curve:
-        """Return about `num_points` points that look the same: the lowest and the highest of each section."""
+        """Return about `num_points` points of the same shape: the lowest and the highest of each section."""
         if len(self) <= num_points:
             return self
         bounds = np.linspace(0, len(self), num_points // 2 + 1).astype(int)
@@ -88,7 +88,7 @@ class Curve:
 
 
 def read_metrics_log(path: Path) -> MetricsLog:
-    """Read a metrics file; a missing file gives an empty log, lines that a crash tore are counted and left out."""
+    """Read a metrics file; a missing file gives an empty log, damaged lines are counted and left out."""
     log = MetricsLog()
     if not path.is_file():
         return log
@@ -116,7 +116,7 @@ def _parsed(texts: Iterable[str], log: MetricsLog) -> Iterable[dict[str, Any]]:
 
 
 def _begin_again(log: MetricsLog, line: dict[str, Any], start: int | None) -> int | None:
-    """Drop what a resumed run does again from its first step on, and note where; return the step it started at."""
+    """Drop the steps that a resumed run takes again, and note its first one; return where the process started."""
     new_start = line.get("start_step", start)
     lines = log.lines
     if lines and (new_start != start or line["step"] < lines[-1]["step"]):

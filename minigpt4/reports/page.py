@@ -1,6 +1,6 @@
-"""Fills a template of this package: HTML in one file that needs no network, where no text of the data becomes markup.
+"""Fills a template: one HTML file that needs no network, where no text of the data becomes markup.
 
-A new page is a template that extends base.html.j2, and a function that hands its values to `write_page`.
+A new page is a template that extends base.html.j2, and a function that calls `write_page` with its values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from minigpt4.reports.charts import short, ticks
 
 UNSHOWABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 MAX_CHARACTERS = 600
-"""The page shows this many characters of a text that a template cuts."""
+"""The number of characters that a template keeps of a long text."""
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
@@ -38,7 +38,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return the environment of all templates: every value is escaped, a value that is missing is an error."""
+    """Return the environment of all templates: every value is escaped, a missing value is an error."""
     env = Environment(
         loader=PackageLoader("minigpt4.reports"),
         autoescape=True,
@@ -53,7 +53,7 @@ def environment() -> Environment:
 
 
 def showable(value: Any) -> Any:
-    """Return a value with characters replaced that HTML does not allow or a file cannot hold."""
+    """Return a value without characters that HTML does not allow or a file cannot hold."""
     return value if isinstance(value, Markup) else UNSHOWABLE.sub("\ufffd", str(value))
 
 
@@ -69,7 +69,7 @@ def as_format(value: Any, form: str, missing: str = "") -> str:
 
 
 def data_uri(image: Image.Image, *, quality: int) -> str:
-    """Return a picture as a JPEG inside an address."""
+    """Return a picture as a data URI of a JPEG."""
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

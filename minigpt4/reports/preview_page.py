@@ -31,7 +31,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One sample as the model gets it: turns (prompt, answer), pictures (3, H, W) uint8, and its tokens."""
+    """One sample, as the model reads it: turns (prompt, answer), pictures (3, H, W) uint8, and tokens."""
 
     id: str
     turns: Sequence[tuple[str, str]]
@@ -43,10 +43,10 @@ class Sample:
 
 @dataclass(kw_only=True)
 class DatasetView:
-    """What the page shows of one dataset; lengths are of the measured samples, without image tokens."""
+    """The page's values of one dataset; lengths are those of the measured samples, without image tokens."""
 
     name: str
-    num_rows: int | None  # None of an endless stream
+    num_rows: int | None  # None for a stream
     batch_size: int
     ratio: float
     share: float
@@ -59,7 +59,7 @@ class DatasetView:
 
     @property
     def tokens_a_step(self) -> float:
-        """The mean number of tokens of a step that draws this dataset."""
+        """The mean number of tokens of a micro-batch of this dataset."""
         return (mean(self.text_lengths) + self.num_image_tokens) * self.batch_size
 
 
@@ -81,12 +81,12 @@ def write_preview_page(path: Path, views: Sequence[DatasetView]) -> Path:
 
 
 def mean(numbers: Sequence[int]) -> float:
-    """Return the mean, 0 of nothing."""
+    """Return the mean, 0 without numbers."""
     return sum(numbers) / max(len(numbers), 1)
 
 
 def histogram(views: Sequence[DatasetView]) -> list[dict[str, float]]:
-    """Return bars of text lengths; each dataset weighs as many samples as a training draws of it."""
+    """Return bars of text lengths; the weight of a dataset is its number of samples in a training."""
     longest = max((length for view in views for length in view.text_lengths), default=1)
     width = -(-(longest + 1) // NUM_BARS)
     weights = [0.0] * NUM_BARS
@@ -101,11 +101,10 @@ def histogram(views: Sequence[DatasetView]) -> list[dict[str, float]]:
 
 
 def figures(sample: Sample) -> list[dict[str, Any]]:
-    """Return the pictures of a sample, each with all boxes (kind, left, top, width, height); a box may stick out."""
+    """Return the pictures of a sample, each with all boxes (kind, left, top, width, height)."""
     boxes = []
     for at, kind in enumerate(("asked", "answered")):
-        for found in (found for turn in sample.turns for found in BOX.findall(turn[at])):
-            left, top, right, bottom = map(int, found)
+        for left, top, right, bottom in (map(int, found) for turn in sample.turns for found in BOX.findall(turn[at])):
             boxes.append((kind, left, top, max(right - left, 0), max(bottom - top, 0)))
     pictures = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in sample.pictures]
     return [{"picture": data_uri(picture, quality=88), "boxes": boxes} for picture in pictures]

@@ -17,18 +17,17 @@ from minigpt4.reports.metrics_log import METRICS, MetricsLog, read_metrics_log
 from minigpt4.reports.page import showable, write_page
 
 REPORT, PICTURE, RUN = "report.html", "loss.png", "run.json"
-NOISY, EXACT = True, False
 SPEED = (
-    ("lr", "learning rate", 1.0, EXACT),
-    ("grad_norm", "gradient norm", 1.0, NOISY),
-    ("samples_per_s", "samples a second", 1.0, NOISY),
-    ("tokens_per_s", "tokens a second", 1.0, NOISY),
-    ("data_wait", "waiting for data, %", 100.0, NOISY),
-    ("mfu", "model FLOPs utilisation, %", 100.0, NOISY),
-    ("slowest_rank_share", "slowest rank / mean step time", 1.0, NOISY),
-    ("memory_gib", "peak memory, GiB", 1.0, EXACT),
+    ("lr", "learning rate", 1.0, False),
+    ("grad_norm", "gradient norm", 1.0, True),
+    ("samples_per_s", "samples a second", 1.0, True),
+    ("tokens_per_s", "tokens a second", 1.0, True),
+    ("data_wait", "waiting for data, %", 100.0, True),
+    ("mfu", "model FLOPs utilisation, %", 100.0, True),
+    ("slowest_rank_share", "slowest rank / mean step time", 1.0, True),
+    ("memory_gib", "peak memory, GiB", 1.0, False),
 )
-"""Key, title, factor, whether it is also smoothed, of the charts below the losses."""
+"""The charts below the losses: key, title, factor, whether to smooth."""
 FIGURES = (
     ("samples_per_s", "samples/s", "{:,.1f}"),
     ("tokens_per_s", "tokens/s", "{:,.0f}"),
@@ -40,7 +39,7 @@ FIGURES = (
 
 
 def write_run_page(folder: Path) -> Path:
-    """Write both files of a job folder from its metrics.jsonl and run.json; return the page's path.
+    """Write report.html and loss.png of a job's folder from its metrics.jsonl and run.json; return the page's path.
 
     Raises: NotWrittenError.
     """
@@ -65,7 +64,7 @@ def write_run_page(folder: Path) -> Path:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return the content of run.json, nothing where it is missing or torn."""
+    """Return the content of run.json, {} when it is missing or damaged."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -83,30 +82,28 @@ def loss_chart(log: MetricsLog) -> Chart:
 
 
 def dataset(log: MetricsLog, name: str, loss: Chart) -> dict[str, Any]:
-    """Return a small chart of a dataset's loss, its newest smoothed loss, and the mean newest one of its splits."""
-    trained = smoothed_and_raw(log.values("loss_by_dataset", name))
+    """Return a small chart of a dataset's losses, its latest smoothed loss, and the latest mean loss of its splits."""
+    curve = log.values("loss_by_dataset", name)
     splits = [key for key in log.names("valid_loss_by_dataset") if key.split("/")[0] == name]
-    curves = [log.values("valid_loss_by_dataset", key) for key in splits]
     valid = [
-        Line(f"validation {key.partition('/')[2]}".strip(), curve, DOTS)
-        for key, curve in zip(splits, curves, strict=True)
+        Line(f"validation {key.partition('/')[2]}".strip(), log.values("valid_loss_by_dataset", key), DOTS)
+        for key in splits
     ]
-    lines = [line for line in trained + valid if len(line.curve)]
-    newest = trained[-1].curve.values[-1:]
-    note = "".join(f"{value:.4g}" for value in newest)
+    lines = [line for line in [*smoothed_and_raw(curve), *valid] if len(line.curve)]
+    note = f"{smoothed_and_raw(curve)[-1].curve.values[-1]:.4g}" if len(curve) else ""
     return {
         "chart": replace(loss, title=name, lines=lines, note=note, width=350, height=150),
-        "loss": next(iter(log.values("loss_by_dataset", name).smoothed().values[-1:]), None),
-        "valid": sum(float(curve.values[-1]) for curve in curves) / len(curves) if curves else None,
+        "loss": curve.smoothed().values[-1] if len(curve) else None,
+        "valid": sum(float(line.curve.values[-1]) for line in valid) / len(valid) if valid else None,
     }
 
 
 def speed_charts(log: MetricsLog, loss: Chart) -> Iterator[Chart]:
-    """Yield a chart of everything in `SPEED` that the log has; a single rank is never the slowest."""
-    for key, title, factor, noisy in SPEED:
+    """Yield a chart of everything in `SPEED` that the log has; one rank alone is never the slowest."""
+    for key, title, factor, smooth in SPEED:
         curve = log.values(key).times(factor)
         if len(curve) and not (key == "slowest_rank_share" and (curve.values == 1).all()):
-            lines = smoothed_and_raw(curve) if noisy else [Line("value", curve)]
+            lines = smoothed_and_raw(curve) if smooth else [Line("value", curve)]
             yield replace(loss, title=title, lines=lines, width=540, height=200)
 
 
@@ -117,7 +114,7 @@ def dataset_names(log: MetricsLog) -> list[str]:
 
 
 def state(log: MetricsLog, run: Mapping[str, Any]) -> str:
-    """Return how far the run is, in one line."""
+    """Return the progress of the run, in one line."""
     if not log.lines:
         return "no step is logged yet"
     done = log.lines[-1]["step"] + 1
@@ -138,7 +135,7 @@ def state(log: MetricsLog, run: Mapping[str, Any]) -> str:
 
 
 def tiles(log: MetricsLog) -> list[tuple[str, str]]:
-    """Return the newest numbers with their names."""
+    """Return the latest numbers as (name, text)."""
     found = []
     loss, valid = log.values("loss").smoothed(), log.values("valid_loss")
     if len(loss):

@@ -1,4 +1,4 @@
-"""Takes batches from the data workers: times the wait, names skipped samples, and explains a worker's death."""
+"""Takes batches from the data workers: measures the wait, counts skipped samples, explains a worker's death."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class BatchSource:
     """Iterates over a loader of packed batches.
 
-    `seconds_waited` grows with every wait; `num_bad` and `num_too_long` count the skipped samples of each dataset.
+    `seconds_waited` is the time spent waiting; `num_bad` and `num_too_long` count the skipped samples of each dataset.
     """
 
     def __init__(self, loader: Iterable[list[PackedBatch]], *, max_bad_samples: int) -> None:
@@ -32,7 +32,7 @@ class BatchSource:
         return self
 
     def __next__(self) -> list[PackedBatch]:
-        """Return what the loader yields next.
+        """Return the loader's next item.
 
         Raises: ValueError when more samples are bad than `run.max_bad_samples` allows; RuntimeError when a worker died.
         """
@@ -40,14 +40,10 @@ class BatchSource:
         pulse.doing = READING
         try:
             packed_batches = next(self._loader)
-        except (ConnectionError, EOFError) as error:  # what its broken pipe raises when PyTorch did not see it die
-            _expect_no_signal_of_it()
-            raise RuntimeError("a data worker died: it was killed, or the machine ran out of memory") from error
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                _expect_no_signal_of_it()
-                raise RuntimeError(f"a data worker died: {error}") from error
-            raise
+        except (ConnectionError, EOFError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise _worker_died(error) from error
         pulse.doing = TRAINING
         self.seconds_waited += time.perf_counter() - began
         self._count_skipped(packed_batches)
@@ -56,9 +52,8 @@ class BatchSource:
     def _count_skipped(self, packed_batches: list[PackedBatch]) -> None:
         all_skipped = [skipped for packed in packed_batches for skipped in packed.skipped]
         for skipped in all_skipped:
-            counts = self.num_too_long if skipped.too_long else self.num_bad
+            counts, kind = (self.num_too_long, "too long") if skipped.too_long else (self.num_bad, "bad")
             counts[skipped.dataset] += 1
-            kind = "too long" if skipped.too_long else "bad"
             nth = counts[skipped.dataset]
             logger.warning("left out, %s (number %d of %s): %s", kind, nth, skipped.dataset, skipped.reason)
         if self.num_bad.total() > self.max_bad_samples:
@@ -69,7 +64,12 @@ class BatchSource:
             )
 
 
-def _expect_no_signal_of_it() -> None:
-    """Remove PyTorch's SIGCHLD handler: it would raise for the same worker again while a traceback is printed."""
+def _worker_died(error: Exception) -> RuntimeError:
+    """Return the error to raise; a broken pipe is a worker whose death PyTorch did not see.
+
+    PyTorch's SIGCHLD handler is removed: it would raise for the same worker again while a traceback is printed.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reason = error if isinstance(error, RuntimeError) else "it was killed, or the machine ran out of memory"
+    return RuntimeError(f"a data worker died: {reason}")

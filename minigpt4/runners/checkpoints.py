@@ -1,4 +1,4 @@
-"""A job's checkpoints: their names, which is the newest, which are kept, and what a resumed run takes from them."""
+"""The checkpoints of a job: their names, which is the newest, and which are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,24 @@ RUN_FILE = "run.json"
 _NAME = re.compile(r"checkpoint_(?:(?P<epoch>\d+)|step_(?P<step>\d+))\.pth")
 
 
-def step_of(path: Path, *, iters_per_epoch: int) -> int | None:
-    """Return the step that a checkpoint goes on with, by its name, or None for another file."""
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        return None
-    return int(match["step"]) if match["step"] else (int(match["epoch"]) + 1) * iters_per_epoch
-
-
 def newest_first(folder: Path, *, iters_per_epoch: int) -> list[Path]:
     """Return the checkpoints of a folder, the furthest one first; half-written files have other names."""
-    steps = {path: step_of(path, iters_per_epoch=iters_per_epoch) for path in folder.glob("checkpoint_*.pth")}
-    found = [(step, path) for path, step in steps.items() if step is not None]
+    found = []
+    for path in folder.glob("checkpoint_*.pth"):
+        if match := _NAME.fullmatch(path.name):
+            step = int(match["step"]) if match["step"] else (int(match["epoch"]) + 1) * iters_per_epoch
+            found.append((step, path))
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def read_newest(folder: Path, *, iters_per_epoch: int) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest readable checkpoint of a folder; a damaged one is named and skipped."""
+    for path in newest_first(folder, iters_per_epoch=iters_per_epoch):
+        try:
+            return path, read_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s is skipped", error)
+    return None
 
 
 def choose_job(run_cfg: RunConfig) -> str:
@@ -45,57 +49,39 @@ def choose_job(run_cfg: RunConfig) -> str:
     """
     chosen = run_cfg.job_id
     if chosen is None and is_main_process() and run_cfg.resume_ckpt_path == AUTO:
-        chosen = _newest_job(run_cfg)
+        folders = [path.parent for path in Path(run_cfg.output_dir).glob(f"*/{RUN_FILE}") if _is_of(path, run_cfg)]
+        jobs = [folder for folder in folders if newest_first(folder, iters_per_epoch=1)]
+        chosen = max(jobs, key=lambda folder: folder.stat().st_mtime).name if jobs else None
     return broadcast_object(chosen or datetime.datetime.now().strftime("%Y%m%d%H%M%S"))
 
 
-def _newest_job(run_cfg: RunConfig) -> str | None:
-    jobs = [folder for folder in _folders_of(run_cfg) if newest_first(folder, iters_per_epoch=1)]
-    return max(jobs, key=lambda folder: folder.stat().st_mtime).name if jobs else None
-
-
-def _folders_of(run_cfg: RunConfig) -> Iterator[Path]:
-    for path in Path(run_cfg.output_dir).glob(f"*/{RUN_FILE}"):
-        try:
-            written = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            logger.warning("%s is passed over: %s", path, error)
-            continue
-        if written.get("config", {}).get("run", {}).get("job_name") == run_cfg.job_name:
-            yield path.parent
-
-
-def read_newest(folder: Path, *, iters_per_epoch: int) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest checkpoint of a folder that can be read; a damaged one is named and passed over."""
-    for path in newest_first(folder, iters_per_epoch=iters_per_epoch):
-        try:
-            return path, read_checkpoint(path)
-        except ValueError as error:
-            logger.warning("%s is passed over", error)
-    return None
+def _is_of(path: Path, run_cfg: RunConfig) -> bool:
+    """Return whether a run.json is of a job of `run.job_name`."""
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        logger.warning("%s is skipped: %s", path, error)
+        return False
+    return bool(written.get("config", {}).get("run", {}).get("job_name") == run_cfg.job_name)
 
 
 class Checkpoints:
-    """Writes the checkpoints of a job and deletes those that `keep_last` does not keep."""
+    """Writes the checkpoints of a job and deletes the oldest above `keep_last`."""
 
     def __init__(self, folder: Path, *, iters_per_epoch: int, keep_last: int | None) -> None:
         self.folder, self.iters_per_epoch, self.keep_last = folder, iters_per_epoch, keep_last
 
     def check_room(self, num_bytes: int, *, step: int) -> None:
-        """Look whether the disk has room for the first checkpoint, of `num_bytes`; warn where it has none for two.
+        """Warn when the disk has no room for two checkpoints of `num_bytes`.
 
         Raises: NotWrittenError, a ValueError, when there is no room for one.
         """
         path = self.folder / f"checkpoint_{step // self.iters_per_epoch}.pth"
         if (problem := no_room(path, num_bytes)) is not None:
             raise NotWrittenError(problem)
-        if free_bytes(path) < 2 * num_bytes:
-            logger.warning(
-                "%s: the disk has %s free, and a checkpoint needs %s; run.keep_last deletes older ones",
-                self.folder,
-                megabytes(free_bytes(path)),
-                megabytes(num_bytes),
-            )
+        if (free := free_bytes(path)) < 2 * num_bytes:
+            message = "%s: the disk has %s free, and a checkpoint needs %s; run.keep_last deletes older ones"
+            logger.warning(message, self.folder, megabytes(free), megabytes(num_bytes))
 
     def path_of(self, *, epoch: int, step: int) -> Path:
         """Return checkpoint_{epoch}.pth for the end of an epoch, checkpoint_step_{step}.pth inside one."""
@@ -115,5 +101,5 @@ class Checkpoints:
         return path
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write checkpoint_best.pth, which nothing but a better one replaces."""
+        """Write checkpoint_best.pth, which only a better one replaces."""
         write_checkpoint(self.folder / "checkpoint_best.pth", state)

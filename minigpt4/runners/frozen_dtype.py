@@ -1,4 +1,4 @@
-"""Where frozen weights can be trained around in 8 bits (`model.frozen_dtype: float8`)."""
+"""Checks whether a run can hold frozen weights in 8 bits (`model.frozen_dtype: float8`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 import torch
 
 FLOAT8_CAPABILITY = (8, 9)
-"""CUDA's compute capability of the first GPUs whose tensor cores multiply in 8-bit floating point."""
+"""The first compute capability of CUDA with 8-bit floating point products."""
 
 
 def check_frozen_dtype(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> None:
-    """Refuse `model.frozen_dtype: float8` where it is not possible.
-
-    Raises: ValueError that names every option in the way.
-    """
+    """Raise ValueError with every option that makes `model.frozen_dtype: float8` impossible, if there are any."""
     if model_cfg.frozen_dtype != "float8":
         return
     problems = []

@@ -1,4 +1,4 @@
-"""CUDA graphs of training micro-batches: forward and backward are captured once a shape and replayed after."""
+"""CUDA graphs of training micro-batches: forward and backward are captured once for each shape, then replayed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from minigpt4.common.dist_utils import all_reduce_sum, get_world_size
 from minigpt4.conversation.conversation import Batch, Losses
 
 TOKEN_STEP = 128
-"""Tokens of a captured shape are a multiple of this: a tile of a matrix product, so that the padding costs little."""
+"""Tokens are padded to a multiple of this: a tile of a matrix product, so that the padding costs little."""
 TARGET_STEPS = (256, 1024)
-"""Targets are padded to the first of these that is enough, or to a multiple of the last."""
+"""Targets are padded to the first of these that suffices, or to a multiple of the last."""
 EXAMPLE_STEP = 4
 """The number of examples is padded to a multiple of this."""
 MAX_GRAPHS = 96
-"""Captured shapes that are kept; the least recently used one is dropped."""
+"""The number of captured shapes; above it the least recently used one is dropped."""
 AUTO_MEMORY = 60 * 2**30
-"""Graphs and steps without a graph each keep their own activations: a 7B run reserved 44 GiB on an H100."""
+"""The least memory for graphs by default: graphs keep activations besides those of other steps (7B: 44 GiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a captured step is fixed to: sizes of the padded batch, and the micro-batches that share its update."""
+    """The sizes of a captured step: those of the padded batch, and the number of micro-batches of its update."""
 
     num_tokens: int
     num_targets: int
@@ -37,11 +37,10 @@ class Shape:
 
 
 def shape_of(batch: Batch, num_accumulated: int) -> Shape:
-    """Return the shape that a batch is padded to: at least one token more, which all padding can point at."""
-    num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
-    padded = _up(num_tokens + 1, TOKEN_STEP)
+    """Return the padded shape of a batch: at least one token more, the target of all padding."""
+    num_targets = len(batch.target_positions)
     return Shape(
-        num_tokens=padded,
+        num_tokens=_up(len(batch.input_ids) + 1, TOKEN_STEP),
         num_targets=next((step for step in TARGET_STEPS if num_targets <= step), _up(num_targets, TARGET_STEPS[-1])),
         num_examples=_up(len(batch.seq_lens) + 1, EXAMPLE_STEP),
         images=tuple(_vision_input(batch).shape),
@@ -50,7 +49,7 @@ def shape_of(batch: Batch, num_accumulated: int) -> Shape:
 
 
 def padded_buffers(batch: Batch, shape: Shape) -> Batch:
-    """Return a batch of a shape on the device of `batch`, to be filled by `fill`."""
+    """Return a batch of a shape on the device of `batch`, for `fill`."""
     has_features = batch.vision_features is not None
     return batch.with_fields(
         **{"vision_features" if has_features else "images": torch.empty_like(_vision_input(batch))},
@@ -63,14 +62,14 @@ def padded_buffers(batch: Batch, shape: Shape) -> Batch:
         target_positions=batch.target_positions.new_zeros(shape.num_targets),
         cu_seqlens=batch.cu_seqlens.new_zeros(shape.num_examples + 1),
         lengths=batch.lengths.new_zeros(shape.num_examples),
-        seq_lens=(shape.num_tokens,),  # the kernel asks for the longest example: a bound is enough
+        seq_lens=(shape.num_tokens,),  # a bound: the kernel reads the longest example
     )
 
 
 def fill(padded: Batch, batch: Batch) -> None:
     """Copy a batch into padded buffers.
 
-    The padding is one more example, whose tokens are targets of weight zero; the examples after it have no tokens.
+    The padding is one more example with targets of weight zero, and then examples without tokens.
     """
     num_tokens, num_targets = len(batch.input_ids), len(batch.target_positions)
     size = len(padded.input_ids)
@@ -80,7 +79,7 @@ def fill(padded: Batch, batch: Batch) -> None:
         target = getattr(padded, name)
         target[:num_tokens].copy_(getattr(batch, name))
         target[num_tokens:].zero_()
-    torch.clamp(batch.labels, min=0, out=padded.labels[:num_tokens])  # a label that is no target is not read
+    torch.clamp(batch.labels, min=0, out=padded.labels[:num_tokens])  # only labels of targets are read
     padded.labels[num_tokens:].zero_()
     padded.weights[:num_targets].copy_(batch.weights)
     padded.weights[num_targets:].zero_()
@@ -92,7 +91,7 @@ def fill(padded: Batch, batch: Batch) -> None:
 
 
 def _vision_input(batch: Batch) -> Tensor:
-    """Return what the model reads of a batch's images: their features where these are given."""
+    """Return the features of a batch's images if it has them, else the images."""
     return batch.images if batch.vision_features is None else batch.vision_features
 
 
@@ -105,19 +104,13 @@ class _Captured:
 
 
 class GraphedSteps:
-    """Takes forward and backward of micro-batches, each shape from its CUDA graph from the second time on.
+    """Runs forward and backward of micro-batches; from its second time on, a shape runs as a CUDA graph.
 
-    `step(batch, num_accumulated)` computes the output and adds the gradients; `parameters` are what is trained. Their
-    gradients stay where they are in memory: whoever zeroes them keeps them. All graphs share one memory pool, as no
-    two run at once.
+    `step(batch, num_accumulated)` computes the output and adds the gradients of the trained `parameters`. Gradients
+    keep their place in memory, so they are zeroed, never deleted. All graphs share one memory pool: no two run at once.
     """
 
-    def __init__(
-        self,
-        step: Callable[[Batch, int], Losses],
-        parameters: list[Tensor],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, step: Callable[[Batch, int], Losses], parameters: list[Tensor], device: torch.device) -> None:
         self._step, self._device = step, device
         self._stream = torch.cuda.Stream(device)
         self._pool: Any = None
@@ -132,24 +125,22 @@ class GraphedSteps:
         return len(self._graphs)
 
     def __call__(self, batch: Batch, *, num_accumulated: int) -> Losses:
-        """Return the output of the model for a batch, its gradient added; the batch must not be empty."""
+        """Add the gradient of a batch and return the model's output; the batch must not be empty."""
         shape = shape_of(batch, num_accumulated)
         if shape not in self._seen:
-            self._seen.add(shape)  # kernels load and cuBLAS picks its algorithms in this step, outside of a graph
+            self._seen.add(shape)  # in this step kernels load and cuBLAS picks its algorithms, outside of a graph
             buffers = padded_buffers(batch, shape)
             fill(buffers, batch)
             output = self._step(buffers, num_accumulated)
             return _unpadded(output.loss.detach(), output.target_losses, batch)
-        captured = self._graphs.get(shape)
-        if captured is None:
-            captured = self._capture(batch, shape)
+        captured = self._graphs.get(shape) or self._capture(batch, shape)
         self._graphs.move_to_end(shape)
         fill(captured.buffers, batch)
         captured.graph.replay()
         return _unpadded(captured.loss.clone(), captured.target_losses.clone(), batch)
 
     def _capture(self, batch: Batch, shape: Shape) -> _Captured:
-        """Capture the step of a shape; nothing is computed yet."""
+        """Capture the step of a shape without computing it."""
         while len(self._graphs) >= MAX_GRAPHS:
             torch.cuda.synchronize(self._device)
             self._graphs.popitem(last=False)
@@ -160,7 +151,7 @@ class GraphedSteps:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
-            # the thread that pins batches calls CUDA meanwhile, which the default mode forbids
+            # another thread pins batches meanwhile, which the default mode forbids
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 output = self._step(buffers, shape.num_accumulated)
@@ -185,8 +176,8 @@ def takes_graphs(
 ) -> bool:
     """Return whether training steps are captured, by `run.cuda_graphs`; the same on all ranks.
 
-    Unset, they are captured where nothing forbids it, `run.max_tokens_per_forward` is unset so that shapes repeat, and
-    every GPU has AUTO_MEMORY bytes. Raises: ValueError that names every option in the way of graphs that are asked for.
+    Unset, they are captured if nothing forbids it, if `run.max_tokens_per_forward` is unset so that shapes repeat, and
+    if every GPU has AUTO_MEMORY bytes. Raises: ValueError with every option that makes requested graphs impossible.
     """
     problems = graph_problems(run_cfg, model_cfg, device, amp_dtype)
     if not problems and model is not None:
@@ -204,7 +195,7 @@ def takes_graphs(
 
 
 def graph_problems(run_cfg: Any, model_cfg: Any, device: torch.device, amp_dtype: torch.dtype | None) -> list[str]:
-    """Return every option that keeps training steps from being captured."""
+    """Return every option that makes the capture of training steps impossible."""
     found = {
         "run.device is not cuda": device.type != "cuda",
         "run.amp is false, and attention over packed examples needs 16 bits": amp_dtype is None,

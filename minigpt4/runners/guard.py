@@ -1,4 +1,4 @@
-"""Losses that are not finite: named with their step and samples, their batch kept for a replay."""
+"""Finds losses that are not finite: reports their step and samples, and saves their batch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Pending:
     step: int
-    loss: Tensor  # on its way to the CPU
+    loss: Tensor  # being copied to the CPU
     arrived: torch.cuda.Event | None
     ids: tuple[str, ...]
-    batch: Batch  # as the worker made it, so that no memory of the device is kept
+    batch: Batch
 
 
 class LossGuard:
-    """Looks at every loss one step late, so that the device is never waited for while it has work.
+    """Checks every loss one step late, so that the loop never waits for a device that has work.
 
-    Raises: FloatingPointError naming step, samples and the file that holds the batch; before the next checkpoint.
+    Raises: FloatingPointError with the step, the samples and the file of the batch, before the next checkpoint.
     """
 
     def __init__(self, folder: Path, *, max_skipped_steps: int) -> None:
@@ -47,10 +47,11 @@ class LossGuard:
             stream = torch.cuda.current_stream(loss.device)
             loss = loss.detach().to("cpu", non_blocking=True)
             arrived = stream.record_event()
+        # only the worker's batch is held, so that no memory of the device is kept
         self._pending = _Pending(step, loss.detach(), arrived, packed.ids, packed.host_batch or packed.batch)
 
     def check(self) -> None:
-        """Check the loss that was taken last. Raises: FloatingPointError when it is not finite."""
+        """Check the last loss. Raises: FloatingPointError when it is not finite."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -60,9 +61,9 @@ class LossGuard:
             raise FloatingPointError(self._keep(pending.step, float(pending.loss), pending.ids, pending.batch))
 
     def skips(self, step: int, losses: Sequence[Tensor], packed_batches: Sequence[PackedBatch]) -> bool:
-        """Return whether the update of these losses is to be left out, the same on all ranks; waits for the device.
+        """Return whether to leave out the update of these losses, the same on all ranks; waits for the device.
 
-        Only asked when `run.max_skipped_steps` > 0. Raises: FloatingPointError when that many were left out already.
+        It is for `run.max_skipped_steps` > 0. Raises: FloatingPointError when that many were left out already.
         """
         values = torch.stack([loss.detach() for loss in losses])
         if all_reduce_sum((~values.isfinite()).sum().float().reshape(1)).item() == 0:
@@ -77,7 +78,7 @@ class LossGuard:
         return True
 
     def _keep(self, step: int, loss: float, ids: Sequence[str], batch: Batch) -> str:
-        """Write the batch beside the checkpoints and return what to say of it."""
+        """Save the batch beside the checkpoints and return the message."""
         path = self.folder / f"not_finite_step{step}_rank{get_rank()}.pt"
         tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
         write_checkpoint(path, {"batch": tensors, "ids": list(ids), "step": step})

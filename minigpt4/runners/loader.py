@@ -1,4 +1,4 @@
-"""The one DataLoader: it turns sample references of the mixture into packed batches, in one pool of workers."""
+"""The DataLoader: one pool of workers turns sample references of the mixture into packed batches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from minigpt4.conversation.encoder import ChatEncoder, Encoded, SampleTooLong
 from minigpt4.conversation.token_costs import token_costs
 from minigpt4.datasets.mixture import MixtureDataset
 from minigpt4.datasets.samples import BadSample, MixtureComponent, Sample, SampleRef
-from minigpt4.runners.stop import outlast_signals
+from minigpt4.runners.stop import ignore_stop_signals
 
 SECONDS_TO_END = 5.0
-"""Seconds that a thread of a loader gets to end."""
+"""Seconds to wait for the end of a loader's thread."""
 MEAN_TEXT_TOKENS = 60
-"""What balancing takes the text of a stream's row to cost."""
+"""The text length that balancing assumes for a row of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedSample:
-    """A sample that did not come into its batch, and why; a too long one is not held against the data."""
+    """A sample that is not in its batch, and why; one that is too long is not bad."""
 
     dataset: str
     reason: str
@@ -37,11 +37,11 @@ class SkippedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """A Batch with what the loop knows of its examples; a worker makes it, and TrainStep takes its gradient.
+    """A Batch with the names and micro-batches of its examples; a worker makes it.
 
-    ids: names of the examples; micro_batch_ids (targets,) int64: the micro-batch that each target belongs to, by the
-    rank that drew it and inside a packed update by its step; num_targets: targets of each micro-batch; skipped: samples
-    that did not come in; host_batch: the batch as the worker made it, once `batch` is on another device.
+    ids: names of the examples; micro_batch_ids (targets,) int64: the micro-batch of each target, numbered by rank and
+    inside a packed update also by step; num_targets: targets of each micro-batch; skipped: samples that are left out;
+    host_batch: the worker's batch, once `batch` is on another device.
     """
 
     batch: Batch
@@ -58,7 +58,7 @@ class PackedBatch:
         return cls(batch=Batch.empty().to(device), micro_batch_ids=none)
 
     def pin_memory(self) -> PackedBatch:
-        """Return the same in page-locked memory; the DataLoader calls this when it pins."""
+        """Return the same in page-locked memory, for the DataLoader."""
         return replace(self, batch=self.batch.pin_memory(), micro_batch_ids=self.micro_batch_ids.pin_memory())
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -76,25 +76,19 @@ class _Usable:
 
 
 class Collator:
-    """Encodes fetched samples and packs those that can be used, at most `max_tokens` at a time when given."""
+    """Encodes samples and packs the usable ones, at most `max_tokens` in a batch when given."""
 
     def __init__(self, encoder: ChatEncoder, *, max_tokens: int | None = None) -> None:
         self.encoder, self.max_tokens = encoder, max_tokens
 
     def __call__(self, fetched: Sequence[Sample]) -> list[PackedBatch]:
-        """Return one packed batch, which may be empty, or as many as `max_tokens` makes of it."""
-        usable: list[_Usable] = []
-        skipped: list[SkippedSample] = []
-        for item in fetched:
-            found = self._use(item)
-            if isinstance(found, SkippedSample):
-                skipped.append(found)
-            else:
-                usable.append(found)
+        """Return one packed batch, which may be empty, or several of at most `max_tokens`."""
+        found = [self._encode(item) for item in fetched]
+        usable = [item for item in found if isinstance(item, _Usable)]
         first, *others = [self._pack(part) for part in _in_parts(usable, self.max_tokens)]
-        return [replace(first, skipped=tuple(skipped)), *others]
+        return [replace(first, skipped=tuple(item for item in found if isinstance(item, SkippedSample))), *others]
 
-    def _use(self, item: Sample) -> _Usable | SkippedSample:
+    def _encode(self, item: Sample) -> _Usable | SkippedSample:
         name, sample = item.ref.dataset, item.content
         if isinstance(sample, BadSample):
             return SkippedSample(name, f"{sample.id}: {sample.reason}")
@@ -122,9 +116,9 @@ class Collator:
 
 
 def _in_parts(usable: Sequence[_Usable], max_tokens: int | None) -> list[list[_Usable]]:
-    """Return samples in few parts of at most `max_tokens`: long ones first, each where it first fits.
+    """Return the samples in few parts of at most `max_tokens`: the longest first, each in the first part with room.
 
-    A longer sample is alone in its part. There is always a part, if an empty one.
+    A sample above the limit gets its own part. Without samples there is one empty part.
     """
     if max_tokens is None or not usable:
         return [list(usable)]
@@ -143,10 +137,10 @@ def _in_parts(usable: Sequence[_Usable], max_tokens: int | None) -> list[list[_U
 
 
 def components_of(datasets: Mapping[str, Any], options: Any, encoder: ChatEncoder) -> list[MixtureComponent]:
-    """Return the components of a mixture: rows of the datasets, sizes and ratios of the YAML.
+    """Return the datasets of a mixture, with batch size and ratio of the YAML.
 
-    What a row costs is estimated from its number of images and the size of its text; every row of a stream is taken to
-    cost an image and MEAN_TEXT_TOKENS.
+    The cost of a row is estimated from its number of images and the size of its text; that of a stream's row is one
+    image and MEAN_TEXT_TOKENS.
     """
     costs = token_costs(encoder)
     mean = float(encoder.num_image_tokens + MEAN_TEXT_TOKENS)
@@ -173,7 +167,7 @@ def build_loader(
     pin_memory: bool,
     max_tokens: int | None = None,
 ) -> Iterable[list[PackedBatch]]:
-    """Return the loader whose item is what the sampler gives at once, packed; 0 workers load in this process."""
+    """Return the loader: an item of the sampler becomes one list of packed batches; 0 workers load in this process."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -181,20 +175,20 @@ def build_loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=outlast_signals,
+        worker_init_fn=ignore_stop_signals,
     )
 
 
 @contextlib.contextmanager
 def iterating(loader: Iterable[list[PackedBatch]]) -> Iterator[Iterator[list[PackedBatch]]]:
-    """Iterate over a loader, and end its workers and its threads with the context."""
+    """Iterate over a loader; its workers and threads end with the context."""
     before = set(threading.enumerate())
     batches = iter(loader)
     threads = set(threading.enumerate()) - before
     try:
         yield batches
     finally:
-        shut_down = getattr(batches, "_shutdown_workers", None)  # else only when nothing refers to it any more
+        shut_down = getattr(batches, "_shutdown_workers", None)  # otherwise they end when the iterator is deleted
         if shut_down is not None:
             shut_down()
         for thread in threads:

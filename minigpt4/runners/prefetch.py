@@ -1,4 +1,4 @@
-"""Brings packed batches to the device, with `run.look_ahead` one step before they are used."""
+"""Copies packed batches to the device, with `run.look_ahead` one step before their use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Source = Iterator[list[PackedBatch]]
 
 
 class DevicePrefetcher:
-    """Copies what a loader yields to a device, without waiting for the device.
+    """Copies the items of a loader to a device, without waiting for the device, which holds at most two of them.
 
-    With `look_ahead` an item is fetched and sent while the one before it computes. With `encode_vision`, a frozen
-    vision tower, a batch gets its `vision_features` on the way; on CUDA both happen on a second stream. The device
-    holds at most two items. `context` is entered for `encode_vision`.
+    With `look_ahead` an item is fetched and sent while the device computes the one before. With `encode_vision`, a
+    frozen vision tower, a batch also gets its `vision_features`; on CUDA both run on a second stream. `context` is
+    entered for `encode_vision`.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class DevicePrefetcher:
         self._source, self._encode_vision, self._context = source, encode_vision, context
         self._sent: list[PackedBatch] | None = None
         self.stream = torch.cuda.Stream(device) if encode_vision is not None and device.type == "cuda" else None
-        if self.stream is not None:  # the encoder's weights may still be on their way
+        if self.stream is not None:  # which may still copy the encoder's weights
             self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def prefetch(self) -> None:
-        """Fetch the next item and send it, unless it is sent already or the source has ended."""
+        """Fetch and send the next item, unless that is done or the source has ended."""
         if self._sent is None and (fetched := next(self._source, None)) is not None:
             with contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
                 self._sent = [self._send(packed) for packed in fetched]
 
     def wait(self) -> list[PackedBatch]:
-        """Return the next item, of which there must be one; the device's work from here on waits for it."""
+        """Return the next item, which must exist; later work of the device waits for it."""
         self.prefetch()
         sent, self._sent = self._sent, None
         assert sent is not None, "the loader ended before the run"
@@ -55,8 +55,9 @@ class DevicePrefetcher:
             here = torch.cuda.current_stream(self.device)
             here.wait_stream(self.stream)
             for packed in sent:
-                for tensor in (packed.micro_batch_ids, *_tensors(packed.batch)):
-                    tensor.record_stream(here)  # else its memory could be given away while `here` still reads it
+                for value in (packed.micro_batch_ids, *(getattr(packed.batch, one.name) for one in fields(Batch))):
+                    if isinstance(value, Tensor):
+                        value.record_stream(here)  # keeps its memory while `here` reads it
         return sent
 
     def _send(self, packed: PackedBatch) -> PackedBatch:
@@ -66,8 +67,3 @@ class DevicePrefetcher:
         with self._context(), torch.no_grad():
             features = self._encode_vision(packed.batch.images)
         return replace(packed, batch=packed.batch.with_fields(vision_features=features))
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    values = (getattr(batch, one.name) for one in fields(batch))
-    return [value for value in values if isinstance(value, Tensor)]

@@ -1,4 +1,4 @@
-"""A profile of some updates (`run.profile`), as a trace that Perfetto and Chrome show."""
+"""Profiles some updates (`run.profile`) and writes a trace for Perfetto or Chrome."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WARM_UP = 3
-"""Updates before the profiled ones: kernels are loaded and memory is taken."""
+"""Updates before the profiled ones, in which kernels are loaded and memory is allocated."""
 TRACE = "profile.json"
 
 
 def profiled(updates: Iterable[T], num_updates: int, path: Path) -> Generator[T]:
     """Yield all updates, and write the trace of `num_updates` of them, after WARM_UP others, to `path`.
 
-    A run with fewer updates writes what there is; one that ends within the warm-up writes nothing.
+    A run with fewer updates writes a shorter trace; one that ends within the warm-up writes none.
     """
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     profiler = torch.profiler.profile(activities=activities)

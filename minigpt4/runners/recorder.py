@@ -1,4 +1,4 @@
-"""Records what a run does: figures of its updates where a log line falls due, losses of validations."""
+"""Records what a run does: metrics of its updates when a log line is due, losses of validations."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ from minigpt4.runners.update import AccumulationWindow
 
 
 class Recorder:
-    """Writes a log line every `log_freq` steps and at the end of an epoch; `last_line` is the last one."""
+    """Writes a log line every `log_freq` steps and at the end of an epoch.
+
+    `last_line` has the latest value of each metric.
+    """
 
     def __init__(
-        self,
-        log: RunLog,
-        meter: Meter,
-        guard: LossGuard,
-        *,
-        run_cfg: RunConfig,
-        learning_rate: Callable[[int], float],
+        self, log: RunLog, meter: Meter, guard: LossGuard, *, run_cfg: RunConfig, learning_rate: Callable[[int], float]
     ) -> None:
-        self.log, self.meter, self.guard = log, meter, guard
+        self.log, self.meter, self.guard, self.learning_rate = log, meter, guard, learning_rate
         self.log_freq, self.iters_per_epoch = run_cfg.log_freq, run_cfg.iters_per_epoch
-        self.learning_rate = learning_rate
         self.last_line: dict[str, Any] = {}
 
     def record(
         self, window: AccumulationWindow, result: StepResult, grad_norm: Tensor | None, *, stopped: bool = False
     ) -> None:
-        """Count an update, and write the lines that fall due. Raises: FloatingPointError when a loss is not finite."""
+        """Count an update, and write the lines that are due. Raises: FloatingPointError when a loss is not finite."""
         self.meter.add(window.first, result, grad_norm)
         self.log.advance(window.num_steps)
         ends = window.completed(self.log_freq)
@@ -59,4 +55,4 @@ class Recorder:
     def _write(self, step: int, figures: Mapping[str, Any]) -> None:
         line = {"epoch": step // self.iters_per_epoch, "step": step, **figures}
         self.log.write(line)
-        self.last_line = {**self.last_line, **line}
+        self.last_line |= line

@@ -22,19 +22,24 @@ logger = logging.getLogger(__name__)
 
 
 def resume(state: TrainState, cfg: Config, datasets: Datasets, folder: Path) -> Path | None:
-    """Bring a run to where the checkpoint of `run.resume_ckpt_path` left off, and return its path, if there is one.
+    """Load the checkpoint of `run.resume_ckpt_path` into `state`, and return its path, None without a checkpoint.
 
     Raises: ValueError naming the file when it cannot be resumed, or its options make it another run.
     """
     opened = _open(cfg.run_cfg, folder)
-    if opened is None and cfg.run_cfg.resume_ckpt_path == AUTO:
-        logger.info("run.resume_ckpt_path is auto and %s has no checkpoint: the run starts at step 0", folder)
     if opened is None:
+        if cfg.run_cfg.resume_ckpt_path == AUTO:
+            logger.info("run.resume_ckpt_path is auto and %s has no checkpoint: the run starts at step 0", folder)
         return None
     source, checkpoint = opened
     changes = _changes(cfg, datasets, checkpoint, source)
-    _report(changes, source, is_compared=isinstance(checkpoint.get("config"), Mapping))
-    found = check_match(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes, is_built=True)
+    if not isinstance(checkpoint.get("config"), Mapping):
+        logger.info("%s holds no config, so its options are not compared with those of this run", source)
+    if changes and is_main_process():
+        refused = [change.option for change in changes if change.refused]
+        allowed = f"\nrun.allow_changes allows {', '.join(refused)}" if refused else ""
+        logger.warning("%s%s", _listed(changes, source), allowed)
+    found = check_match(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
     state.model.mismatches = list(dict.fromkeys([*state.model.mismatches, *found]))
     state.load_state_dict(checkpoint, source=source)
     step = checkpoint.get("step")
@@ -52,25 +57,23 @@ def refuse_changes(cfg: Config, datasets: Datasets, job_id: str) -> None:
     Rank 0 alone reads it. Raises: ValueError as `resume`.
     """
     found = _open(cfg.run_cfg, Path(cfg.run_cfg.output_dir) / job_id) if is_main_process() else None
-    if found is None:
-        return
-    source, state = found
-    _changes(cfg, datasets, state, source)
-    refuse_mismatch(state, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
+    if found is not None:
+        source, checkpoint = found
+        _changes(cfg, datasets, checkpoint, source)
+        refuse_mismatch(checkpoint, cfg.model_cfg, source, allowed=cfg.run_cfg.allow_changes)
 
 
 def _open(run_cfg: RunConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return the path and content of the checkpoint that is resumed; with `auto` the newest of the job's folder."""
+    """Return the path and content of the checkpoint to resume; with `auto` the newest of the job's folder."""
     path = run_cfg.resume_ckpt_path
     if not path:
         return None
-    if path == AUTO:
-        newest = read_newest(folder, iters_per_epoch=run_cfg.iters_per_epoch)
-        if newest is None:
-            return None
-        source, state = str(newest[0]), newest[1]
-    else:
-        source, state = path, read_checkpoint(path)
+    newest = (
+        read_newest(folder, iters_per_epoch=run_cfg.iters_per_epoch) if path == AUTO else (path, read_checkpoint(path))
+    )
+    if newest is None:
+        return None
+    source, state = str(newest[0]), newest[1]
     missing = [key for key in NEEDED_TO_RESUME if key not in state]
     if missing:
         raise ValueError(f"run.resume_ckpt_path: {source} cannot be resumed, it has no {', '.join(missing)}")
@@ -87,26 +90,18 @@ def _changes(cfg: Config, datasets: Datasets, state: Mapping[str, Any], source: 
         return []
     rows_now = num_rows_of(datasets)
     changes = changed_options(config, cfg.to_dict(), rows_before=state.get("num_rows"), rows_now=rows_now)
-    if cfg.run_cfg.evaluate:  # no step is taken, so the model alone counts
+    if cfg.run_cfg.evaluate:  # no step is taken, so only the model counts
         changes = [change for change in changes if change.option.startswith("model.")]
-    allowed = "model." if cfg.model_cfg.allow_mismatch else None
-    refused = [one.option for one in changes if one.refused and not (allowed and one.option.startswith(allowed))]
+    allowed = ("model.",) if cfg.model_cfg.allow_mismatch else ()
+    refused = [one.option for one in changes if one.refused and not one.option.startswith(allowed)]
     if refused and not cfg.run_cfg.allow_changes:
         raise ValueError(
-            f"{source} was trained with other options (checkpoint -> this run):\n  "
-            + "\n  ".join(map(str, changes))
-            + f"\nthis run would not continue that one, because of {', '.join(refused)}; "
+            f"{_listed(changes, source)}\nthis run would not continue that one, because of {', '.join(refused)}; "
             "to resume all the same: --options run.allow_changes=True"
         )
     return changes
 
 
-def _report(changes: Sequence[Change], source: str, *, is_compared: bool) -> None:
-    """Warn of every option that differs, once for all ranks."""
-    if not is_compared:
-        logger.info("%s holds no config, so its options are not compared with those of this run", source)
-    if changes and is_main_process():
-        lines = "\n  ".join(map(str, changes))
-        refused = [change.option for change in changes if change.refused]
-        allowed = f"\nrun.allow_changes allows {', '.join(refused)}" if refused else ""
-        logger.warning("%s was trained with other options (checkpoint -> this run):\n  %s%s", source, lines, allowed)
+def _listed(changes: Sequence[Change], source: str) -> str:
+    lines = "\n  ".join(map(str, changes))
+    return f"{source} was trained with other options (checkpoint -> this run):\n  {lines}"

@@ -1,4 +1,4 @@
-"""What a run says of its steps: the terminal, log.txt, metrics.jsonl, TensorBoard, wandb, the report page."""
+"""Writes the metrics of a run: terminal, log.txt, metrics.jsonl, TensorBoard, wandb, report page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG_KEYS = (
     *("epoch", "step", "loss", "grad_norm", "lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"),
     *("num_bad_samples", "num_too_long", "num_skipped_in_streams", "num_skipped_steps", "valid_loss"),
 )
-"""What log.txt has of a line; counts by dataset stand there as their sum. metrics.jsonl has everything."""
+"""The keys of log.txt, where counts of datasets are summed; metrics.jsonl has all keys."""
 
 LINE: tuple[dict[str, str], ...] = (
     {
@@ -48,7 +48,7 @@ LINE: tuple[dict[str, str], ...] = (
     {"slow": "{}"},
     {"eta": "eta {}"},
 )
-"""What the terminal's line has, in groups."""
+"""The groups of the terminal's line."""
 SLOW = 1.1
 """The log names the slowest rank when it takes this many times the mean."""
 
@@ -62,11 +62,11 @@ class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
 class RunLog:
     """Writes a run's metrics on rank 0; on other ranks it does nothing.
 
-    metrics.jsonl also has `time`, in seconds since 1970, and `start_step`, where the process that wrote it began.
+    metrics.jsonl also has `time`, in seconds since 1970, and `start_step`, the first step of the process that wrote it.
     """
 
     def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, num_steps: int, start: int) -> None:
-        """Open the files for appending, a progress bar on a terminal, TensorBoard and wandb where they are wanted."""
+        """Open the files for appending, a progress bar on a terminal, TensorBoard and wandb."""
         self._active = is_main_process()
         if not self._active:
             return
@@ -89,35 +89,33 @@ class RunLog:
         logger.info(as_line(metrics, self._num_steps))
         if metrics.get("loss") is not None:
             self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
-        short = {key: _total(metrics[key]) for key in LOG_KEYS if key in metrics}
-        _write_line(self._short, short)
+        _write_line(self._short, {key: _total(metrics[key]) for key in LOG_KEYS if key in metrics})
         _write_line(self._full, {**metrics, "time": round(time.time(), 1), "start_step": self._start})
         self._sinks.write(metrics)
         if (metrics["step"] + 1) % self._steps_an_epoch == 0:
-            self._report()
+            self._write_page()
 
     def close(self) -> None:
-        """Close everything that was opened and leave the page as of now; closing again does nothing."""
+        """Close all files and write the page; closing again does nothing."""
         if not self._active:
             return
         self._active = False
-        self._bar.close()
-        self._short.close()
-        self._full.close()
-        self._report()
+        for file in (self._bar, self._short, self._full):
+            file.close()
+        self._write_page()
         self._sinks.close()
 
-    def _report(self) -> None:
+    def _write_page(self) -> None:
         try:
             write_run_page(self._folder)
         except (NotWrittenError, OSError) as error:
             logger.warning("the report cannot be written: %s", error)
-        except Exception:  # whatever a page dies of, the run goes on
+        except Exception:  # no error of a page may end the run
             logger.warning("the report cannot be written", exc_info=True)
 
 
 def as_line(metrics: Mapping[str, Any], num_steps: int) -> str:
-    """Return the line for the terminal; what a line of metrics does not have is not spoken of."""
+    """Return the line for the terminal, without metrics that are absent or None."""
     shown = {key: value for key, value in metrics.items() if value is not None}
     shown |= {"step": f"{metrics['step'] + 1}/{num_steps}"}
     if "eta_s" in shown:
@@ -129,13 +127,12 @@ def as_line(metrics: Mapping[str, Any], num_steps: int) -> str:
 
 
 def _open_to_append(path: Path) -> TextIO:
-    """Open a file of lines; one that a crash left without the end of its last line gets it."""
+    """Open a file of lines; ends its last line where a crash has cut it."""
     file = path.open("a+", encoding="utf-8")
     if file.tell():
         with path.open("rb") as there:
             there.seek(-1, 2)
-            if there.read() != b"\n":
-                file.write("\n")
+            file.write("" if there.read() == b"\n" else "\n")
     return file
 
 
@@ -144,7 +141,7 @@ def _write_line(file: TextIO, values: dict[str, Any]) -> None:
 
 
 def _strict(value: Any) -> Any:
-    """Return the value as JSON has it: null for what is no finite number."""
+    """Return the value for JSON, where a number that is not finite is null."""
     if isinstance(value, Mapping):
         return {key: _strict(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,10 +12,9 @@ from typing import Any
 class RunResult:
     """How a training ended; the same on every rank.
 
-    folder: the job's folder; checkpoint: the last one that was saved, None where none was; figures: the latest value of
-    each figure of log.txt and metrics.jsonl, with `run.evaluate` the loss of each dataset and split; stopped: whether a
-    signal ended the run before its last step; num_steps: the steps of the run that are done, those before it was
-    resumed included.
+    folder: the job's folder; checkpoint: the last one that was saved, or None; figures: the latest value of each metric
+    of log.txt and metrics.jsonl, with `run.evaluate` the loss of each dataset and split; stopped: whether a signal
+    ended the run before its last step; num_steps: the steps that are done, also those before the run was resumed.
     """
 
     folder: Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_identity import identity_of
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent, SampleRef
+from minigpt4.datasets.samples import SampleRef
 from minigpt4.runners.batch_source import BatchSource
 from minigpt4.runners.changes import num_rows_of
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
@@ -38,14 +38,14 @@ from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.profile import TRACE, profiled
 from minigpt4.runners.recorder import Recorder
 from minigpt4.runners.resuming import resume
-from minigpt4.runners.run_file import describe_run, write_run_file
+from minigpt4.runners.run_file import write_run_file
 from minigpt4.runners.run_log import RunLog
 from minigpt4.runners.run_result import RunResult
 from minigpt4.runners.stop import StopRequest
 from minigpt4.runners.strategy import wrap
 from minigpt4.runners.train_state import TrainState
 from minigpt4.runners.train_step import TrainStep
-from minigpt4.runners.update import Update, accumulation_windows, steps_at_once, updates
+from minigpt4.runners.update import AccumulationWindow, Update, accumulation_windows, steps_at_once, updates
 from minigpt4.runners.validation import mean_losses
 from minigpt4.tasks.base_task import BaseModel, BaseTask, Datasets
 
@@ -79,7 +79,7 @@ class RunnerBase:
             scaler=torch.amp.GradScaler(self.device.type, enabled=amp_dtype is torch.float16),
             config=cfg.to_dict(),
             num_rows=num_rows_of(datasets),
-            frozen_weights_hash=identity_of(cfg.model_cfg) if is_main_process() else {},  # the main process saves it
+            frozen_weights_hash=identity_of(cfg.model_cfg) if is_main_process() else {},  # rank 0 saves it
             max_grad_norm=self.run.max_grad_norm,
             keeps_gradients=graphed,
         )
@@ -104,9 +104,9 @@ class RunnerBase:
             self.checkpoints.check_room(self.state.num_bytes(), step=self.state.step)
 
     def train(self) -> RunResult:
-        """Train to the end, or to the update after which a signal stops the run; save after every epoch.
+        """Train to the end, or until a signal stops the run; save after every epoch.
 
-        With `run.evaluate` only the losses of the other splits are taken.
+        With `run.evaluate` nothing is trained, and the result has the losses of the other splits.
         """
         if self.run.evaluate:
             return self._result(self.evaluate(), stopped=False)
@@ -118,9 +118,8 @@ class RunnerBase:
             for update in all_updates:
                 stop.ask()
                 window, result = update.window, self.step(update)
-                grad_norm = self.state.advance(
-                    window.num_steps, lr=self.learning_rate(window.last), is_finite=result.is_finite
-                )
+                lr = self.learning_rate(window.last)
+                grad_norm = self.state.advance(window.num_steps, lr=lr, is_finite=result.is_finite)
                 stopped = stop.agreed()
                 recorder.record(window, result, grad_norm, stopped=stopped)
                 if window.ends_epoch and self.run.valid_splits:
@@ -137,7 +136,7 @@ class RunnerBase:
 
     def loader(self, dataset: MixtureDataset, sampler: Sampler[list[SampleRef]]) -> Iterable[list[PackedBatch]]:
         """Return the loader of a mixture, by this run's options."""
-        packs = isinstance(sampler, MixtureSampler)  # held-out rows go through as every rank counts them
+        packs = isinstance(sampler, MixtureSampler)  # in a validation all ranks have the same number of batches
         return build_loader(
             dataset,
             sampler,
@@ -149,7 +148,7 @@ class RunnerBase:
         )
 
     def _begin(self, stack: contextlib.ExitStack) -> tuple[Generator[Update], Recorder]:
-        """Return the updates to come and what records them; `stack` closes both."""
+        """Return the updates of the run and their recorder; `stack` closes both."""
         train = {name: splits["train"] for name, splits in self.datasets.items()}
         components = components_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
         windows = list(accumulation_windows(self.run, start=self.state.step, num_steps=self.num_steps))
@@ -165,12 +164,12 @@ class RunnerBase:
             steps_per_batch=steps_at_once(windows),
         )
         if is_main_process():
-            self._describe(components)
+            path = self.folder / RUN_FILE
+            written = write_run_file(path, self.state, components, num_steps=self.num_steps, device=self.device)
+            logger.info("%d parameters are trained, %d frozen", written["num_trainable"], written["num_frozen"])
         batches = stack.enter_context(iterating(self.loader(MixtureDataset(train, seed=self.run.seed), sampler)))
         source = BatchSource(batches, max_bad_samples=self.run.max_bad_samples)
-        all_updates = updates(windows, self._prefetcher(source))
-        if self.run.profile and is_main_process():
-            all_updates = profiled(all_updates, self.run.profile, self.folder / TRACE)
+        all_updates = self._updates(source, windows)
         stack.callback(all_updates.close)
         meter = Meter(
             num_steps=self.num_steps,
@@ -184,32 +183,21 @@ class RunnerBase:
         stack.callback(log.close)
         return all_updates, Recorder(log, meter, self.guard, run_cfg=self.run, learning_rate=self.learning_rate)
 
-    def _describe(self, components: Sequence[MixtureComponent]) -> None:
-        described = describe_run(
-            self.model,
-            self.state.config,
-            components,
-            num_steps=self.num_steps,
-            device=self.device,
-            frozen_weights_hash=self.state.frozen_weights_hash,
-            changes=self.state.changes,
-        )
-        write_run_file(self.folder / RUN_FILE, described)
-        logger.info("%d parameters are trained, %d frozen", described["num_trainable"], described["num_frozen"])
-
-    def _prefetcher(self, source: Iterator[list[PackedBatch]]) -> DevicePrefetcher:
-        """Return what brings batches to the device, with `run.look_ahead` and a frozen ViT their features too."""
-        encode_vision = self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None
-        return DevicePrefetcher(
+    def _updates(self, source: BatchSource, windows: Sequence[AccumulationWindow]) -> Generator[Update]:
+        """Return the updates whose batches come from `source`; with `run.profile` rank 0 profiles some of them."""
+        prefetcher = DevicePrefetcher(
             source,
             self.device,
             look_ahead=self.run.look_ahead,
-            encode_vision=encode_vision,
+            encode_vision=self.model.encode_vision if self.run.look_ahead and self.model.freeze_vit else None,
             context=self.step.autocast,
         )
+        found = updates(windows, prefetcher)
+        is_profiled = self.run.profile and is_main_process()
+        return profiled(found, self.run.profile, self.folder / TRACE) if is_profiled else found
 
     def _validate(self, recorder: Recorder) -> None:
-        """Take the losses of the held-out splits, and keep the best checkpoint."""
+        """Compute the losses of the held-out splits, and save the best checkpoint."""
         loss = recorder.validated(self.state.step - 1, self._mean_losses(list(self.run.valid_splits)))
         if loss < self.state.best_loss:
             self.state.best_loss = loss
@@ -217,7 +205,7 @@ class RunnerBase:
                 self.checkpoints.save_best(self.state.state_dict())
 
     def _save(self) -> None:
-        """Save a checkpoint, but no weights of a loss that is not finite."""
+        """Save a checkpoint, unless a loss is not finite."""
         self.guard.check()
         self.last_checkpoint = self.checkpoints.path_of(epoch=self.state.epoch, step=self.state.step)
         if is_main_process():

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: watchers of a run that can never hold it up or end it."""
+"""TensorBoard and Weights & Biases: they show a run, and can neither delay nor end it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from minigpt4.common.files import write_text
@@ -23,49 +23,38 @@ SECONDS_TO_START = 30
 SECONDS_TO_FINISH = 20
 
 
-class Sink(Protocol):
-    """Takes the numbers of a step."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take them without waiting for a network."""
-
-    def close(self) -> None:
-        """Let go of what is open."""
-
-
 class Sinks:
-    """All watchers that this run has; one that fails is left out from then on, with one warning."""
+    """TensorBoard and, with `run.wandb_log`, wandb; one that fails is left out from then on, with one warning."""
 
     def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, start: int) -> None:
-        self._sinks: list[Sink] = []
+        self._sinks: list[TensorBoard | Wandb] = []
         makers: list[type[TensorBoard] | type[Wandb]] = [TensorBoard, *[Wandb] * bool(run_cfg.wandb_log)]
         for maker in makers:
             try:
                 self._sinks.append(maker(folder, run_cfg, config, start=start))
             except _NotInstalled as error:
                 logger.log(logging.DEBUG if maker is TensorBoard else logging.WARNING, "%s", error)
-            except Exception as error:  # whatever a watcher dies of, the run goes on
-                logger.warning("%s does not start, the run goes on without it: %s", maker.__name__, error)
+            except Exception as error:  # no error of a watcher may end the run
+                logger.warning("%s does not start, the run continues without it: %s", maker.__name__, error)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Give all watchers the numbers among a step's metrics."""
+        """Write the numbers among a step's metrics everywhere."""
         numbers = flat(metrics)
         for sink in list(self._sinks):
             self._guarded(sink, lambda sink=sink: sink.write(metrics["step"], numbers))
 
     def close(self) -> None:
-        """Close all watchers."""
+        """Close all."""
         for sink in list(self._sinks):
             self._guarded(sink, sink.close)
         self._sinks.clear()
 
-    def _guarded(self, sink: Sink, act: Any) -> None:
+    def _guarded(self, sink: TensorBoard | Wandb, act: Any) -> None:
         try:
             act()
         except Exception as error:
-            logger.warning("%s fails, the run goes on without it: %s", type(sink).__name__, error)
-            if sink in self._sinks:
-                self._sinks.remove(sink)
+            logger.warning("%s fails, the run continues without it: %s", type(sink).__name__, error)
+            self._sinks.remove(sink)
 
 
 class _NotInstalled(Exception):
@@ -79,12 +68,12 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise _NotInstalled("no tensorboard here") from error
-        # what an earlier process wrote from `start` on is done again by this one
+            raise _NotInstalled("tensorboard is not installed") from error
+        # steps that an earlier process wrote from `start` on are taken again
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Queue the numbers; a thread of TensorBoard's writes them."""
+        """Queue the numbers; a thread of TensorBoard writes them."""
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, step)
 
@@ -94,14 +83,15 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases, fed from a separate thread, as starting, logging and finishing may wait for a network."""
+    """Weights & Biases in a separate thread: to start, log and finish it may wait for a network."""
 
     def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, start: int) -> None:
         try:
             import wandb
         except ImportError as error:
             raise _NotInstalled(
-                f"run.wandb_log is True but wandb is not installed (pip install wandb); {folder} has it all"
+                "run.wandb_log is True but wandb is not installed (pip install wandb); "
+                f"{folder} holds all that it would show"
             ) from error
         self._queue: queue.SimpleQueue[dict[str, float] | None] = queue.SimpleQueue()
         options = {
@@ -117,15 +107,27 @@ class Wandb:
         self._thread = threading.Thread(target=self._feed, args=(wandb, options), name="wandb", daemon=True)
         self._thread.start()
 
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Queue the numbers."""
+        if self._thread.is_alive():
+            self._queue.put({"step": step, **numbers})
+
+    def close(self) -> None:
+        """Wait some seconds while wandb sends the rest."""
+        self._queue.put(None)
+        self._thread.join(SECONDS_TO_FINISH)
+        if self._thread.is_alive():
+            logger.warning("wandb is not done after %d s; `wandb sync` sends the rest", SECONDS_TO_FINISH)
+
     def _feed(self, wandb: Any, options: dict[str, Any]) -> None:
         try:
             run = self._start(wandb, options)
-            run.define_metric("*", step_metric="step")  # a resumed run may say again what an earlier one said
+            run.define_metric("*", step_metric="step")  # a resumed run may log a step again
             while (numbers := self._queue.get()) is not None:
                 run.log(numbers)
             run.finish()
         except Exception as error:
-            logger.warning("wandb fails, the run goes on without it: %s", error)
+            logger.warning("wandb fails, the run continues without it: %s", error)
 
     def _start(self, wandb: Any, options: dict[str, Any]) -> Any:
         try:
@@ -133,25 +135,13 @@ class Wandb:
         except Exception as error:
             if options["mode"] != "online":
                 raise
-            logger.warning("wandb does not get through and goes on offline: %s", error)
-            other_id = secrets.token_hex(6)  # wandb does not let go of that of the failed start
+            logger.warning("wandb cannot connect and continues offline: %s", error)
+            other_id = secrets.token_hex(6)  # wandb keeps the id of the failed start
             return wandb.init(**{**options, "mode": "offline", "id": other_id})
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Queue the numbers."""
-        if self._thread.is_alive():
-            self._queue.put({"step": step, **numbers})
-
-    def close(self) -> None:
-        """Give wandb some seconds to send the rest."""
-        self._queue.put(None)
-        self._thread.join(SECONDS_TO_FINISH)
-        if self._thread.is_alive():
-            logger.warning("wandb is not done after %d s; `wandb sync` sends what it has kept", SECONDS_TO_FINISH)
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers among metrics; those under a name as `key/name`."""
+    """Return the finite numbers among metrics; those of a mapping as `key/name`."""
     found: dict[str, float] = {}
     for key, value in metrics.items():
         if isinstance(value, Mapping):
@@ -162,23 +152,22 @@ def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def wandb_mode(environment: Mapping[str, str], base_url: str) -> str:
-    """Return `WANDB_MODE`, but offline instead of online where no key is known, since wandb would ask for one."""
+    """Return `WANDB_MODE`, but offline instead of online where there is no key, since wandb would ask for one.
+
+    A key comes from the environment, or from the netrc file where `wandb login` writes it.
+    """
     mode = environment.get("WANDB_MODE", "online")
-    return "offline" if mode == "online" and not _has_key(environment, base_url) else mode
-
-
-def _has_key(environment: Mapping[str, str], base_url: str) -> bool:
-    """Return whether the environment holds a key or `wandb login` has kept one in the netrc file."""
-    if environment.get("WANDB_API_KEY"):
-        return True
+    if mode != "online" or environment.get("WANDB_API_KEY"):
+        return mode
     try:
-        return netrc.netrc(environment.get("NETRC")).authenticators(urlsplit(base_url).hostname or "") is not None
+        login = netrc.netrc(environment.get("NETRC")).authenticators(urlsplit(base_url).hostname or "")
     except (OSError, netrc.NetrcParseError):
-        return False
+        login = None
+    return "online" if login else "offline"
 
 
 def _run_id(path: Path, start: int) -> str:
-    """Return the id under which wandb knows this run, kept in its folder; a run from step 0 is a new one."""
+    """Return wandb's id of this run, which its folder keeps; a run from step 0 is a new one."""
     if start and path.is_file():
         return path.read_text(encoding="utf-8").strip()
     run_id = secrets.token_hex(6)

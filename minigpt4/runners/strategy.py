@@ -1,4 +1,4 @@
-"""How processes share a training: alone, with whole copies of the model (DDP), or with the language model in shards."""
+"""How processes train together: whole copies of the model (DDP), or the language model in shards (FSDP)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, get_world_size, is_distributed
 from minigpt4.common.meta_weights import init_from_meta
@@ -26,11 +27,11 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 logger = logging.getLogger(__name__)
 STRATEGIES = ("ddp", "fsdp")
 BUCKET_NUMEL = 8 * 2**20
-"""The numbers in one piece of gradients (32 MiB of float32): each costs a copy, many small ones cost time."""
+"""The gradients of one collective (32 MiB of float32): a large one costs a copy, many small ones cost time."""
 
 
 class Parallel:
-    """A model that trains in one process; `module` is what is called with a batch."""
+    """A model that trains in one process; `module` is called with a batch."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -40,11 +41,11 @@ class Parallel:
         return contextlib.nullcontext()
 
     def most_calls(self, num_calls: int) -> int:
-        """Return how often the module must be called, where the other ranks may call it more often than this one."""
+        """Return how often the module must be called, when the other ranks may call it more often than this one."""
         return num_calls
 
     def reduce_gradients(self) -> None:
-        """Make every gradient its mean over the ranks, after the last backward of an update."""
+        """Replace every gradient by its mean over the ranks, after the last backward of an update."""
 
 
 class Replicated(Parallel):
@@ -56,8 +57,8 @@ class Replicated(Parallel):
         options: dict[str, Any] = {sync_buffers: False, "gradient_as_bucket_view": True}
         super().__init__(DistributedDataParallel(model, **options))
 
+    @override
     def no_sync(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of a backward whose gradients stay in this process, to be accumulated."""
         assert isinstance(self.module, DistributedDataParallel)
         return self.module.no_sync()
 
@@ -65,25 +66,35 @@ class Replicated(Parallel):
 class Averaged(Parallel):
     """A whole copy of the model on every rank; gradients are averaged after the last backward, not during it.
 
-    A step from a CUDA graph cannot tell another process of its gradients while it runs.
+    A CUDA graph cannot send gradients to another process while it runs. All ranks take rank 0's values of `whole`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in model.parameters():
-            dist.broadcast(parameter.detach(), src=0)
+    def __init__(self, module: nn.Module, whole: Iterable[Tensor]) -> None:
+        super().__init__(module)
+        self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for tensor in whole:
+            dist.broadcast(tensor.detach(), src=0)
 
+    @override
     def reduce_gradients(self) -> None:
-        """Make every gradient its mean over the ranks."""
-        average_gradients(self._trained)
+        for bucket in _buckets(self._trained):
+            for parameter in bucket:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
+            # divided first, as DistributedDataParallel does
+            flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(get_world_size())
+            dist.all_reduce(flat)
+            means = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
 
-class Sharded(Parallel):
-    """The frozen language model spread over the ranks; all else, and so every trained tensor, whole on each.
+class Sharded(Averaged):
+    """The frozen language model sharded over the ranks; all other tensors are whole on each rank.
 
-    A trained tensor is never sharded, so that checkpoints are those of one process, nor is the vision encoder, which
-    only some ranks need in a step; nor a weight that two parts share.
+    Trained tensors are never sharded, so that checkpoints equal those of one process. The vision encoder is not
+    sharded, since only some ranks need it in a step, nor is a weight that two parts share.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
@@ -91,49 +102,32 @@ class Sharded(Parallel):
         _check_weights(model, units)
         uses = Counter(parameter for unit in units for parameter in unit.parameters())
         mesh = _mesh(device)
-        for unit in units:  # one at a time, so that the device never holds more than one of them whole
+        for unit in units:  # one at a time, so that the device never holds more than one whole unit
             init_from_meta(unit, device)
             kept = {parameter for parameter in unit.parameters() if parameter.requires_grad or uses[parameter] > 1}
-            # param_dtype stays unset: it would cast the float32 of what is trained
+            # param_dtype stays unset: it would cast the float32 of trained weights
             fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
         init_from_meta(model, device)
         whole = [parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)]
-        _move([*whole, *model.buffers()], device)
-        fully_shard(model, mesh=mesh, ignored_params=set(whole))  # nothing is left to it but to let units fetch ahead
-        for parameter in whole:
-            dist.broadcast(parameter.detach(), src=0)
-        super().__init__(LockstepForward(model, first=units[0]))
-        self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)  # so that no device is waited for
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for tensor in (*whole, *model.buffers()):
+                tensor.data = tensor.data.to(device)
+        fully_shard(model, mesh=mesh, ignored_params=set(whole))  # it has no weights left, but prefetches the units
+        super().__init__(LockstepForward(model, first=units[0]), whole)
+        self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)  # no device waits for it
         logger.info("%d parts of the language model are spread over %d ranks each", len(units), mesh.size())
 
+    @override
     def most_calls(self, num_calls: int) -> int:
-        """Return how often the module must be called, where the other ranks may call it more often than this one."""
         most = torch.tensor(num_calls)
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._group)
         return int(most)
 
-    def reduce_gradients(self) -> None:
-        """Make every gradient its mean over the ranks, after the last backward of an update."""
-        average_gradients(self._trained)
-
-
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Make every gradient its mean over the ranks, in pieces of about BUCKET_NUMEL numbers."""
-    for bucket in _buckets(parameters):
-        gradients = [_gradient(parameter) for parameter in bucket]
-        # divided first, as DistributedDataParallel does
-        flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(get_world_size())
-        dist.all_reduce(flat)
-        means = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
 
 class LockstepForward(nn.Module):
-    """Calls a sharded model, whose every layer is a collective: all ranks call it equally often, or all wait.
+    """Calls a sharded model. Each of its layers is a collective, so all ranks must call it equally often.
 
-    A batch of no tokens makes the calls of any other batch; its loss and gradients are zero.
+    A batch of no tokens makes the same calls; its loss and gradients are zero.
     """
 
     def __init__(self, model: nn.Module, *, first: nn.Module) -> None:
@@ -157,18 +151,17 @@ class LockstepForward(nn.Module):
     def _refuse_calls_of_one_rank(self, *_: Any) -> None:
         if not self._is_called:
             raise RuntimeError(
-                "the language model is sharded (run.strategy: fsdp) and computes only where all ranks call it "
-                "together; to generate or rank, load the checkpoint into a model that is not"
+                "the language model is sharded (run.strategy: fsdp) and computes only when all ranks call it "
+                "together; to generate or rank, load the checkpoint into a model that is not sharded"
             )
 
 
 def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool = True) -> Parallel:
     """Move a model to this process's device and return it ready to train with the other ranks by `run.strategy`.
 
-    Without `overlap` gradients are averaged after backward, not during it.
-
-    The model comes on any device; with fsdp on the CPU, so that no device ever holds all of it, or with random weights
-    on meta, where they are drawn part by part. Optimizers are made after this: parameters on meta are replaced.
+    Without `overlap` gradients are averaged after backward, not during it. With fsdp the model comes on the CPU, so
+    that no device ever holds all of it. With random weights it may come on meta, where they are drawn part by part.
+    Optimizers are made after this call, which replaces parameters on meta.
 
     Raises: ValueError when the strategy is unknown or the model's weights cannot be sharded.
     """
@@ -177,24 +170,22 @@ def wrap(model: nn.Module, *, strategy: str, device: torch.device, overlap: bool
     if strategy == "fsdp" and is_distributed():
         return Sharded(model, device)
     if strategy == "fsdp":
-        logger.warning("run.strategy is fsdp, but a process alone has no other to share the model with: it keeps it")
+        logger.warning("run.strategy is fsdp, but this process is alone: it holds the whole model")
     init_from_meta(model, device)
     model.to(device)
-    join_weights = getattr(model, "join_weights", None)
-    if join_weights is not None:
-        join_weights()
-    parallel = _whole(model, overlap=overlap)
-    quantise_frozen = getattr(model, "quantise_frozen", None)
-    if quantise_frozen is not None:  # after ranks have told each other their weights, which they do in 16 bits
-        quantise_frozen()
+    _call_if_there(model, "join_weights")
+    if not is_distributed():
+        parallel = Parallel(model)
+    else:
+        parallel = Replicated(model) if overlap else Averaged(model, model.parameters())
+    _call_if_there(model, "quantise_frozen")  # after the ranks have exchanged their weights, in 16 bits
     return parallel
 
 
-def _whole(model: nn.Module, *, overlap: bool) -> Parallel:
-    """Return a model that this process has a whole copy of, ready to train with the other ranks, if there are any."""
-    if not is_distributed():
-        return Parallel(model)
-    return Replicated(model) if overlap else Averaged(model)
+def _call_if_there(model: nn.Module, name: str) -> None:
+    method = getattr(model, name, None)
+    if method is not None:
+        method()
 
 
 def _check_weights(model: nn.Module, units: Sequence[nn.Module]) -> None:
@@ -210,10 +201,10 @@ def _check_weights(model: nn.Module, units: Sequence[nn.Module]) -> None:
 
 
 def _mesh(device: torch.device) -> DeviceMesh:
-    """Return the ranks that share the shards: those of one machine, whose links are the fast ones.
+    """Return the ranks that share the shards: those of one machine, which has the fast links.
 
-    Frozen weights have no gradient, so machines need not hear of each other's shards. All ranks share where each has a
-    machine of its own, or the machines have unequal numbers.
+    Frozen weights have no gradient, so machines exchange nothing about their shards. All ranks share when each machine
+    has one rank, or the machines have unequal numbers.
     """
     world_size = get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
@@ -226,20 +217,8 @@ def _mesh(device: torch.device) -> DeviceMesh:
     return mesh["shard"]
 
 
-@torch.no_grad()
-def _move(tensors: Sequence[Tensor], device: torch.device) -> None:
-    for tensor in tensors:
-        tensor.data = tensor.data.to(device)
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters in order, in groups of about BUCKET_NUMEL numbers."""
+    """Yield the parameters in order, in buckets of about BUCKET_NUMEL numbers."""
     bucket: list[nn.Parameter] = []
     for parameter in parameters:
         if bucket and sum(p.numel() for p in bucket) + parameter.numel() > BUCKET_NUMEL:
@@ -251,7 +230,7 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 
 def _one_target(batch: Batch) -> Batch:
-    """Return a text of two tokens, one of them a target, in the place of a batch of none."""
+    """Return a text of two tokens, one of them a target, instead of an empty batch."""
     ids = torch.zeros(2, dtype=torch.int64, device=batch.input_ids.device)
     return replace(
         batch,

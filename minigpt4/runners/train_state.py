@@ -1,4 +1,4 @@
-"""TrainState: all that a checkpoint holds of a run, and the step of the optimizer that changes it."""
+"""TrainState: the content of a checkpoint, and the optimizer step that changes it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ logger = logging.getLogger(__name__)
 class TrainState:
     """A run after `step` steps.
 
-    config, num_rows (training rows of each dataset) and frozen_weights_hash (the identity of the weights that are not
-    trained) say what was trained on what; world_size_log has (first step, number of ranks) of each part of the run;
-    changes are the options that differed when a checkpoint was resumed. `keeps_gradients`: gradients are set to zero in
-    place, for a CUDA graph that knows them by their addresses.
+    num_rows: training rows of each dataset; frozen_weights_hash: the identity of the weights that are not trained;
+    world_size_log: (first step, number of ranks) of each part of the run; changes: options that differed when a
+    checkpoint was resumed; keeps_gradients: gradients are zeroed in place, since a CUDA graph knows their addresses.
     """
 
     model: BaseModel
@@ -46,13 +45,13 @@ class TrainState:
         return max(self.step - 1, 0) // int(self.config["run"]["iters_per_epoch"])
 
     def num_bytes(self) -> int:
-        """Return the size of a checkpoint, about: the trained weights, and a moment of each order for all of them."""
+        """Return about the size of a checkpoint: the trained weights and their two moments."""
         return 3 * sum(parameter.numel() * parameter.element_size() for _, parameter in self.model.trainable())
 
     def advance(self, num_steps: int, *, lr: float, is_finite: bool = True) -> Tensor | None:
-        """Update the weights by their gradients and count the steps; gradients that are not finite are left out.
+        """Update the weights by their gradients, unless these are not finite, and count the steps.
 
-        Return the norm () of the whole gradient before it is clipped, on the device, or None where it is left out.
+        Return the norm () of the whole gradient before it is clipped, on the device; None without an update.
         """
         norm = self._update(lr) if is_finite else None
         self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
@@ -60,7 +59,7 @@ class TrainState:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint; its "step" is the next one to take."""
+        """Return the checkpoint; its "step" is the next step of the run."""
         return {
             "model": self.model.trainable_state(),
             "optimizer": self.optimizer.state_dict(),
@@ -111,13 +110,13 @@ class TrainState:
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
 
     def _continue_log(self, world_size_log: Sequence[tuple[int, int]] | None, source: str) -> None:
-        """Take the log of a checkpoint, with a new part when the number of ranks is another."""
+        """Take the log of a checkpoint, and add a part if the number of ranks has changed."""
         world_size = get_world_size()
         parts = [(int(first), int(size)) for first, size in world_size_log or [(0, world_size)]]
         if parts[-1][1] != world_size:
             logger.warning(
-                "%s was written by %d processes, this run has %d: every dataset's pass goes on where it stopped, but "
-                "the batches are not those of an unbroken run",
+                "%s was written by %d processes, this run has %d: every dataset continues its pass, but the batches "
+                "are not those of an uninterrupted run",
                 source,
                 parts[-1][1],
                 world_size,

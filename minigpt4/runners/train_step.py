@@ -1,4 +1,4 @@
-"""The gradient of one optimizer update: forward, loss weights, backward, and the guard against losses like NaN."""
+"""The gradient of one optimizer update: forward, loss weights, backward, check of the losses."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from minigpt4.tasks.base_task import BaseModel, BaseTask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What is known after the gradient of an update.
+    """The losses and counts of an update, after its gradient.
 
     losses (steps, world_size) float32 on the device: this rank's part of every micro-batch's mean loss; is_finite:
-    whether the update may be taken; compute_seconds: this rank's work, before it waits for other ranks; the counts are
-    those of this rank.
+    whether the weights may be updated; compute_seconds: this rank's computing time, without its wait for other ranks;
+    the counts are those of this rank.
     """
 
     losses: Tensor
@@ -43,10 +43,10 @@ class StepResult:
 class TrainStep:
     """Adds the gradient of an update to the parameters, averaged over the ranks; it changes no weight.
 
-    The gradient is the mean over the micro-batches of all ranks, each with the mean loss of its own targets. That
-    holds whichever rank computes a sample, and whichever samples are packed together. A batch that is one micro-batch
-    keeps the weights that it was made with. Where batches mix micro-batches, a target counts one over the number of its
-    micro-batch's targets on all ranks.
+    The gradient is the mean over the micro-batches of all ranks, each with the mean loss of its targets. That holds
+    for any rank that computes a sample, and for any samples that are packed together. A batch that is one micro-batch
+    keeps its weights. When batches mix micro-batches, the weight of a target is one over the number of targets of its
+    micro-batch on all ranks.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class TrainStep:
         self._is_balanced = run_cfg.balance_ranks and get_world_size() > 1
         self._one = torch.ones((), device=device)
         self._seed, self._may_skip, self._amp_dtype = run_cfg.seed, run_cfg.max_skipped_steps > 0, amp_dtype
-        self._flops = model_flops(model)
+        self._flops = model_flops(model) or (lambda batch: 0.0)
         trained: list[Tensor] = [parameter for _, parameter in model.trainable()]
         self.graphs = GraphedSteps(self._forward_backward, trained, device) if graphed else None
 
     def __call__(self, update: Update) -> StepResult:
-        """Add the gradient of an update; the device is not waited for, except with `run.max_skipped_steps`."""
+        """Add the gradient of an update, without waiting for the device unless `run.max_skipped_steps` is set."""
         losses: list[Tensor] = []
         is_finite, seconds, num_samples, num_tokens, flops = True, 0.0, 0, 0, 0.0
         for step, packed_batches in update:
@@ -84,7 +84,7 @@ class TrainStep:
                 is_finite = not self.guard.skips(step, values, packed_batches) and is_finite
             num_samples += sum(len(packed.ids) for packed in packed_batches)
             num_tokens += sum(len(packed.batch.input_ids) for packed in packed_batches)
-            flops += sum(self._flops(packed.batch) for packed in packed_batches) if self._flops else 0.0
+            flops += sum(self._flops(packed.batch) for packed in packed_batches)
         if is_finite:
             self.parallel.reduce_gradients()
         return StepResult(
@@ -97,7 +97,7 @@ class TrainStep:
         )
 
     def autocast(self) -> torch.autocast:
-        """Return the context of the run's 16-bit computation, or of none."""
+        """Return the context of the run's 16-bit computation; it does nothing in float32."""
         return torch.autocast(self.device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None)
 
     def forward(self, batch: Batch) -> Losses:
@@ -108,9 +108,9 @@ class TrainStep:
     def _add_gradient(
         self, window: AccumulationWindow, step: int, packed_batches: Sequence[PackedBatch]
     ) -> tuple[Tensor, float, list[Tensor]]:
-        """Take forward and backward of batches that come at once.
+        """Run forward and backward of one item of the loader.
 
-        Return their losses (steps, world_size), the time before the last wait for other ranks, and each one's loss.
+        Return the losses (steps, world_size), the time before the last wait for other ranks, and each batch's loss.
         """
         num_micro_batches = window.steps_at_once * get_world_size()
         is_mixed = window.is_packed or self._is_balanced
@@ -152,10 +152,7 @@ class TrainStep:
 
 
 def target_weights(packed_batches: Sequence[PackedBatch], num_micro_batches: int, *, device: torch.device) -> Tensor:
-    """Return what a target of each micro-batch counts in its mean loss, (num_micro_batches,) float32.
-
-    The ranks add up their numbers of targets in one small collective.
-    """
+    """Return the weight of a target of each micro-batch, (num_micro_batches,) float32, by one small collective."""
     counts = [0] * num_micro_batches
     for packed in packed_batches:
         for micro_batch_id, number in packed.num_targets.items():

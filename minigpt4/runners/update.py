@@ -1,4 +1,4 @@
-"""Optimizer updates: which steps share one, and the batches of each as the loop takes them."""
+"""Optimizer updates: the steps of each, and its batches on the device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from minigpt4.runners.prefetch import DevicePrefetcher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccumulationWindow:
-    """The steps `first` to `last`, after which the optimizer updates the weights.
+    """The steps `first` to `last` of one optimizer update.
 
-    num_accumulated: the micro-batches that share the update on a rank, also where a resumed run takes only the last of
-    them; is_packed: whether they are packed together (`run.max_tokens_per_forward`); ends_epoch: whether `last` is the
-    last step of its epoch.
+    num_accumulated: the micro-batches of the update on a rank, also when a resumed run takes only the last of them;
+    is_packed: whether they are packed together (`run.max_tokens_per_forward`); ends_epoch: whether `last` ends an
+    epoch.
     """
 
     first: int
@@ -33,25 +33,22 @@ class AccumulationWindow:
 
     @property
     def steps_at_once(self) -> int:
-        """Return how many steps the loader packs together: all or one."""
+        """Return how many steps one item of the loader holds: all or one."""
         return self.num_steps if self.is_packed else 1
 
     def completed(self, every: int) -> list[int]:
-        """Return the steps that complete a multiple of `every` steps; a packed window has only its last one."""
+        """Return the steps that complete a multiple of `every` steps; a packed window returns its last step."""
         steps = [step for step in range(self.first, self.last + 1) if (step + 1) % every == 0]
         return [self.last] if self.is_packed and steps else steps
 
     def completes_since_update(self, every: int | None) -> bool:
-        """Return whether a multiple of `every` steps was done since the update before."""
+        """Return whether a multiple of `every` steps was completed since the last update."""
         done = self.last + 1
         return every is not None and done // every > (done - self.num_accumulated) // every
 
 
 def accumulation_windows(run_cfg: RunConfig, *, start: int, num_steps: int) -> Iterator[AccumulationWindow]:
-    """Yield the windows of a run from step `start` on.
-
-    An update follows every `accum_grad_iters` steps and the last step of an epoch.
-    """
+    """Yield the windows of a run from step `start`: one for every `accum_grad_iters` steps; an epoch ends one too."""
     accumulated, per_epoch = run_cfg.accum_grad_iters, run_cfg.iters_per_epoch
     step = start
     while step < num_steps:
@@ -78,25 +75,25 @@ def steps_at_once(windows: Sequence[AccumulationWindow]) -> list[int]:
 class Update:
     """The micro-batches of one optimizer update, on the device.
 
-    They are fetched and sent as they are iterated, so that a long window takes no more memory than a short one. The
-    first is fetched already. With look-ahead the first of the next update is sent before this one ends.
+    They are fetched and sent during the iteration, so that a long window takes no more memory than a short one. With
+    look-ahead, the first item of the next update is sent before this one ends.
     """
 
     window: AccumulationWindow
     _prefetcher: DevicePrefetcher = field(repr=False)
 
     def __iter__(self) -> Iterator[tuple[int, list[PackedBatch]]]:
-        """Yield the first step and the packed batches of each micro-batch, or of all that are packed together."""
+        """Yield the first step and the packed batches of each item of the loader."""
         window = self.window
         for step in range(window.first, window.last + 1, window.steps_at_once):
             pulse.step = step
             yield step, self._prefetcher.wait()
-            if self._prefetcher.look_ahead:  # reached when the gradients of this item are under way
+            if self._prefetcher.look_ahead:  # while the device computes this item
                 self._prefetcher.prefetch()
 
 
 def updates(windows: Sequence[AccumulationWindow], prefetcher: DevicePrefetcher) -> Generator[Update]:
-    """Yield the updates of a run; `prefetcher` has an item for every `steps_at_once` steps of the windows."""
+    """Yield the updates of a run; an item of `prefetcher` holds `steps_at_once` steps of a window."""
     for window in windows:
         pulse.step = window.first
         prefetcher.prefetch()

@@ -1,4 +1,4 @@
-"""Losses on held-out splits: every row once, in order, shared over the ranks."""
+"""Losses on held-out splits: every row once, in order, divided among the ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class _EveryRow(Sampler[list[SampleRef]]):
-    """This rank's rows of a dataset, `batch_size` at a time; ranks have equally many batches, the last may be empty."""
+    """This rank's rows of a dataset, `batch_size` at a time; all ranks have the same number of batches."""
 
     def __init__(self, name: str, num_rows: int, batch_size: int) -> None:
         self.name, self.num_rows, self.batch_size = name, num_rows, batch_size
@@ -46,7 +46,7 @@ def mean_losses(
     seed: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Return the mean loss of a target token for every dataset that has one of the splits, as "name/split".
+    """Return the mean loss of a target token for each "name/split" that the datasets have.
 
     `forward` is that of a model in eval mode. Raises: ValueError when no dataset has one of the splits.
     """

@@ -1,4 +1,4 @@
-"""Tasks: which model, which datasets, which step."""
+"""Tasks: the model, the datasets and the training step of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task: builds datasets and model of a config, and says what one training step computes."""
+"""The task: builds datasets and model of a config, and computes the losses of a training step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Datasets = dict[str, dict[str, Any]]
 
 
 class BaseTask:
-    """What is common to tasks: a dataset by builder, a model by `arch`, a step by the model's own loss."""
+    """Builds datasets by their builders and the model by `arch`; a step computes the model's own losses."""
 
     @classmethod
     def setup_task(cls, cfg: Config) -> BaseTask:
@@ -30,9 +30,9 @@ class BaseTask:
         return cls()
 
     def build_datasets(self, cfg: Config) -> Datasets:
-        """Return {name: {split: dataset}} for every entry of `datasets`, after a look at all files of the run.
+        """Return {name: {split: dataset}} for every entry of `datasets`, after a check of all files of the run.
 
-        Raises: ValueError that lists what is missing or broken of all datasets and weight files at once.
+        Raises: ValueError that lists everything that is missing or broken in all datasets and weight files.
         """
         report = run_preflight(cfg)
         logger.info("what this run reads:\n%s", report.table())
@@ -43,12 +43,12 @@ class BaseTask:
     def build_model(self, cfg: Config, device: torch.device) -> BaseModel:
         """Return the model on the CPU: frozen weights in the run's 16-bit type for its device, trained ones float32."""
         dtype = autocast_dtype(cfg.run_cfg, device) or torch.float32
-        # what is trained depends on it, so an unset one is compared with the checkpoint's as false
+        # a checkpoint is compared with this option, where null means false
         cfg.model_cfg.chat_template = bool(cfg.model_cfg.chat_template)
         model: BaseModel = registry.get_model_class(cfg.model_cfg.arch).from_config(cfg.model_cfg, dtype=dtype)
         return model
 
     def train_step(self, model: nn.Module, batch: Batch) -> Losses:
-        """Return the model's losses for one batch; `loss` is what is minimised."""
+        """Return the model's losses for one batch; the optimizer minimises `loss`."""
         losses: Losses = model(batch)
         return losses

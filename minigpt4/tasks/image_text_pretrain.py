@@ -1,4 +1,4 @@
-"""The one task that the published files name: next-token loss on the answers of image and text conversations."""
+"""The task of the published files: next-token loss on the answers of image and text conversations."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from openpyxl import load_workbook
+
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "golden" / "data"
@@ -14,9 +14,7 @@ MMBENCH = "convert_mmbench_for_submission.py"
 
 
 def convert(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "eval_scripts" / script), *map(str, args)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=DATA, env=env, capture_output=True, text=True, encoding="utf-8")
+    return run_script([ROOT / "eval_scripts" / script, *args], cwd=DATA)
 
 
 def golden(name: str) -> dict[str, dict]:

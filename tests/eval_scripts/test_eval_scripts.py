@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.processes import kill_tree, num_lines
+from tests.forked import environment, run_ranks, run_script
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "golden" / "data"
@@ -35,20 +35,17 @@ run: {{device: cpu}}
 FILES = ["seed.jsonl", "mmbench.jsonl", "iconvqa.json"]
 
 
-def command(script: str, tmp_path: Path, *words: str, num_ranks: int = 0) -> list[str]:
+def command(script: str, tmp_path: Path, *words: str) -> list[str]:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"] if num_ranks else []
-    script_file, config = str(ROOT / "eval_scripts" / script), str(tmp_path / "tiny.yaml")
-    return [sys.executable, *launcher, script_file, "--cfg-path", config, *words]
+    return [str(ROOT / "eval_scripts" / script), "--cfg-path", str(tmp_path / "tiny.yaml"), *words]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def torchrun(*words: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]
 
 
-def evaluate(script: str, tmp_path: Path, *words: str, num_ranks: int = 0) -> subprocess.CompletedProcess[str]:
-    line = command(script, tmp_path, *words, num_ranks=num_ranks)
-    return subprocess.run(line, cwd=DATA, env=environment(), capture_output=True, text=True, encoding="utf-8")
+def evaluate(script: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run_script(command(script, tmp_path, *words), cwd=DATA)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,7 @@ def one_by_one(tmp_path_factory) -> Path:
 
 def test_two_ranks_and_large_batches_write_the_same_bytes_as_one_question_at_a_time(one_by_one, tmp_path):
     words = ["--batch_size", "10", "--options", f"run.save_path={tmp_path}"]
-    done = evaluate("eval_vqa.py", tmp_path, *words, num_ranks=2)
+    done = run_ranks(command("eval_vqa.py", tmp_path, *words), cwd=DATA)
     assert done.returncode == 0, done.stderr
     for name in [*FILES, "wrong.jsonl"]:
         alone, shared = ((folder / name).read_text().replace(str(folder), "") for folder in (one_by_one, tmp_path))
@@ -77,7 +74,7 @@ def test_two_ranks_and_large_batches_write_the_same_bytes_as_one_question_at_a_t
 def test_a_killed_evaluation_continues_and_writes_the_same_bytes(one_by_one, tmp_path):
     words = ["--batch_size", "1", "--options", f"run.save_path={tmp_path}"]
     parts = [tmp_path / "parts" / f"seed.rank{rank}.jsonl" for rank in range(2)]
-    line = command("eval_vqa.py", tmp_path, *words, num_ranks=2)
+    line = torchrun(*command("eval_vqa.py", tmp_path, *words))
     with subprocess.Popen(line, cwd=DATA, env=environment(), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 600
         while min(num_lines(path) for path in parts) < 3:

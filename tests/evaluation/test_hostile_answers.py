@@ -1,10 +1,7 @@
 """Answers that would harm a file, a terminal, a page or a sheet, through everything that is written of them."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from minigpt4.evaluation.report import write_report
 from minigpt4.evaluation.results import read_results
 from tests.evaluation.one_run import add_result, order_asked, run
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -87,17 +85,11 @@ def test_a_result_file_of_hostile_answers_is_converted_and_valid(
     name, script, annotation, make_benchmarks, recorded_model, processor, tmp_path, in_golden_data
 ):
     [benchmark] = evaluate(name, make_benchmarks, recorded_model, processor, tmp_path)
-    command = [
-        sys.executable,
-        str(ROOT / "eval_scripts" / script),
-        "--annotation-file",
-        f"evaluation_dataset/{annotation}",
-    ]
+    command = [ROOT / "eval_scripts" / script, "--annotation-file", f"evaluation_dataset/{annotation}"]
     command += ["--result-file", str(tmp_path / benchmark.result_file)]
     out = ["--output-file", str(tmp_path / "mmbench.xlsx")] if name == "mmbench" else []
     for words in (out, ["--validate"]):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-        done = subprocess.run([*command, *words], env=environment, capture_output=True, cwd=in_golden_data)
+        done = run_script([*command, *words], cwd=in_golden_data)
         assert done.returncode == 0, done.stderr
-        assert not re.search(rb"[\x00\x07\x1b\x7f]", done.stdout + done.stderr)
-    assert "answers that name no option" in done.stdout.decode("utf-8")
+        assert not re.search(r"[\x00\x07\x1b\x7f]", done.stdout + done.stderr)
+    assert "answers that name no option" in done.stdout

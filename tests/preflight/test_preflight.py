@@ -2,12 +2,9 @@
 
 import http.server
 import json
-import os
 import pickle
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -16,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from minigpt4.preflight.preflight import run_preflight
 from tests.datasets.conftest import REFS, cells
+from tests.forked import run_script
 from tests.runners.tiny import ASSETS, ROOT
 
 
@@ -191,9 +189,7 @@ def test_image_sizes_of_dataset_and_model_must_agree(load):
 def test_the_command_ends_with_1_when_training_could_not_start(load, world, how):
     load()
     (world / "images/1.jpg").write_bytes(b"x") if "full" in how else (world / "gqa.json").unlink()
-    command = [sys.executable, str(ROOT / "train.py"), "--cfg-path", str(world / "x.yaml"), *how]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=world, env=env, capture_output=True, text=True, timeout=600)
+    done = run_script([ROOT / "train.py", "--cfg-path", world / "x.yaml", *how], cwd=world)
     assert done.returncode == 1
     assert "training cannot start:" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -14,7 +14,7 @@ def drawn_chart(lines, **options):
     return render("chart.html.j2", chart=Chart(title="loss", lines=lines, **options))
 
 
-def test_a_value_stands_where_the_scale_says():
+def test_a_value_is_drawn_at_its_place_on_the_scale():
     drawn = drawn_chart(
         [Line("value", Curve(np.array([0.0, 10]), np.array([0.0, 100])))], width=264, height=134, x=(0, 10)
     )

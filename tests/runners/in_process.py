@@ -1,11 +1,13 @@
 """A training run in this process: what a run of train.py builds, for tests that ask the runner or its parts."""
 
+import contextlib
 import math
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 
+import minigpt4
 from minigpt4.common.config import Config
 from minigpt4.common.schema import RunConfig
 from minigpt4.common.seeds import seed_torch
@@ -18,7 +20,7 @@ from minigpt4.runners.train_step import TrainStep
 from minigpt4.runners.update import AccumulationWindow, Update
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
-from tests.runners.tiny import write_config
+from tests.runners.tiny import DATA, write_config
 
 
 def runner_of(tmp_path, config, *options, job_id="job", task=None):
@@ -30,6 +32,21 @@ def runner_of(tmp_path, config, *options, job_id="job", task=None):
     seed_torch("init", cfg.run_cfg.seed)
     model = task.build_model(cfg, torch.device("cpu"))
     return RunnerBase(cfg=cfg, task=task, model=model, datasets=datasets, job_id=job_id)
+
+
+def train_here(tmp_path, config, *options):
+    """Train in this process, where the data lie and on one thread, with the output below tmp_path; return the result.
+
+    The run is that of `train` of tiny.py, to the last bit.
+    """
+    cfg = Config.load(write_config(tmp_path, config), [f"run.output_dir={tmp_path / 'out'}", *options])
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.chdir(DATA):
+            return minigpt4.train(cfg)
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def train_step_of(model, *, parallel=None, folder="unused", task=None, **run):

@@ -2,12 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from minigpt4.common.config import Config
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
@@ -15,9 +12,10 @@ from minigpt4.datasets.samples import MixtureComponent, SampleRef, balance_by_co
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
+from tests.forked import on_ranks, run_script
 from tests.runners.in_process import train_step_of, update_of
 from tests.runners.test_two_processes_equal_one import gradients, load_model
-from tests.runners.tiny import DATA, ROOT, environment, tiny_config, write_config
+from tests.runners.tiny import DATA, ROOT, tiny_config, write_config
 
 NUM_STEPS = 4
 
@@ -64,8 +62,7 @@ def test_the_gradient_of_shared_out_samples_is_that_of_the_draws(tmp_path):
     config = tiny_config()
     config["datasets"]["llava_conversation"] = {"batch_size": 1, "sample_ratio": 3}
     path = write_config(tmp_path, config)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    mp.spawn(one_rank, args=(str(path), str(tmp_path)), nprocs=2)
+    on_ranks(one_rank, (str(path), str(tmp_path)))
     plain, even = (torch.load(tmp_path / f"0{balance}.pt", weights_only=True) for balance in (False, True))
     sizes = [[torch.load(tmp_path / f"{r}{b}.pt", weights_only=True)["sizes"] for r in (0, 1)] for b in (False, True)]
     assert sizes[0] != sizes[1], "nothing was moved"
@@ -94,8 +91,7 @@ def test_samples_of_a_stream_stay_on_their_rank():
 
 def test_balance_brings_the_largest_rank_close_to_the_mean():
     """At 8 ranks on the shipped mixture; the command also does 64."""
-    command = [sys.executable, str(ROOT / "benchmarks/balance.py"), "--ranks", "8", "--steps", "100"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    done = run_script([ROOT / "benchmarks/balance.py", "--ranks", "8", "--steps", "100"], cwd=ROOT)
     figures = json.loads(done.stdout)
     assert figures["as_drawn"] > 1.35
     assert figures["by_length"] < 1.12 < 1.17 < figures["by_number"]

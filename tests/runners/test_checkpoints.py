@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from minigpt4.common.config import Config
 from minigpt4.common.files import NotWrittenError, free_bytes
 from minigpt4.runners.checkpoints import Checkpoints, choose_job, newest_first, read_newest
-from tests.runners.tiny import environment
+from tests.forked import Script
 
 
 def state(step, epoch):
@@ -23,7 +21,7 @@ def run_cfg(tmp_path, **options):
     return Config.load(path, [f"run.output_dir={tmp_path}", *(f"run.{k}={v}" for k, v in options.items())]).run_cfg
 
 
-def test_an_epochs_end_and_a_step_inside_have_names_of_their_own(tmp_path):
+def test_the_end_of_an_epoch_and_a_step_inside_have_different_names(tmp_path):
     checkpoints = Checkpoints(tmp_path, iters_per_epoch=10, keep_last=None)
     assert checkpoints.save(state(10, 0)).name == "checkpoint_0.pth"
     assert checkpoints.save(state(14, 1)).name == "checkpoint_step_14.pth"
@@ -43,7 +41,7 @@ def test_keep_last_deletes_the_oldest_but_never_the_best(tmp_path):
     ]
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path):
     checkpoints = Checkpoints(tmp_path, iters_per_epoch=10, keep_last=None)
     checkpoints.save(state(10, 0))
     (tmp_path / "checkpoint_1.pth").write_bytes(b"cut off")
@@ -51,7 +49,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     assert (path.name, content["step"]) == ("checkpoint_0.pth", 10)
 
 
-def test_a_half_written_checkpoint_is_none(tmp_path):
+def test_a_half_written_checkpoint_is_not_a_checkpoint(tmp_path):
     (tmp_path / ".checkpoint_3.pth.123.part").write_bytes(b"half")
     assert read_newest(tmp_path, iters_per_epoch=10) is None
 
@@ -69,7 +67,9 @@ Checkpoints(Path(sys.argv[1]), iters_per_epoch=10, keep_last=1).save(state)
 def test_a_process_killed_while_it_saves_leaves_the_checkpoint_before_and_nothing_for_long(tmp_path):
     checkpoints = Checkpoints(tmp_path, iters_per_epoch=10, keep_last=1)
     checkpoints.save(state(10, 0))
-    process = subprocess.Popen([sys.executable, "-c", SAVES_FOR_LONG, str(tmp_path)], env=environment())
+    script = tmp_path.parent / "saves_for_long.py"
+    script.write_text(SAVES_FOR_LONG)
+    process = Script([script, tmp_path], cwd=tmp_path, stdout=tmp_path.parent / "said.txt")
     while not list(tmp_path.glob(".checkpoint_1.pth.*.part")):
         assert process.poll() is None
         time.sleep(0.001)
@@ -98,7 +98,7 @@ def test_auto_takes_the_newest_job_of_the_name_that_has_a_checkpoint(jobs):
     assert choose_job(run_cfg(jobs, resume_ckpt_path="auto", job_name="mine")) == "new"
 
 
-def test_auto_goes_on_in_the_named_job(jobs):
+def test_auto_continues_the_named_job(jobs):
     assert choose_job(run_cfg(jobs, resume_ckpt_path="auto", job_id="old")) == "old"
 
 

@@ -54,7 +54,7 @@ def test_a_padded_batch_has_the_loss_and_gradient_of_the_batch(images, weighted)
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
+def test_filled_buffers_hold_nothing_of_the_batch_before():
     model = tiny_model().eval()
     long, short = batch_of(model, "what is to the left of the man", "x"), batch_of(model, "a", "b")
     shape = shape_of(long, 1)
@@ -77,7 +77,7 @@ def test_buffers_are_filled_anew_without_a_trace_of_the_batch_before():
         assert torch.equal(getattr(reused, name), getattr(fresh, name)), name
 
 
-def test_a_padded_batch_is_refused_where_each_example_takes_a_kernel_of_its_own():
+def test_a_padded_batch_is_refused_when_each_example_takes_its_own_kernel():
     model = tiny_model().eval()
     batch = batch_of(model, "is it red", "x")
     buffers = padded_buffers(batch, shape_of(batch, 1))

@@ -25,7 +25,7 @@ def test_the_last_loss_is_checked_before_a_checkpoint_is_written(tmp_path):
         guard.check()
 
 
-def test_so_many_steps_may_be_skipped_and_no_more(tmp_path):
+def test_max_skipped_steps_may_be_skipped_and_no_more(tmp_path):
     guard = LossGuard(tmp_path, max_skipped_steps=1)
     assert not guard.skips(0, [FINE], [packed("a")])
     assert guard.skips(1, [FINE, NAN], [packed("a"), packed("b")])

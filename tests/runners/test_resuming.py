@@ -85,7 +85,7 @@ def test_another_mixture_is_refused_before_the_model_is_built(tmp_path, mixture)
         refuse_changes(cfg, setup_task(cfg).build_datasets(cfg), "second")
 
 
-def test_allowed_changes_are_warned_of_and_kept_in_run_json(tmp_path, mixture, caplog):
+def test_allowed_changes_are_logged_and_kept_in_run_json(tmp_path, mixture, caplog):
     config, own = mixture
     path = first_run(tmp_path, config)
     now = with_another_mixture(config, own)
@@ -122,7 +122,7 @@ def test_other_rows_in_a_file_of_the_same_name_are_refused(tmp_path, mixture):
         resumed(tmp_path, config, path)
 
 
-def test_another_lora_rank_is_told_by_its_option_and_not_by_shapes(tmp_path, mixture):
+def test_another_lora_rank_is_reported_by_its_option_and_not_by_shapes(tmp_path, mixture):
     config, _ = mixture
     path = first_run(tmp_path, config)
     with pytest.raises(ValueError, match=r"LoRA of rank 4, this run model\.lora_r=8"):
@@ -148,7 +148,7 @@ def test_decay_and_betas_are_those_of_this_run(tmp_path, mixture):
     assert {int(state["step"]) for state in runner.state.optimizer.state.values()} == {2}
 
 
-def test_the_same_run_says_nothing(tmp_path, mixture, caplog):
+def test_the_same_run_has_no_changes(tmp_path, mixture, caplog):
     config, _ = mixture
     path = first_run(tmp_path, config)
     caplog.clear()
@@ -157,7 +157,7 @@ def test_the_same_run_says_nothing(tmp_path, mixture, caplog):
 
 
 @pytest.mark.parametrize("lacking", [["config"], ["num_rows", "changes"], ["config", "num_rows", "changes", "step"]])
-def test_a_checkpoint_that_knows_less_is_resumed(tmp_path, mixture, lacking):
+def test_a_checkpoint_with_fewer_keys_is_resumed(tmp_path, mixture, lacking):
     config, _ = mixture
     path = first_run(tmp_path, config)
     state = torch.load(path, weights_only=True)
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_knows_less_is_resumed(tmp_path, mixture, lacking):
     assert resumed(tmp_path, config, tmp_path / "older.pth").state.step == 2
 
 
-def test_losses_alone_may_be_taken_with_another_mixture(tmp_path, mixture):
+def test_an_evaluation_may_have_another_mixture(tmp_path, mixture):
     config, own = mixture
     path = first_run(tmp_path, config)
     now = with_another_mixture(config, own)

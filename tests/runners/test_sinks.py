@@ -64,7 +64,7 @@ def test_wandb_gets_every_number_offline_without_a_key(tmp_path, monkeypatch, ca
     assert warnings(caplog) == []
 
 
-def test_a_resumed_run_goes_on_under_the_same_id_and_a_new_one_does_not(tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_wandb_id_and_a_new_run_does_not(tmp_path, monkeypatch):
     ids = []
     fake_wandb(monkeypatch, lambda **given: ids.append(given["id"]) or FakeRun())
     for start in (0, 5, 0):
@@ -89,10 +89,10 @@ def test_wandb_that_does_not_start_is_one_warning(tmp_path, monkeypatch, caplog)
     watchers = started(tmp_path)
     watchers.write({"step": 0, "loss": 1.5})
     watchers.close()
-    assert warnings(caplog) == ["wandb fails, the run goes on without it: no room"]
+    assert warnings(caplog) == ["wandb fails, the run continues without it: no room"]
 
 
-def test_wandb_that_does_not_get_through_goes_on_offline(tmp_path, monkeypatch, caplog):
+def test_wandb_that_cannot_connect_continues_offline(tmp_path, monkeypatch, caplog):
     run, modes = FakeRun(), []
 
     def init(**options):
@@ -111,7 +111,7 @@ def test_wandb_that_does_not_get_through_goes_on_offline(tmp_path, monkeypatch, 
     assert len(warnings(caplog)) == 1
 
 
-def test_wandb_that_hangs_holds_nothing_up(tmp_path, monkeypatch, caplog):
+def test_wandb_that_hangs_does_not_delay_the_run(tmp_path, monkeypatch, caplog):
     let_go = threading.Event()
     fake_wandb(monkeypatch, lambda **options: let_go.wait() and FakeRun())
     monkeypatch.setattr(sinks, "SECONDS_TO_FINISH", 0.05)
@@ -135,7 +135,7 @@ def test_a_key_of_the_environment_or_of_netrc_makes_wandb_online(tmp_path):
     assert wandb_mode({**nowhere, "WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, HOST) == "disabled"
 
 
-def test_without_tensorboard_nothing_is_said(tmp_path, monkeypatch, caplog):
+def test_without_tensorboard_there_is_no_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     watchers = started(tmp_path, wandb_log=False)
     watchers.write({"step": 0, "loss": 1.5})
@@ -179,4 +179,4 @@ def test_a_watcher_that_fails_to_close_leaves_the_others_to_be_closed(tmp_path, 
     watchers.write({"step": 0, "loss": 1.5})
     watchers.close()
     assert run.finished
-    assert warnings(caplog) == ["TensorBoard fails, the run goes on without it: no space left"]
+    assert warnings(caplog) == ["TensorBoard fails, the run continues without it: no space left"]

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or broken, with real processes: nothing is lost, and what goes on is the same run."""
+"""Runs that are stopped, killed or broken, in real processes: no checkpoint is lost, a resumed run is the same run."""
 
 import os
 import random
@@ -12,17 +12,29 @@ import pytest
 import torch
 
 from minigpt4.runners.stop import EXIT_CODE
+from tests.forked import SECONDS, Script, environment
 from tests.runners.test_training_runs import checkpoint
-from tests.runners.tiny import DATA, ROOT, command_of, environment, log_lines, tiny_config, train
+from tests.runners.tiny import (
+    DATA,
+    ROOT,
+    log_lines,
+    tiny_config,
+    torchrun,
+    train,
+    train_by_torchrun,
+    train_on_ranks,
+    words_of,
+)
 
-SECONDS = 600
-"""After which a process is taken to hang, on a machine that is busy with other work."""
+
+def start(tmp_path, config, *options):
+    return Script(words_of(tmp_path, config, *options), cwd=DATA, stdout=tmp_path / "stderr.txt")
 
 
-def start(tmp_path, config, *options, num_processes=1):
-    command = command_of(tmp_path, config, *options, num_processes=num_processes)
-    log = (tmp_path / "stderr.txt").open("a")
-    return subprocess.Popen(command, cwd=DATA, env=environment(), stderr=log, stdout=log, start_new_session=True)
+def start_torchrun(tmp_path, config):
+    with (tmp_path / "stderr.txt").open("a") as log:
+        how = {"cwd": DATA, "env": environment(), "start_new_session": True}
+        return subprocess.Popen(torchrun(tmp_path, config), stderr=log, stdout=log, **how)
 
 
 def reaches_step(tmp_path, step, process):
@@ -69,7 +81,7 @@ def is_unbroken(tmp_path, unbroken):
     assert all(torch.equal(ours[name], weights[name]) for name in weights)
 
 
-def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
+def kill_and_resume(tmp_path, unbroken, rng, num_kills):
     """Kill the run at random moments, also while it saves; each time it goes on from its newest checkpoint."""
     kills = 0
     options = ("run.resume_ckpt_path=auto", "run.job_id=job")
@@ -89,13 +101,13 @@ def kill_and_go_on(tmp_path, unbroken, rng, num_kills):
 
 
 def test_a_run_killed_three_times_is_the_unbroken_run(tmp_path, unbroken):
-    kill_and_go_on(tmp_path, unbroken, random.Random(1), 3)
+    kill_and_resume(tmp_path, unbroken, random.Random(1), 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(7))
 def test_a_run_killed_again_and_again_is_the_unbroken_run(tmp_path, unbroken, seed):
-    kill_and_go_on(tmp_path, unbroken, random.Random(100 + seed), 3)
+    kill_and_resume(tmp_path, unbroken, random.Random(100 + seed), 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
@@ -113,7 +125,7 @@ def test_a_signal_saves_and_stops_and_the_rest_is_the_same(tmp_path, unbroken, n
 
 def test_sigterm_to_torchrun_saves_on_two_ranks_and_ends_in_time(tmp_path):
     config = tiny_config(max_epoch=1, iters_per_epoch=400, num_workers=1)
-    process = start(tmp_path, config, num_processes=2)
+    process = start_torchrun(tmp_path, config)
     wait_for_step(tmp_path, 3, process)
     process.terminate()  # torchrun passes it on to the process group of each rank
     process.wait(timeout=SECONDS)
@@ -121,9 +133,9 @@ def test_sigterm_to_torchrun_saves_on_two_ranks_and_ends_in_time(tmp_path):
     assert torch.load(saved, weights_only=True)["step"] == max(losses(tmp_path)) + 1
 
 
-def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
+def test_another_number_of_ranks_continues_with_a_warning(tmp_path):
     config = tiny_config(max_epoch=2)
-    assert train(tmp_path, config, num_processes=2).returncode == 0
+    assert train_on_ranks(tmp_path, config).returncode == 0
     path = tmp_path / "out/job/checkpoint_0.pth"
     done = train(tmp_path, config, f"run.resume_ckpt_path={path}", "run.job_id=alone")
     assert done.returncode == 0, done.stderr
@@ -131,8 +143,8 @@ def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
     assert checkpoint(tmp_path, 1, "alone")["history"] == [(0, 2), (3, 1)]
 
 
-def children_of(process, *, having, of="cmdline"):
-    """Return the children of a process, or of one of a number, whose command line or environment has a text."""
+def children_of(process, *, having="", of="cmdline"):
+    """Return the children of a process, or of one of a number, with a word in the command line or the environment."""
     pid = getattr(process, "pid", process)
     pids = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     return [int(pid) for pid in pids if having in Path(f"/proc/{pid}/{of}").read_text().split("\0")]
@@ -141,7 +153,7 @@ def children_of(process, *, having, of="cmdline"):
 def test_a_killed_worker_ends_the_run(tmp_path):
     process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=2000, num_workers=2))
     wait_for_step(tmp_path, 3, process)
-    os.kill(children_of(process, having="--cfg-path")[0], signal.SIGKILL)
+    os.kill(children_of(process)[0], signal.SIGKILL)
     assert process.wait(timeout=SECONDS) not in (0, EXIT_CODE)
     said = (tmp_path / "stderr.txt").read_text()
     # PyTorch's own handler raises wherever the loop is; our words stand where the broken pipe is found first
@@ -149,7 +161,7 @@ def test_a_killed_worker_ends_the_run(tmp_path):
 
 
 def test_a_killed_worker_of_one_rank_ends_the_job_with_the_traceback_of_that_rank(tmp_path):
-    process = start(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=4000, num_workers=1), num_processes=2)
+    process = start_torchrun(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=4000, num_workers=1))
     wait_for_step(tmp_path, 3, process)
     [second] = children_of(process, having="RANK=1", of="environ")
     [worker] = children_of(second, having="--cfg-path")
@@ -185,7 +197,7 @@ def test_a_rank_that_raises_ends_the_job_with_its_traceback(tmp_path):
     script = tmp_path / "raises.py"
     script.write_text(RAISES_ON_RANK_1)
     config = tiny_config(max_epoch=1, iters_per_epoch=4000, task="raises_on_rank_1")
-    command = command_of(tmp_path, config, num_processes=2)
+    command = torchrun(tmp_path, config)
     command[command.index(str(ROOT / "train.py"))] = str(script)
     done = subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode not in (0, EXIT_CODE)
@@ -227,7 +239,7 @@ def test_a_full_disk_ends_two_ranks_with_the_path_and_the_bytes_as_last_words(tm
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
     try:
-        full = train(tmp_path, config_of(), num_processes=2)
+        full = train_by_torchrun(tmp_path, config_of())
     finally:
         subprocess.run(["umount", str(out)], check=True)
     assert full.returncode != 0

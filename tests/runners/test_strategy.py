@@ -5,13 +5,13 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from minigpt4.models.base_model import BaseModel
 from minigpt4.runners.strategy import Parallel, wrap
+from tests.forked import on_ranks
 from tests.runners.test_two_processes_equal_one import batches, gradients, load_model
 from tests.runners.tiny import tiny_config, write_config
 from tests.runners.two_ranks import CPU, one_batch, one_rank, random_model
@@ -25,8 +25,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory, path):
     folder = tmp_path_factory.mktemp("ranks")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    mp.spawn(one_rank, args=(path, str(folder)), nprocs=2)
+    on_ranks(one_rank, (path, str(folder)))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -114,8 +113,8 @@ def test_ranks_evaluate_together_in_shards(ranks):
         assert sharded == pytest.approx(whole, rel=1e-6)
 
 
-def test_a_rank_that_generates_alone_is_refused_where_it_would_wait_for_ever(ranks):
-    assert "computes only where all ranks call it together" in ranks[0]["evaluated"]["refused"]
+def test_a_rank_that_generates_alone_is_refused_instead_of_waiting_forever(ranks):
+    assert "computes only when all ranks call it together" in ranks[0]["evaluated"]["refused"]
 
 
 def test_random_weights_are_drawn_part_by_part_and_what_is_trained_is_the_same_on_all_ranks(ranks):
@@ -154,7 +153,7 @@ def test_a_process_alone_keeps_the_whole_model_and_says_so(caplog):
     model = nn.Linear(2, 2)
     parallel = wrap(model, strategy="fsdp", device=CPU)
     assert type(parallel) is Parallel and parallel.module is model
-    assert "has no other to share the model with" in caplog.text
+    assert "this process is alone: it holds the whole model" in caplog.text
 
 
 def test_an_unknown_strategy_is_refused():

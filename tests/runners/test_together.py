@@ -1,4 +1,4 @@
-"""The micro-batches of one update through few forwards: the gradient is that of the separate micro-batches."""
+"""Packed micro-batches of an update in few forwards: the gradient is that of separate micro-batches."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from minigpt4.datasets.mixture import MixtureSampler
 from minigpt4.datasets.samples import MixtureComponent, Sample, SampleRef
 from minigpt4.runners.loader import Collator
 from tests.models.golden_model import tiny_model
-from tests.runners.in_process import train_step_of, update_of
+from tests.runners.in_process import train_here, train_step_of, update_of
 from tests.runners.test_training_runs import checkpoint
-from tests.runners.tiny import log_lines, tiny_config, train
+from tests.runners.tiny import log_lines, tiny_config, train_on_ranks
 
 
 def fetched(text, group):
@@ -119,8 +119,11 @@ def without_dropout(**run):
 def test_a_run_with_its_draws_together_is_the_run_with_them_apart(tmp_path, num_processes, strategy):
     config = without_dropout(strategy=strategy)
     for job, options in {"apart": [], "together": ["run.max_tokens_per_forward=150"]}.items():
-        done = train(tmp_path, config, f"run.job_id={job}", *options, num_processes=num_processes)
-        assert done.returncode == 0, done.stderr
+        if num_processes == 1:
+            assert train_here(tmp_path, config, f"run.job_id={job}", *options).num_steps == 6
+        else:
+            done = train_on_ranks(tmp_path, config, f"run.job_id={job}", *options, num_ranks=num_processes)
+            assert done.returncode == 0, done.stderr
     apart, together = (checkpoint(tmp_path, 0, job) for job in ("apart", "together"))
     assert {int(state["step"]) for state in together["optimizer"]["state"].values()} == {2}
     for name, weight in apart["model"].items():
@@ -133,8 +136,8 @@ def test_a_run_with_its_draws_together_is_the_run_with_them_apart(tmp_path, num_
 
 def test_images_seen_ahead_change_no_bit(tmp_path):
     for job, option in {"ahead": "run.look_ahead=True", "plain": "run.look_ahead=False"}.items():
-        done = train(tmp_path, tiny_config(max_epoch=1, iters_per_epoch=5), f"run.job_id={job}", option)
-        assert done.returncode == 0, done.stderr
+        config = tiny_config(max_epoch=1, iters_per_epoch=5)
+        assert train_here(tmp_path, config, f"run.job_id={job}", option).num_steps == 5
     ahead, plain = (checkpoint(tmp_path, 0, job)["model"] for job in ("ahead", "plain"))
     assert all(torch.equal(weight, ahead[name]) for name, weight in plain.items())
     assert [line["loss"] for line in log_lines(tmp_path, "ahead")] == [x["loss"] for x in log_lines(tmp_path, "plain")]

@@ -1,8 +1,11 @@
+import logging
 from pathlib import Path
 
+import pytest
 import torch
 
-from tests.runners.tiny import log_lines, tiny_config, train
+from tests.runners.in_process import train_here
+from tests.runners.tiny import log_lines, tiny_config, train, train_by_torchrun
 
 PUBLISHED_KEYS = {"model", "optimizer", "config", "scaler", "epoch"}
 
@@ -11,17 +14,17 @@ def checkpoint(tmp_path, number, job="job"):
     return torch.load(tmp_path / "out" / job / f"checkpoint_{number}.pth", weights_only=True)
 
 
-def test_a_run_logs_saves_and_learns(tmp_path):
+def test_a_run_logs_saves_and_learns(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     config = tiny_config(max_epoch=2, iters_per_epoch=20, init_lr=1e-2)
     config["datasets"] = {"engine_mc": {"batch_size": 2}}
-    done = train(tmp_path, config)
-    assert done.returncode == 0, done.stderr
+    assert not train_here(tmp_path, config).stopped
     lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == list(range(40))
     assert [line["epoch"] for line in lines] == [0] * 20 + [1] * 20
     assert sum(line["loss"] for line in lines[-5:]) < 0.7 * sum(line["loss"] for line in lines[:5])
     assert {"lr", "samples_per_s", "tokens_per_s", "data_wait", "eta_s"} <= set(lines[0])
-    assert "samples/s" in done.stderr and "eta" in done.stderr
+    assert "samples/s" in caplog.text and "eta" in caplog.text
     saved = checkpoint(tmp_path, 1)
     assert set(saved) >= PUBLISHED_KEYS
     assert (saved["epoch"], saved["step"]) == (1, 40)
@@ -30,9 +33,9 @@ def test_a_run_logs_saves_and_learns(tmp_path):
 
 def test_a_resumed_run_is_the_same_run(tmp_path):
     config = tiny_config(num_workers=2, max_epoch=3)
-    assert train(tmp_path, config).returncode == 0
-    resumed = train(tmp_path, config, "run.job_id=again", f"run.resume_ckpt_path={tmp_path}/out/job/checkpoint_0.pth")
-    assert resumed.returncode == 0, resumed.stderr
+    assert train_here(tmp_path, config).num_steps == 9
+    path = tmp_path / "out/job/checkpoint_0.pth"
+    assert train_here(tmp_path, config, "run.job_id=again", f"run.resume_ckpt_path={path}").num_steps == 9
     unbroken = [(line["step"], line["loss"], line["lr"]) for line in log_lines(tmp_path)]
     continued = [(line["step"], line["loss"], line["lr"]) for line in log_lines(tmp_path, "again")]
     assert [step for step, _, _ in continued] == [3, 4, 5, 6, 7, 8]
@@ -43,8 +46,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path):
 
 
 def test_workers_do_not_change_the_run(tmp_path):
-    assert train(tmp_path, tiny_config(max_epoch=1)).returncode == 0
-    assert train(tmp_path, tiny_config(max_epoch=1, num_workers=2), "run.job_id=workers").returncode == 0
+    assert train_here(tmp_path, tiny_config(max_epoch=1)).num_steps == 3
+    assert train_here(tmp_path, tiny_config(max_epoch=1, num_workers=2), "run.job_id=workers").num_steps == 3
     alone, workers = ([line["loss"] for line in log_lines(tmp_path, job)] for job in ("job", "workers"))
     assert alone == workers
 
@@ -56,7 +59,7 @@ def test_two_processes_train_under_torchrun(tmp_path):
         "sample_ratio": 3,
         "build_info": {"ann_path": "./train_dataset/nlp/filtered_unnatural_instruction.json"},
     }
-    done = train(tmp_path, config, "run.iters_per_epoch=6", num_processes=2)
+    done = train_by_torchrun(tmp_path, config, "run.iters_per_epoch=6")
     assert done.returncode == 0, done.stderr
     lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5]
@@ -70,12 +73,10 @@ def test_a_bad_image_is_an_error_unless_it_is_tolerated(tmp_path):
         (folder / image.name).write_bytes(b"this is no picture")
     config = tiny_config(max_epoch=1)
     config["datasets"] = {"textcaps_caption": {"batch_size": 1, "build_info": {"image_path": str(folder)}}}
-    refused = train(tmp_path, config)
-    assert refused.returncode != 0
-    assert "textcaps_caption[" in refused.stderr and "cannot read" in refused.stderr
-    assert "run.max_bad_samples allows 0" in refused.stderr
-    tolerated = train(tmp_path, config, "run.max_bad_samples=3")
-    assert tolerated.returncode == 0, tolerated.stderr
+    with pytest.raises(ValueError, match=r"run\.max_bad_samples allows 0") as refused:
+        train_here(tmp_path, config)
+    assert "textcaps_caption[" in str(refused.value) and "cannot read" in str(refused.value)
+    assert train_here(tmp_path, config, "run.max_bad_samples=3").num_steps == 3
     assert log_lines(tmp_path)[-1]["num_bad_samples"] == 3
 
 
@@ -93,7 +94,7 @@ def test_mistakes_of_the_user_end_in_one_message(tmp_path):
     assert "nowhere" in missing.stderr and "missing.json" in missing.stderr
 
 
-def test_resuming_what_is_no_training_checkpoint_says_so(tmp_path):
+def test_a_file_that_is_no_training_checkpoint_cannot_be_resumed(tmp_path):
     torch.save({"model": {}}, tmp_path / "x.pth")
     done = train(tmp_path, tiny_config(), f"run.resume_ckpt_path={tmp_path}/x.pth")
     assert done.returncode == 1

@@ -14,7 +14,7 @@ from minigpt4.common.liveness import EXIT_CODE
 from tests.runners.test_stopping import wait_for_step
 from tests.runners.test_training_runs import checkpoint
 from tests.runners.test_validation import config_of
-from tests.runners.tiny import DATA, ROOT, environment, log_lines, tiny_config, train, write_config
+from tests.runners.tiny import DATA, ROOT, environment, log_lines, tiny_config, train_by_torchrun, write_config
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 LIMIT = 150
@@ -149,7 +149,7 @@ def test_a_machine_whose_processes_are_killed_ends_the_other_within_a_minute(tmp
 def test_two_machines_train_the_same_bits_as_two_ranks_on_one(tmp_path, both):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
-    done = train(one, tiny_config(), num_processes=2)
+    done = train_by_torchrun(one, tiny_config())
     assert done.returncode == 0, done.stderr
     for process in both(two, tiny_config()):
         assert process.wait(timeout=300) == 0, (two / "machine0.txt").read_text()

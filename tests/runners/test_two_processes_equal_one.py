@@ -1,16 +1,14 @@
 """Two gloo processes, each with its own batch, have the gradient of one process that sees both."""
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.conversation import Example, Turn
+from tests.forked import on_ranks
 from tests.runners.tiny import tiny_config, write_config
 
 QUESTION = "<Img><ImageHere></Img> [vqa] what is this? "
@@ -52,8 +50,7 @@ def one_rank(rank, path, kinds, out):
 @pytest.mark.parametrize("kinds", [("image", "two images"), ("text", "two images")], ids=["images", "text on one rank"])
 def test_two_ranks_give_the_gradient_of_one_process_that_sees_both_batches(tmp_path, kinds):
     path = write_config(tmp_path, tiny_config())
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    mp.spawn(one_rank, args=(str(path), kinds, str(tmp_path)), nprocs=2)
+    on_ranks(one_rank, (str(path), kinds, str(tmp_path)))
     model = load_model(path)
     sum(model(batch).loss for batch in batches(model, kinds)).div(2).backward()
     expected = gradients(model)

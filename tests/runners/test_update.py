@@ -34,7 +34,7 @@ def test_with_a_token_limit_the_steps_of_an_update_come_at_once():
 
 
 @pytest.mark.parametrize(("start", "first", "at_once"), [(7, [7, 9], [1, 1, 1]), (6, [6, 7, 9], [1, 1, 1, 1])])
-def test_a_resumed_run_goes_on_with_the_next_update(start, first, at_once):
+def test_a_resumed_run_continues_with_the_next_update(start, first, at_once):
     """An old checkpoint may lie inside a window, of which the run then takes the rest."""
     found = windows(start=start, num_steps=10, iters_per_epoch=5, accum_grad_iters=2)
     assert [w.first for w in found] == first

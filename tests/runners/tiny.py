@@ -1,12 +1,13 @@
 """A whole training run in seconds: the recorded tiny model on the recorded tiny datasets."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+
+from tests.forked import SECONDS, environment, run_ranks, run_script
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "tests/golden/model/assets"
@@ -51,23 +52,32 @@ def write_config(tmp_path, config):
     return path
 
 
-def command_of(tmp_path, config, *options, num_processes=1):
-    """Return the command that runs train.py with its output below tmp_path."""
-    launcher = [sys.executable]
-    if num_processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
-    command = [*launcher, str(ROOT / "train.py"), "--cfg-path", str(write_config(tmp_path, config))]
-    return [*command, "--options", f"run.output_dir={tmp_path / 'out'}", *options]
+def words_of(tmp_path, config, *options):
+    """Return train.py and the arguments that have it write below tmp_path."""
+    words = [str(ROOT / "train.py"), "--cfg-path", str(write_config(tmp_path, config))]
+    return [*words, "--options", f"run.output_dir={tmp_path / 'out'}", *options]
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+def torchrun(tmp_path, config, *options):
+    """Return the command that runs train.py on two ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return [*launcher, *words_of(tmp_path, config, *options)]
 
 
-def train(tmp_path, config, *options, num_processes=1):
+def train(tmp_path, config, *options):
     """Run train.py where the data lie; return the finished process."""
-    command = command_of(tmp_path, config, *options, num_processes=num_processes)
-    return subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=600)
+    return run_script(words_of(tmp_path, config, *options), cwd=DATA)
+
+
+def train_by_torchrun(tmp_path, config, *options):
+    """Run train.py on two ranks that torchrun starts; return the finished torchrun."""
+    command = torchrun(tmp_path, config, *options)
+    return subprocess.run(command, cwd=DATA, env=environment(), capture_output=True, text=True, timeout=SECONDS)
+
+
+def train_on_ranks(tmp_path, config, *options, num_ranks=2):
+    """Run train.py on ranks that meet by a file, without torchrun; return the finished process of rank 0."""
+    return run_ranks(words_of(tmp_path, config, *options), cwd=DATA, num_ranks=num_ranks)
 
 
 def log_lines(tmp_path, job="job"):

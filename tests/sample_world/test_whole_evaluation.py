@@ -1,15 +1,14 @@
 """Every benchmark of the world, asked of the model that ships: alone, by two processes, killed and continued."""
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.evaluation.processes import kill_tree, num_lines
+from tests.evaluation.processes import num_lines
+from tests.forked import SECONDS, run_ranks, run_script, start_ranks
 
 ROOT = Path(__file__).parents[2]
 BY_VQA = ["seed.jsonl", "mmbench.jsonl", "okvqa.json", "vizwiz.json", "vsr.json", "gqa.json", "hm.json", "iconvqa.json"]
@@ -17,21 +16,16 @@ BY_REF = [f"{name}_{split}.json" for name in ("refcoco", "refcoco+") for split i
 BY_REF += ["refcocog_val.json", "refcocog_test.json"]
 
 
-def command(script: str, world: Path, results: Path, *, num_ranks: int) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"] * (num_ranks > 1)
+def command(script: str, world: Path, results: Path) -> list[str]:
     words = ["--cfg-path", str(world / "eval_configs/sample_world.yaml"), "--batch_size", "6", "--max_new_tokens", "8"]
     words += ["--resample"] * (script == "eval_ref.py")
     script_file = str(ROOT / "eval_scripts" / script)
-    return [sys.executable, *launcher, script_file, *words, "--options", f"run.save_path={results}"]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return [script_file, *words, "--options", f"run.save_path={results}"]
 
 
 def evaluate(script: str, world: Path, results: Path, *, num_ranks: int) -> str:
-    line = command(script, world, results, num_ranks=num_ranks)
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, encoding="utf-8")
+    words = command(script, world, results)
+    done = run_script(words, cwd=ROOT) if num_ranks == 1 else run_ranks(words, cwd=ROOT, num_ranks=num_ranks)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -66,13 +60,16 @@ def test_two_processes_refer_to_the_same_boxes(alone, world, tmp_path):
 
 def test_two_processes_that_were_killed_and_went_on_write_the_same_bytes(alone, world, tmp_path):
     part = tmp_path / "parts/vizwiz.rank0.jsonl"
-    line = command("eval_vqa.py", world, tmp_path, num_ranks=2)
-    with subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 600
-        while num_lines(part) < 2:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-        kill_tree(process.pid)
+    folder = tmp_path.parent / "ranks"
+    folder.mkdir()
+    ranks = start_ranks(command("eval_vqa.py", world, tmp_path), folder, cwd=ROOT)
+    deadline = time.monotonic() + SECONDS
+    while num_lines(part) < 2:
+        assert all(rank.poll() is None for rank in ranks) and time.monotonic() < deadline
+        time.sleep(0.002)
+    for rank in ranks:
+        rank.kill()
+    assert [rank.wait() for rank in ranks] == [-signal.SIGKILL] * 2
     assert [name for name in BY_VQA if (tmp_path / name).exists()] == BY_VQA[:3]
     log = evaluate("eval_vqa.py", world, tmp_path, num_ranks=2)
     assert "seed: 78 questions, 78 answered before" in log and "vsr: 27 questions, 0 answered before" in log

@@ -11,7 +11,7 @@ from minigpt4.common.config import Config
 from minigpt4.datasets.mixture import MixtureSampler
 from minigpt4.datasets.samples import MixtureComponent
 from minigpt4.tasks import setup_task
-from tests.runners.tiny import DATA, ROOT, tiny_config, train, write_config
+from tests.runners.tiny import DATA, ROOT, tiny_config, train_on_ranks, write_config
 
 NUM_STEPS, NUM_RANKS = 50, 2
 
@@ -30,7 +30,7 @@ def config():
 
 
 def test_all_datasets_train_50_steps_on_two_ranks(config, tmp_path):
-    done = train(tmp_path, config, num_processes=NUM_RANKS)
+    done = train_on_ranks(tmp_path, config, num_ranks=NUM_RANKS)
     assert done.returncode == 0, done.stderr
     metrics = (tmp_path / "out/job/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [json.loads(line) for line in metrics]
