@@ -177,7 +177,7 @@ class Config:
                     self._unset.add(at)
                 try:
                     OmegaConf.update(node, key, value, merge=False)  # converts 1 to 1.0, '7' to 7
-                except (OmegaConfBaseException, OverflowError):
+                except (OmegaConfBaseException, OverflowError, ValueError):
                     self._problems.append(f"{at}: expected {option.type_name}, got {shown(value)}")
 
 

@@ -85,8 +85,8 @@ class Option:
         if any("${" in text for text in texts):
             return f": got {shown(value)}; ${{ is not allowed in a text here"
         is_wrong = self.hint in (bool, bool | None) and type(value) is int and value not in (0, 1)
-        if self.takes_paths:
-            is_wrong = not all(isinstance(one, str | None) for one in (value if isinstance(value, list) else [value]))
+        if self.takes_paths and value is not None:
+            is_wrong = not all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
         return f": expected {self.type_name}, got {shown(value)}" if is_wrong else None
 
     def problems(self, value: Any) -> Iterator[str]:

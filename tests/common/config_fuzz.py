@@ -64,7 +64,10 @@ def changed_trees(draw):
     """Draw a published file with values replaced, removed or given to other keys."""
     tree = yaml.safe_load(draw(st.sampled_from(FILES)).read_text())
     for _ in range(draw(st.integers(1, 4))):
-        *above, key = draw(st.sampled_from([place for place in places_of(tree) if place]))
+        places = [place for place in places_of(tree) if place]
+        if not places:  # every section has been removed
+            break
+        *above, key = draw(st.sampled_from(places))
         holder = tree
         for step in above:
             holder = holder[step]
