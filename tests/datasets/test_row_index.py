@@ -179,7 +179,7 @@ def test_a_lock_that_somebody_keeps_is_said_and_the_rows_are_found_without_it(gq
         assert questions(gqa(), 3) == ["Q3 é?"]
     first, second = [record.getMessage() for record in caplog.records if ".lock" in record.getMessage()]
     assert first == f"{tmp_path}/a.json: another process writes its index ({index}.lock); waiting"
-    assert second.endswith("; going on without it")
+    assert second.endswith("; continuing without it")
     assert (len(indexes(tmp_path)), len(indexes(tmp_path / "cache" / "minigpt4"))) == (0, 1)
 
 
