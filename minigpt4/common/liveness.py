@@ -130,7 +130,7 @@ class Liveness:
     """The heartbeat of one rank.
 
     One thread reads and writes the job's store over its own connection, and may hang with it. A second thread decides
-    whether the job goes on, and never uses the store. Both count only the time in which they ran: a process that was
+    whether the job continues, and never uses the store. Both count only the time in which they ran: a process that was
     suspended does not blame the others.
     """
 

@@ -50,7 +50,7 @@ def locked(path: str, *, holder: str, sign: Callable[[], Any], limit: float) -> 
             logger.info("%s (%s); waiting%s", holder, Path(path).name, waited)
             line_at, said = now + NEXT_LINE, True
         if now - seen_at >= NO_SIGN or now - started >= limit:
-            logger.info("%s (%s) for %.0f s; going on without it", holder, Path(path).name, now - started)
+            logger.info("%s (%s) for %.0f s; continuing without it", holder, Path(path).name, now - started)
             return None
 
 

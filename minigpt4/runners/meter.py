@@ -1,4 +1,4 @@
-"""Measures a run between two log lines, without waiting for the device."""
+"""Measures a run, without waiting for the device between two log lines."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import math
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.runners.batch_source import BatchSource
+from minigpt4.runners.flops import utilisation
+from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.train_step import StepResult
+from minigpt4.runners.update import AccumulationWindow
 
 
 class Meter:
@@ -26,15 +30,19 @@ class Meter:
 
     def __init__(
         self,
+        run_cfg: DictConfig,
         *,
-        num_steps: int,
         names: Sequence[str],
         chosen: Any,
         source: BatchSource,
+        guard: LossGuard,
+        learning_rate: Callable[[int], float],
         device: torch.device,
         streams: Mapping[str, Any] | None = None,
     ) -> None:
-        self.num_steps, self.names, self.chosen, self.source = num_steps, list(names), chosen, source
+        self.num_steps, self.log_freq = run_cfg.max_epoch * run_cfg.iters_per_epoch, run_cfg.log_freq
+        self.iters_per_epoch, self.learning_rate, self.guard = run_cfg.iters_per_epoch, learning_rate, guard
+        self.names, self.chosen, self.source = list(names), chosen, source
         self.device, self.streams = device, dict(streams or {})
         self._losses: list[tuple[int, Tensor]] = []  # of steps without a line, in blocks with their first step
         self._start_again()
@@ -43,6 +51,25 @@ class Meter:
         self._results: list[StepResult] = []
         self._grad_norms: list[Tensor] = []
         self._began, self._waited_before = time.perf_counter(), self.source.seconds_waited
+
+    def record(
+        self, window: AccumulationWindow, result: StepResult, grad_norm: Tensor | None, *, stopped: bool = False
+    ) -> list[dict[str, Any]]:
+        """Count an update, and return the log lines that are due: every `log_freq` steps and at the end of an epoch.
+
+        Raises: FloatingPointError when a loss is not finite.
+        """
+        self.add(window.first, result, grad_norm)
+        ends = window.completed(self.log_freq)
+        if (window.ends_epoch or stopped) and window.last not in ends:
+            ends.append(window.last)
+        if not ends:
+            return []
+        self.guard.check()
+        return [
+            {"epoch": step // self.iters_per_epoch, "step": step, "lr": self.learning_rate(step), **figures}
+            for step, figures in zip(ends, self.flush(ends), strict=True)
+        ]
 
     def add(self, first_step: int, result: StepResult, grad_norm: Tensor | None = None) -> None:
         """Count an update; its losses and the norm of its gradient stay on the device."""
@@ -98,11 +125,12 @@ class Meter:
             "grad_norm": _finite_mean(self._grad_norms),
             "samples_per_s": sums[0] / seconds,
             "tokens_per_s": sums[1] / seconds,
-            "flops_per_s": sums[2] / seconds / world_size,
             "data_wait": sums[3] / world_size / seconds,
             "slowest_rank": slowest,
             "slowest_rank_share": share,
             "memory_gib": _peak_memory(self.device),
+            "mfu": utilisation(sums[2] / world_size, seconds=seconds, device=self.device),
+            "num_skipped_steps": self.guard.num_skipped,
             "num_bad_samples": _counted(self.names, bad),
             "num_too_long": _counted(self.names, too_long),
             "num_skipped_in_streams": _counted(self.streams, skipped),

@@ -13,8 +13,6 @@ from torch import Tensor
 from minigpt4.conversation.conversation import Batch
 from minigpt4.runners.loader import PackedBatch
 
-Source = Iterator[list[PackedBatch]]
-
 
 class DevicePrefetcher:
     """Copies the items of a loader to a device, without waiting for the device, which holds at most two of them.
@@ -26,7 +24,7 @@ class DevicePrefetcher:
 
     def __init__(
         self,
-        source: Source,
+        source: Iterator[list[PackedBatch]],
         device: torch.device,
         *,
         look_ahead: bool = False,

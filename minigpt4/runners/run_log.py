@@ -63,10 +63,12 @@ class RunLog:
     """Writes a run's metrics on rank 0; on other ranks it does nothing.
 
     metrics.jsonl also has `time`, in seconds since 1970, and `start_step`, the first step of the process that wrote it.
+    `last_line` has the latest value of each metric, on all ranks.
     """
 
     def __init__(self, folder: Path, run_cfg: RunConfig, config: dict[str, Any], *, num_steps: int, start: int) -> None:
         """Open the files for appending, a progress bar on a terminal, TensorBoard and wandb."""
+        self.last_line: dict[str, Any] = {}
         self._active = is_main_process()
         if not self._active:
             return
@@ -84,6 +86,7 @@ class RunLog:
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Write one line of metrics everywhere, `step` among them; an epoch's last step also renews the page."""
+        self.last_line |= metrics
         if not self._active:
             return
         logger.info(as_line(metrics, self._num_steps))

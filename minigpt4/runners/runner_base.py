@@ -36,7 +36,6 @@ from minigpt4.runners.loader import PackedBatch, build_loader, components_of, it
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.profile import TRACE, profiled
-from minigpt4.runners.recorder import Recorder
 from minigpt4.runners.resuming import resume
 from minigpt4.runners.run_file import write_run_file
 from minigpt4.runners.run_log import RunLog
@@ -111,7 +110,7 @@ class RunnerBase:
         if self.run.evaluate:
             return self._result(self.evaluate(), stopped=False)
         with contextlib.ExitStack() as stack:
-            all_updates, recorder = self._begin(stack)
+            all_updates, meter, log = self._begin(stack)
             stop = stack.enter_context(contextlib.closing(StopRequest()))
             self.model.train()
             stopped = False
@@ -121,14 +120,16 @@ class RunnerBase:
                 lr = self.learning_rate(window.last)
                 grad_norm = self.state.advance(window.num_steps, lr=lr, is_finite=result.is_finite)
                 stopped = stop.agreed()
-                recorder.record(window, result, grad_norm, stopped=stopped)
+                log.advance(window.num_steps)
+                for line in meter.record(window, result, grad_norm, stopped=stopped):
+                    log.write(line)
                 if window.ends_epoch and self.run.valid_splits:
-                    self._validate(recorder)
+                    self._validate(log)
                 if window.ends_epoch or stopped or window.completes_since_update(self.run.save_every_steps):
                     self._save()
                 if stopped:
                     break
-            return self._result(recorder.last_line, stopped=stopped and self.state.step < self.num_steps)
+            return self._result(log.last_line, stopped=stopped and self.state.step < self.num_steps)
 
     def evaluate(self) -> dict[str, float]:
         """Return the mean loss of every dataset over `valid_splits` and `test_splits`."""
@@ -147,8 +148,8 @@ class RunnerBase:
             max_tokens=self.run.max_tokens_per_forward if packs else None,
         )
 
-    def _begin(self, stack: contextlib.ExitStack) -> tuple[Generator[Update], Recorder]:
-        """Return the updates of the run and their recorder; `stack` closes both."""
+    def _begin(self, stack: contextlib.ExitStack) -> tuple[Generator[Update], Meter, RunLog]:
+        """Return the updates of the run, their meter and the log; `stack` closes them."""
         train = {name: splits["train"] for name, splits in self.datasets.items()}
         components = components_of(train, self.cfg.datasets_cfg, self.model.chat_encoder)
         windows = list(accumulation_windows(self.run, start=self.state.step, num_steps=self.num_steps))
@@ -172,16 +173,18 @@ class RunnerBase:
         all_updates = self._updates(source, windows)
         stack.callback(all_updates.close)
         meter = Meter(
-            num_steps=self.num_steps,
+            self.run,
             names=[component.name for component in components],
             chosen=sampler.choices,
             source=source,
+            guard=self.guard,
+            learning_rate=self.learning_rate,
             device=self.device,
             streams={name: dataset for name, dataset in train.items() if dataset.is_stream},
         )
         log = RunLog(self.folder, self.run, self.state.config, num_steps=self.num_steps, start=self.state.step)
         stack.callback(log.close)
-        return all_updates, Recorder(log, meter, self.guard, run_cfg=self.run, learning_rate=self.learning_rate)
+        return all_updates, meter, log
 
     def _updates(self, source: BatchSource, windows: Sequence[AccumulationWindow]) -> Generator[Update]:
         """Return the updates whose batches come from `source`; with `run.profile` rank 0 profiles some of them."""
@@ -196,9 +199,12 @@ class RunnerBase:
         is_profiled = self.run.profile and is_main_process()
         return profiled(found, self.run.profile, self.folder / TRACE) if is_profiled else found
 
-    def _validate(self, recorder: Recorder) -> None:
+    def _validate(self, log: RunLog) -> None:
         """Compute the losses of the held-out splits, and save the best checkpoint."""
-        loss = recorder.validated(self.state.step - 1, self._mean_losses(list(self.run.valid_splits)))
+        losses = self._mean_losses(list(self.run.valid_splits))
+        loss = sum(losses.values()) / len(losses)
+        at = {"epoch": self.state.epoch, "step": self.state.step - 1}
+        log.write({**at, "valid_loss": loss, "valid_loss_by_dataset": losses})
         if loss < self.state.best_loss:
             self.state.best_loss = loss
             if is_main_process():

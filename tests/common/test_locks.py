@@ -50,7 +50,7 @@ def test_a_lock_without_a_sign_of_work_is_waited_for_in_words_and_gone_on_withou
     assert take(tmp_path) is None
     first, last = [record.getMessage() for record in caplog.records]
     assert first == "x: another process writes it (x.lock); waiting"
-    assert last.startswith("x: another process writes it (x.lock) for ") and last.endswith("; going on without it")
+    assert last.startswith("x: another process writes it (x.lock) for ") and last.endswith("; continuing without it")
 
 
 def test_a_lock_is_waited_for_while_there_are_signs_of_work(tmp_path, holder):

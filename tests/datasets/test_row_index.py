@@ -187,7 +187,7 @@ def test_the_log_names_a_lock_that_another_process_keeps_and_the_scan_does_witho
         assert questions(gqa(), 3) == ["Q3 é?"]
     first, second = [record.getMessage() for record in caplog.records if ".lock" in record.getMessage()]
     assert first == f"{tmp_path}/a.json: another process writes its index ({index}.lock); waiting"
-    assert second.endswith("; going on without it")
+    assert second.endswith("; continuing without it")
     assert (len(indexes(tmp_path)), len(indexes(tmp_path / "cache" / "minigpt4"))) == (0, 1)
 
 

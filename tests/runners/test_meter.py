@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
+from omegaconf import OmegaConf
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from minigpt4.conversation.conversation import Batch
 from minigpt4.runners.batch_source import BatchSource
+from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.loader import PackedBatch, SkippedSample
 from minigpt4.runners.meter import Meter
 from minigpt4.runners.train_step import StepResult
+from minigpt4.runners.update import AccumulationWindow
 
 CPU = torch.device("cpu")
 
@@ -23,7 +28,9 @@ def packed(*ids, bad=(), too_long=()):
 def meter(*items, max_bad_samples=0, names=("gqa", "coco"), chosen=((0,), (1,), (1,)), **options):
     """Return a meter whose source has items, each of one packed batch."""
     source = BatchSource([[item] for item in items], max_bad_samples=max_bad_samples)
-    return Meter(num_steps=10, names=names, chosen=chosen, source=source, device=CPU, **options)
+    run_cfg = OmegaConf.create({"max_epoch": 2, "iters_per_epoch": 5, "log_freq": 2})
+    how = {"guard": LossGuard(Path("unused"), max_skipped_steps=0), "learning_rate": lambda step: 0.1 * step}
+    return Meter(run_cfg, names=names, chosen=chosen, source=source, device=CPU, **how, **options)
 
 
 def result(*losses, num_samples=1, seconds=0.1):
@@ -65,6 +72,31 @@ def test_the_gradient_norm_is_the_mean_of_those_that_are_finite():
     for step, norm in enumerate((torch.tensor(1.0), torch.tensor(float("inf")), torch.tensor(2.0))):
         one.add(step, result(1.0), norm)
     assert one.flush([2])[0]["grad_norm"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "how", "steps"),
+    [
+        (0, 0, {}, []),
+        (1, 1, {}, [1]),
+        (0, 2, {}, [1]),
+        (0, 3, {}, [1, 3]),
+        (4, 4, {"ends_epoch": True}, [4]),
+        (5, 5, {"ends_epoch": True}, [5]),
+        (0, 3, {"is_packed": True}, [3]),
+    ],
+)
+def test_a_line_is_due_every_second_step_and_at_the_end_of_an_epoch(first, last, how, steps):
+    one = meter(chosen=[(0,)] * 6)
+    window = AccumulationWindow(first=first, last=last, num_accumulated=last + 1 - first, **how)
+    lines = one.record(window, result(*[1.0] * window.num_steps), torch.tensor(1.0))
+    assert [line["step"] for line in lines] == steps
+    assert [(line["epoch"], line["lr"]) for line in lines] == [(step // 5, 0.1 * step) for step in steps]
+
+
+def test_a_line_is_due_when_a_signal_stops_the_run():
+    window = AccumulationWindow(first=0, last=0, num_accumulated=1)
+    assert [line["step"] for line in meter().record(window, result(1.0), None, stopped=True)] == [0]
 
 
 def test_without_an_update_there_is_no_gradient_norm():

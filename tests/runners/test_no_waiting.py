@@ -43,14 +43,14 @@ def test_steps_ask_only_for_the_loss_of_the_forward_before(tmp_path, monkeypatch
     runner = runner_of(tmp_path, tiny_config(**run, max_tokens_per_forward=max_tokens))
     windows = list(accumulation_windows(runner.run, start=0, num_steps=6))
     with ExitStack() as stack:
-        _, recorder = runner._begin(stack)
-        items = list(recorder.meter.source)[: len(steps_at_once(windows))]
+        _, meter, _ = runner._begin(stack)
+        items = list(meter.source)[: len(steps_at_once(windows))]
         num_forwards = sum(map(len, items))
         with Recorder() as recorded:
             for update in updates(windows, DevicePrefetcher(iter(items), torch.device("cpu"))):
                 result = runner.step(update)
                 norm = runner.state.advance(update.window.num_steps, lr=1e-3, is_finite=result.is_finite)
-                recorder.record(update.window, result, norm)
+                assert meter.record(update.window, result, norm) == []
         assert recorded.asked == {"_local_scalar_dense": num_forwards - 1}
-        [figures] = recorder.meter.flush([5])
+        [figures] = meter.flush([5])
     assert figures["loss"] > 0 and figures["grad_norm"] > 0

@@ -40,7 +40,7 @@ def one_row(tmp_path, **run):
 def first_loss(runner):
     """Return the loss of the first micro-batch in training mode, on the rank that this process is."""
     with ExitStack() as stack:
-        all_updates, _ = runner._begin(stack)
+        all_updates, *_ = runner._begin(stack)
         runner.model.train()
         return runner.step(next(all_updates)).losses.sum().item()
 
