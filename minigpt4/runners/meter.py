@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
+from minigpt4.common.schema import RunConfig
 from minigpt4.runners.batch_source import BatchSource
 from minigpt4.runners.flops import utilisation
 from minigpt4.runners.guard import LossGuard
@@ -30,7 +30,7 @@ class Meter:
 
     def __init__(
         self,
-        run_cfg: DictConfig,
+        run_cfg: RunConfig,
         *,
         names: Sequence[str],
         chosen: Any,
