@@ -4,6 +4,7 @@ pytest's own process cannot be forked: PyTorch's autograd does not work after a 
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -35,7 +36,7 @@ IMPORTED = (
     "minigpt4.datasets.builders",
     "minigpt4.models",
 )
-_running = []
+_running = set()
 
 
 def environment():
@@ -66,10 +67,10 @@ class Script:
     def __init__(self, words, *, cwd, stdout, stderr=None, variables=None):
         self.words, self._files = words, (Path(stdout), Path(stderr or stdout))
         script, *arguments = map(str, words)
-        settings = (str(cwd), str(stdout), str(stderr or stdout), variables or {})
+        settings = (str(cwd), str(stdout), str(stderr or stdout), {**environment(), **(variables or {})})
         self._process = _serving().Process(target=_run, args=(script, arguments, *settings))
         self._process.start()
-        _running.append(self)
+        _running.add(self)
 
     @property
     def pid(self):
@@ -84,7 +85,7 @@ class Script:
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("a script", timeout)
-        _running.remove(self)
+        _running.discard(self)
         return self.poll()
 
     def kill(self):
@@ -121,7 +122,7 @@ def start_ranks(words, folder, *, cwd, num_ranks=2):
 
 
 def run_ranks(words, *, cwd, num_ranks=2):
-    """Run a script on ranks to its end; return what rank 0's `subprocess.run` would. The other ranks must not fail."""
+    """Run a script on ranks to its end; return what rank 0's `subprocess.run` would. All ranks must end alike."""
     with tempfile.TemporaryDirectory() as folder:
         main, *others = [rank.finished() for rank in start_ranks(words, folder, cwd=cwd, num_ranks=num_ranks)]
     for done in others:
@@ -134,6 +135,7 @@ def _run(script, arguments, cwd, stdout, stderr, variables):
     for path, stream in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.chdir(cwd)
+    os.environ.clear()  # those of the server are from its start
     os.environ.update(variables)
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process that nobody forked
     torch.set_num_threads(1)
@@ -146,4 +148,5 @@ def _run(script, arguments, cwd, stdout, stderr, variables):
 def _end_all():
     """Kill what a failed test left, which multiprocessing would wait for."""
     for script in _running:
-        script.kill()
+        with contextlib.suppress(ProcessLookupError):
+            script.kill()

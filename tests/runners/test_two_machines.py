@@ -123,7 +123,7 @@ def long_run(**run):
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
 def test_a_cut_link_ends_both_machines_with_rank_and_step_named(tmp_path, machines, both, rendezvous):
     processes = both(tmp_path, long_run(), rendezvous=rendezvous)
-    wait_for_step(tmp_path, 20, processes[0], timeout=240, said="machine0.txt")
+    wait_for_step(tmp_path, 20, processes[0], said="machine0.txt")
     machines.cut()
     deadline = time.monotonic() + LIMIT
     seconds = [ended(process, deadline) for process in processes]
@@ -138,7 +138,7 @@ def test_a_cut_link_ends_both_machines_with_rank_and_step_named(tmp_path, machin
 
 def test_a_machine_whose_processes_are_killed_ends_the_other_within_a_minute(tmp_path, both):
     processes = both(tmp_path, long_run())
-    wait_for_step(tmp_path, 20, processes[0], timeout=240, said="machine0.txt")
+    wait_for_step(tmp_path, 20, processes[0], said="machine0.txt")
     for pid in descendants(processes[1].pid):
         os.kill(pid, signal.SIGKILL)
     seconds = ended(processes[0], time.monotonic() + 60)
