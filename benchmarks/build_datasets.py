@@ -28,7 +28,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "train_configs" / "minigptv2_fin
 
 
 def main() -> None:
-    """Write the files where they are not there yet, build twice in processes of their own, and print."""
+    """Write the missing files, build twice in separate processes, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where train_dataset/ is written and kept")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the real numbers of rows and images")

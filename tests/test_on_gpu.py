@@ -1,4 +1,4 @@
-"""The command that measures on a GPU: its cases run at a tiny size, and it goes on where it stopped."""
+"""The command that measures on a GPU: its cases run at a tiny size, and a second call continues the first."""
 
 import json
 import queue

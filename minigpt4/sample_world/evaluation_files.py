@@ -120,7 +120,7 @@ WRITERS: tuple[tuple[float, Writer], ...] = (
 )
 """The benchmarks besides SEED: the share of the held-out scenes of each, and what writes it."""
 MIN_SCENES = 12
-"""A benchmark speaks of so many scenes at least."""
+"""The smallest number of scenes of a benchmark."""
 
 
 def write_evaluation_files(root: Path, scenes: Scenes, *, seed: int) -> None:

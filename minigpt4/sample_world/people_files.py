@@ -12,10 +12,10 @@ from minigpt4.sample_world.questions import NUMBERS, ask_in_vain
 
 NUM_PEOPLE = 10
 NUM_AGREEING = (10, 10, 9, 8, 7)
-"""How many people give the right answer, drawn anew for each question."""
+"""Numbers of people who give the right answer; each question draws one."""
 UNANSWERABLE = "unanswerable"
 EVERY_UNANSWERABLE = 4
-"""One in so many VizWiz questions has no answer in its picture."""
+"""One of this many VizWiz questions has no answer in its picture."""
 _HEAD = {
     "info": {"description": "sample world", "version": "1.0"},
     "task_type": "Open-Ended",

@@ -17,7 +17,7 @@ SHIPPED = ("llama_tiny", "eva_vit_tiny.pth", "checkpoint_stage2.pth")
 SHARES = {"coco": 0.35, "vg": 0.3, "gqa": 0.1, "textcaps": 0.1, "ocrvqa": 0.1, "flickr": 0.02, "web": 0.03}
 """Sources of training pictures and their shares of the scenes."""
 MIN_SCENES = {"num_train_scenes": 40, "num_eval_scenes": 150}
-"""So many fill every file."""
+"""The smallest number of scenes that fills every file."""
 
 
 @dataclass(frozen=True, slots=True)

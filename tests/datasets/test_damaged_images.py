@@ -59,7 +59,7 @@ def damaged(data, rng):
 
 
 def read_damaged(way, folder, count):
-    """Read so many damaged files: each is a picture or an error that names it; return how many were refused."""
+    """Read `count` damaged files; each gives a picture or an error with its name. Return the number of errors."""
     format, image, options = WAYS[way]
     file = io.BytesIO()
     image.save(file, format, **options)

@@ -119,7 +119,7 @@ def test_joint_weights_are_the_memory_of_the_separate_ones():
 
     assert_shared()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    model.double().float()  # moves every weight to memory of its own
+    model.double().float()  # moves every weight to separate memory
     assert generated(decoder, prompts) == answer
     assert_shared()
     addresses = [layer.self_attn.q_proj.weight.data_ptr() for layer in model.model.layers]

@@ -1,4 +1,4 @@
-"""All drivers, each in a process of its own: python -m tests.null_gpu.drivers FOLDER
+"""All drivers, each in a separate process: python -m tests.null_gpu.drivers FOLDER
 
 They are forked from one that has imported what they need, as importing takes longer than most drivers.
 """

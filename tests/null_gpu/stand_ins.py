@@ -24,7 +24,7 @@ _NEW_GROUP = dist.new_group
 
 def install() -> None:
     """Put in place what every driver needs; to be called before anything is computed."""
-    # cuDNN is linked to a runtime of its own, which finds no driver
+    # cuDNN links its own runtime, which finds no driver
     torch.backends.cudnn.enabled = False
     torch.backends.cuda.enable_cudnn_sdp(False)
     # a kernel that PyTorch compiles at run time, by NVRTC, which asks the driver
@@ -46,7 +46,7 @@ def _let_the_probe_pass() -> None:
 
 
 def forget_the_probe() -> None:
-    """Have the next case probe again, as a process of its own would."""
+    """Make the next case probe again, like a new process."""
     _PROBE.cache_clear()
 
 

@@ -27,7 +27,7 @@ def language_model(kind, folder, model, *, lora_alpha=16, lora_r=4):
 
 
 def patches(kind, folder, model, images):
-    """Return the patches of images; those of the published tower have recordings of their own."""
+    """Return the patches of images; recordings cover the published tower."""
     if kind == "language model":
         return model.encode_vision(images)
     sizes = {key: value for key, value in TOWER.items() if key != "name"}

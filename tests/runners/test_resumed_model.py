@@ -1,4 +1,4 @@
-"""A run goes on with the model of its checkpoint, or says that it does not."""
+"""A run continues with the model of its checkpoint, or reports the difference."""
 
 import json
 

@@ -82,7 +82,7 @@ def is_unbroken(tmp_path, unbroken):
 
 
 def kill_and_resume(tmp_path, unbroken, rng, num_kills):
-    """Kill the run at random moments, also while it saves; each time it goes on from its newest checkpoint."""
+    """Kill the run at random moments, also while it saves; each time it continues from its newest checkpoint."""
     kills = 0
     options = ("run.resume_ckpt_path=auto", "run.job_id=job")
     for _ in range(num_kills):

@@ -98,7 +98,7 @@ def held_shares(path):
 
 
 def evaluated(path):
-    """Return a batch's loss whole and in shards, and what a rank that calls alone is told."""
+    """Return a batch's loss whole and in shards, and the error of a single rank's call."""
     model, parallel = build(path, "fsdp")
     batch = one_batch(model, ("image", "text"))
     model.eval()
