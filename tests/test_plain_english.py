@@ -30,7 +30,8 @@ def sentences(page):
 
 
 def test_sentences_are_found_in_lists_tables_and_links():
-    page = "# Title\n\nOne. See [the page](a.md) of `x`.\n\n- item one\n- item two\n\n| a | b |\n|---|---|\n```\ncode.\n```\n"
+    lists = "- item one\n- item two\n\n| a | b |\n|---|---|\n```\ncode.\n```\n"
+    page = f"# Title\n\nOne. See [the page](a.md) of `x`.\n\n{lists}"
     assert sentences(page) == ["Title", "One.", "See the page of X.", "item one", "item two", "a", "b", "---", "---"]
 
 
