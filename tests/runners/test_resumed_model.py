@@ -58,4 +58,4 @@ def test_another_model_is_not_resumed_unless_that_is_allowed_and_then_run_json_s
 def test_a_run_that_a_former_version_wrote_is_resumed_with_a_line(trained, tmp_path, caplog):
     write_checkpoint(trained, {**read_checkpoint(trained), "base_model": "0123456789abcdef"})
     assert runner_of(tmp_path, f"run.resume_ckpt_path={trained}").state.step == 1
-    assert "its fingerprint of the base model is of an older form" in caplog.text
+    assert "its fingerprint of the base model has an older format" in caplog.text
