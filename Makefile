@@ -11,7 +11,7 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256su
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup demo screenshots test test-slow lint format docs coverage
+.PHONY: setup demo screenshots test test-slow lint types copies format docs coverage
 setup: $(STAMP)
 
 $(STAMP):
@@ -40,7 +40,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(MAKE) --no-print-directory -j 2 types copies
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+copies: $(STAMP)
 	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
 
 format: $(STAMP)
