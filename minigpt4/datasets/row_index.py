@@ -48,61 +48,61 @@ def table_of(path: str, rules: RowRules) -> RowTable:
         return RowTable.scan(path, rules.load_rows(path), rules)
     files, cls = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats], cast(Any, type(rules))
     signature = {"files": files, "code": _code_of(cls)}
-    places = _places(path, _key_of(cls))
-    for place in places:
-        if (table := _open(path, place, signature)) is not None:
+    index_files = _index_files(path, _key_of(cls))
+    for index_file in index_files:
+        if (table := _open(path, index_file, signature)) is not None:
             return table
-    for place in places:
-        if (lock := _locked(path, place)) is None:
-            continue  # read-only, or held for too long: the next place
+    for index_file in index_files:
+        if (lock := _locked(path, index_file)) is None:
+            continue  # read-only, or held for too long: the next file
         try:
-            return _open(path, place, signature) or _write(path, place, signature, rules)
+            return _open(path, index_file, signature) or _write(path, index_file, signature, rules)
         finally:
             lock.release()
     logger.warning("%s: no folder can hold its index; it is scanned at every start", path)
     return RowTable.scan(path, rules.load_rows(path), rules)
 
 
-def _locked(path: str, place: str) -> FileLock | None:
+def _locked(path: str, index_file: str) -> FileLock | None:
     """Wait for the lock of an index; None if its folder is read-only, or the lock does not come."""
     holder = f"{path}: another process writes its index"
     try:
-        os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
+        os.makedirs(os.path.dirname(index_file) or ".", exist_ok=True)
         with pulse.during(f"waiting for the index of {path}"):
-            return locked(f"{place}.lock", holder=holder, sign=lambda: _parts(place), limit=LOCK_SECONDS)
+            return locked(f"{index_file}.lock", holder=holder, sign=lambda: _parts(index_file), limit=LOCK_SECONDS)
     except OSError:
         return None
 
 
-def _parts(place: str) -> list[tuple[str, int]]:
+def _parts(index_file: str) -> list[tuple[str, int]]:
     """Return the partial files of an index, each with its time, which its writer keeps renewing."""
     found = []
-    folder, name = os.path.split(place)
+    folder, name = os.path.split(index_file)
     for part in glob.glob(f"{glob.escape(folder)}/*{glob.escape(name)}.*.part", include_hidden=True):
         with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
             found.append((part, os.stat(part).st_mtime_ns))
     return found
 
 
-def _write(path: str, place: str, signature: Any, rules: RowRules) -> RowTable:
+def _write(path: str, index_file: str, signature: Any, rules: RowRules) -> RowTable:
     """Scan the file and write the index."""
     logger.info("%s: finding its rows, once", path)
-    for part, _ in _parts(place):  # of a process that was killed while it wrote
+    for part, _ in _parts(index_file):  # of a process that was killed while it wrote
         os.unlink(part)
     tables: list[RowTable] = []
 
     def scan_and_write(file: BinaryIO) -> None:
-        with signs_of_work(part_of(place)), pulse.during(f"indexing {path}"):
+        with signs_of_work(part_of(index_file)), pulse.during(f"indexing {path}"):
             tables.append(RowTable.scan(path, rules.load_rows(path), rules))
         for piece in _serialized(tables[0], signature):
             file.write(piece)
 
     try:
-        write_whole(place, scan_and_write, num_bytes=lambda: sum(map(RowTable.num_bytes, tables)))
+        write_whole(index_file, scan_and_write, num_bytes=lambda: sum(map(RowTable.num_bytes, tables)))
     except NotWrittenError as error:
         logger.warning("%s: %s", path, error)
     table = tables[0] if tables else RowTable.scan(path, rules.load_rows(path), rules)
-    return _open(path, place, signature) or table
+    return _open(path, index_file, signature) or table
 
 
 def _serialized(table: RowTable, signature: Any) -> Iterator[bytes]:
@@ -137,14 +137,14 @@ def _map(path: str, index: str, signature: Any) -> RowTable:
     return RowTable(path, arrays, head["info"], reopen=(_map, (path, index, signature)))
 
 
-def _open(path: str, place: str, signature: Any) -> RowTable | None:
+def _open(path: str, index_file: str, signature: Any) -> RowTable | None:
     try:
-        return _map(path, place, signature)
+        return _map(path, index_file, signature)
     except (OSError, ValueError, KeyError):  # not there, of other files, or damaged
         return None
 
 
-def _places(path: str, key: str) -> list[str]:
+def _index_files(path: str, key: str) -> list[str]:
     """Return the possible paths of an index: in the annotation's folder, in the cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=8).hexdigest()

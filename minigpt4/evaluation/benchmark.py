@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question: `prompt` without the chat layout; `image` is the places of its file, base64 text, or None.
+    """One question: `prompt` without the chat layout; `image` is the possible paths of its file, base64 text, or None.
 
     Where `choices` are given they are ranked and no text is generated. `options` are texts by letter. `truth` is the
     right answer for people to read, None where it is unknown. `reference` may hold more for `export` and `score_one`.
@@ -52,14 +52,14 @@ def picture_bytes(text: str) -> bytes:
 
 
 class Prediction(NamedTuple):
-    """A question and its answer: the cleaned text, or the places of its choices, the best first."""
+    """A question and its answer: the cleaned text, or the indices of its choices, the best first."""
 
     question: Question
     answer: Any
 
     @property
     def text(self) -> str:
-        """Return the answer for people to read: of choices the best, or its place where there is no such choice."""
+        """Return the answer for people to read: of choices the best, or its index if there is no such choice."""
         choices = self.question.choices
         if not choices:
             return str(self.answer)

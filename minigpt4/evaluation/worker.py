@@ -31,7 +31,7 @@ LOG_SECONDS = 30
 
 
 class GenerativeModel(Protocol):
-    """A model that can be evaluated, as MiniGPTv2; `shown` has the place of each prompt's image."""
+    """A model that can be evaluated, as MiniGPTv2; `shown` has the index of each prompt's image."""
 
     def merged(self) -> AbstractContextManager[None]:
         """Return a context in which the model answers many questions fast."""
@@ -177,32 +177,32 @@ class InferenceWorker:
         """Yield the answers of each batch by row; the group's images are encoded once."""
         with torch.no_grad():
             images = None if pictures is None else self.model.encode_images(pictures.to(self.device))
-        place = {image: number for number, image in enumerate(group.images)}
+        index_of = {image: number for number, image in enumerate(group.images)}
         for batch in group.batches:
             if not done.issuperset(batch):
                 asked = {row: questions[row] for row in batch}
-                yield self._answer(asked, images, [place.get(question.image) for question in asked.values()])
+                yield self._answer(asked, images, [index_of.get(question.image) for question in asked.values()])
 
     def _answer(
-        self, questions: Mapping[int, Question], images: Tensor | None, places: list[int | None]
+        self, questions: Mapping[int, Question], images: Tensor | None, indices: list[int | None]
     ) -> dict[int, Any]:
         """Return the cleaned answers, or the ranks, of one batch by row; its images alone go to the model."""
-        used = sorted({place for place in places if place is not None})
+        used = sorted({index for index in indices if index is not None})
         images = images[used] if images is not None and used else None
-        shown = [used.index(place) for place in places if place is not None]
+        shown = [used.index(index) for index in indices if index is not None]
         ask = self.chat_format.generation_prompt
         prompts = [ask(one.prompt, has_image=one.image is not None) for one in questions.values()]
         choices = [list(question.choices) for question in questions.values()]
         if any(choices):
             return dict(zip(questions, self.model.rank(images, prompts, choices, shown=shown), strict=True))
         answers = dict(zip(questions, self._generate(images, prompts, shown), strict=True))
-        for row, place, prompt in zip(questions, places, prompts, strict=True):
-            image = None if images is None or place is None else images[[used.index(place)]]
+        for row, index, prompt in zip(questions, indices, prompts, strict=True):
+            image = None if images is None or index is None else images[[used.index(index)]]
             answers[row] = self._resample(answers[row], row, image, prompt)
         return answers
 
     def _resample(self, answer: str, row: int, image: Tensor | None, prompt: str) -> str:
-        """Return the answer; where `needs_resample` refuses it, the last one sampled in its place."""
+        """Return the answer; where `needs_resample` refuses it, the last one that was sampled."""
         for attempt in range(self.benchmark.num_tries):
             if not self.benchmark.needs_resample(answer):
                 break

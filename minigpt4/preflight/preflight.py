@@ -57,7 +57,7 @@ def _build(builder: Any) -> DatasetCheck:
     """Build one dataset, or say why that fails."""
     found = DatasetCheck(builder.name)
     try:
-        found.places, found.problems = builder.data_paths(), builder.problems()
+        found.data_paths, found.problems = builder.data_paths(), builder.problems()
         if not found.problems:
             found.remarks = builder.remarks()
             found.splits = builder.build_datasets()

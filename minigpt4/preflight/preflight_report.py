@@ -20,7 +20,7 @@ class DatasetCheck:
     """What was found of one dataset; `splits` stays None when it cannot be built."""
 
     name: str
-    places: Sequence[DataPath] = ()
+    data_paths: Sequence[DataPath] = ()
     splits: dict[str, InstructionDataset] | None = None
     num_unreadable: int = 0  # rows whose image does not decode; only a full check knows
     problems: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class DatasetCheck:
             report = self.dataset.report
             without_image, unreadable = report.num_left_out + report.num_missing, report.num_bad + self.num_unreadable
             counts = [f"{count:,}" for count in (report.num_rows, len(self.dataset), without_image, unreadable)]
-        first, *more = _lines_of(self.places)
+        first, *more = _lines_of(self.data_paths)
         return [(self.name, *counts, _state(self.problems), *first), *(("",) * 6 + line for line in more)]
 
 
@@ -85,12 +85,14 @@ def _state(problems: str | Sequence[str] | None) -> str:
     return "PROBLEM" if problems else "ok"
 
 
-def _lines_of(places: Sequence[DataPath]) -> list[tuple[str, str, str]]:
-    """Return (file or folder, key, URL) of each place; many files of one key are one line."""
+def _lines_of(data_paths: Sequence[DataPath]) -> list[tuple[str, str, str]]:
+    """Return (file or folder, key, URL) of each path; many files of one key are one line."""
     lines: dict[tuple[str, bool], list[DataPath]] = {}
-    for place in places:
-        several = len(places) > 2 * MAX_EXAMPLES
-        lines.setdefault((place.key if several else f"{place.key} {place.paths}", place.folder), []).append(place)
+    for data_path in data_paths:
+        several = len(data_paths) > 2 * MAX_EXAMPLES
+        lines.setdefault(
+            (data_path.key if several else f"{data_path.key} {data_path.paths}", data_path.folder), []
+        ).append(data_path)
     texts = []
     for first, *more in lines.values():
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")

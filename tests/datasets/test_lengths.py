@@ -56,7 +56,9 @@ def test_estimates_are_near_the_encoded_lengths(recorded_dataset):
 def test_the_length_of_a_kept_row_is_that_of_its_own_text(recorded_dataset, monkeypatch, tmp_path, smallest):
     """COCO VQA comes from two files of which rows are left out; with an index and without."""
     monkeypatch.setattr(row_index, "SMALLEST", smallest)
-    monkeypatch.setattr(row_index, "_places", lambda path, key: [f"{tmp_path}/{path.replace('/', '-')}.{key}.index"])
+    monkeypatch.setattr(
+        row_index, "_index_files", lambda path, key: [f"{tmp_path}/{path.replace('/', '-')}.{key}.index"]
+    )
     dataset = recorded_dataset("coco_vqa")
     dataset.templates = []
     assert dataset.report.num_left_out > 0

@@ -167,7 +167,9 @@ def test_code_that_changes_scans_the_file_again(gqa, tmp_path, build, caplog, mo
 
 def test_datasets_that_find_the_same_rows_share_an_index(recorded_dataset, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(row_index, "SMALLEST", 0)
-    monkeypatch.setattr(row_index, "_places", lambda path, key: [f"{tmp_path}/{path.replace('/', '-')}.{key}.index"])
+    monkeypatch.setattr(
+        row_index, "_index_files", lambda path, key: [f"{tmp_path}/{path.replace('/', '-')}.{key}.index"]
+    )
     caplog.set_level(logging.INFO)
     for name, scans in {"refcoco": 1, "invrefcoco": 1, "engine_mc": 2, "engine_mcp": 2, "engine_da": 3}.items():
         recorded_dataset(name).get(0, random.Random(0))

@@ -224,7 +224,7 @@ def _picture(text: Any, images: Mapping[int, Any]) -> str:
 
 @registry.register_benchmark("iconvqa")
 class IconQA(Benchmark):
-    """IconQA, choosing a text: the choices are ranked by their losses; an answer is the choices' places, best first.
+    """IconQA, choosing a text: the choices are ranked by their losses; an answer is the choices' indices, best first.
 
     The reference of a question is the place of the true choice, and the key of its id in the published file.
     """
