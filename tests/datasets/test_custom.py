@@ -141,7 +141,7 @@ def test_an_unknown_name_or_type_is_refused_with_the_nearest(tmp_path, kind):
     nearest = "'custm'; did you mean 'custom'?" if kind else "'gqaa'; did you mean 'gqa'?"
     with pytest.raises(ValueError) as error:
         Config.load(path)
-    assert f"datasets.gqaa: no builder is registered as {nearest} (data of your own: type: custom)" in str(error.value)
+    assert f"datasets.gqaa: no builder is registered as {nearest} (your own data: type: custom)" in str(error.value)
 
 
 ROW = '{"image": "a.jpg", "question": "What?", "answer": "a box"}'
