@@ -28,7 +28,7 @@ class Registry:
 
     `register_KIND(name)` is a class decorator; it refuses a name that another class has. The same class defined again,
     as in a notebook, replaces itself. `get_KIND_class(name)` returns the class. Raises: ValueError with the nearest
-    known name.
+    known name; for a class that lacks an abstract method or its base class.
     """
 
     _packages: ClassVar = {
@@ -42,12 +42,20 @@ class Registry:
         "lr_scheduler": "minigpt4.common.optims",
         "benchmark": "minigpt4.evaluation",
     }
+    _bases: ClassVar = {
+        "builder": "minigpt4.datasets.base_builder.BaseDatasetBuilder",
+        "vision_tower": "minigpt4.models.vision.vision_tower.VisionTower",
+        "language_model": "minigpt4.models.language.language_model.LanguageModel",
+        "benchmark": "minigpt4.evaluation.benchmark.Benchmark",
+    }
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[str, Any]] = {kind: {} for kind in self._packages}
 
     def _register(self, kind: str, name: str) -> Callable[[C], C]:
         def wrap(cls: C) -> C:
+            if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+                raise ValueError(f"{kind} '{name}': {_source_of(cls)[1]} lacks the methods {', '.join(lacking)}")
             # our classes are registered first, so that a name used twice is an error in the other module
             table = self._tables[kind] if _is_ours(cls) else self._table(kind)
             known = table.setdefault(name, cls)
@@ -70,6 +78,10 @@ class Registry:
             raise ValueError(
                 "; ".join([f"no {kind} is registered as '{name}'{did_you_mean(name, table)}{known}", *broken])
             )
+        if kind in self._bases and not _is_ours(table[name]):
+            module, _, base = self._bases[kind].rpartition(".")
+            if not issubclass(table[name], getattr(importlib.import_module(module), base)):
+                raise ValueError(f"{kind} '{name}': {_source_of(table[name])[1]} is no subclass of {module}.{base}")
         return table[name]
 
     register_builder = partialmethod(_register, "builder")

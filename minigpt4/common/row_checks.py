@@ -13,6 +13,14 @@ _LARGEST, _LARGEST_ID = 1e15, 1 << 63
 _LONGEST = 40
 """The most characters of a value in a message."""
 
+ROW_ERRORS = (ValueError, KeyError)
+"""What hooks raise for a bad row."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what is wrong with a row, by what a hook raised for it."""
+    return f"{error} is missing in this row" if isinstance(error, KeyError) else str(error)
+
 
 def require(row: Any, fields: Mapping[str, Any], what: str = "row") -> None:
     """Check that a row has these keys with values of these types; `list[str]` is one text or more.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minigpt4.common.row_checks import require
+from minigpt4.common.row_checks import ROW_ERRORS, reason_of, require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.boxes import CLIP, DROP, KEEP, clip_boxes
@@ -118,8 +118,8 @@ class InstructionDataset(RowRules, Dataset[Example]):
         try:
             row = self.rows_of(record)[part]
             require(row, self.fields)
-        except ValueError as error:
-            raise ValueError(f"{table.place_of(at)}: {error}") from error
+        except ROW_ERRORS as error:
+            raise ValueError(f"{table.place_of(at)}: {reason_of(error)}") from error
         return {**row, "index": index}
 
     def get(self, index: int, rng: random.Random) -> Example:
@@ -138,8 +138,8 @@ class InstructionDataset(RowRules, Dataset[Example]):
                 row.setdefault("image_size", image.size)
                 images.append(self.vis_processor(image))
             turns = self.clipped_turns(row, rng)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.name}[{index}]: {error}") from error
+        except (OSError, *ROW_ERRORS) as error:
+            raise ValueError(f"{self.name}[{index}]: {reason_of(error)}") from error
         if sum(turn.prompt.count(IMAGE_PLACEHOLDER) for turn in turns) > len(images):
             raise ValueError(f"{sample_id}: its own text contains {IMAGE_PLACEHOLDER}, the placeholder of an image")
         return Example(turns=turns, images=tuple(images), id=sample_id)

@@ -25,12 +25,14 @@ def dataset(
     """Register a builder of this name for the class below; a class may have several names.
 
     `defaults` are the options of its YAML entry, or a YAML file that has them. `attributes` are those of `builder`,
-    such as `annotations_url`.
+    such as `annotations_url`. Raises: ValueError when the class lacks the method `turns`.
     """
     if defaults is None and (Path(__file__).parents[1] / DEFAULTS.format(name)).is_file():
         defaults = DEFAULTS.format(name)
 
     def wrap(cls: C) -> C:
+        if cls.turns is InstructionDataset.turns:
+            raise ValueError(f"dataset '{name}': {cls.__name__} lacks the method turns")
         body = {"train_dataset_cls": cls, "DATASET_CONFIG_DICT": {"default": defaults or {}}, **attributes}
         body |= {"__module__": cls.__module__, "__doc__": f"Builds {name}."}
         registry.register_builder(name)(type(f"{cls.__name__.removesuffix('Dataset')}Builder", (builder,), body))

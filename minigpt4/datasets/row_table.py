@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigpt4.common.json_records import HALF, BadRecord, JsonRecords, holds_half_characters, parse_record
-from minigpt4.common.row_checks import require
+from minigpt4.common.row_checks import ROW_ERRORS, reason_of, require
 from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.row_rules import RowRules
 
@@ -73,8 +73,8 @@ class RowTable:
                 if text := rules.remark(record):
                     remarks[text] += 1
                 rows: Sequence[Any] = rules.rows_of(record)
-            except ValueError as error:  # it counts as one row
-                rows = [BadRecord(str(error))]
+            except ROW_ERRORS as error:  # it counts as one row
+                rows = [BadRecord(reason_of(error))]
             for part, row in enumerate(rows):
                 try:
                     if type(row) is BadRecord:
@@ -85,8 +85,8 @@ class RowTable:
                     joined = names[0] if len(names) == 1 else IMAGE_SEPARATOR.join(names)
                     if (image := numbers.get(joined)) is None:
                         image = _add_names(joined, len(names), numbers)
-                except ValueError as error:
-                    bad.append((len(found) // _PACKED.itemsize, number, str(error)))
+                except ROW_ERRORS as error:
+                    bad.append((len(found) // _PACKED.itemsize, number, reason_of(error)))
                     image, chars, fault = numbers.setdefault("", len(numbers)), (0, 0), 0
                 found += _pack(start, length, part, image, min(chars[0], MAX_CHARS), min(chars[1], MAX_CHARS), fault)
         packed = np.frombuffer(found, _PACKED)

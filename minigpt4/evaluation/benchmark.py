@@ -201,7 +201,8 @@ class Benchmark(ABC):
             return ask(number, row)
 
         questions = each(rows, make, lambda number: f"{self.name}[{number}]: {path}")
-        if blank := [number for number, row in enumerate(rows) if not row[self.text_key].strip()]:
+        texts = [row.get(self.text_key) for row in rows]
+        if blank := [number for number, text in enumerate(texts) if isinstance(text, str) and not text.strip()]:
             what = f"{len(blank)} rows of {path} have an empty '{self.text_key}'"
             logger.warning("%s: %s, such as %s[%d]", self.name, what, self.name, blank[0])
         return questions

@@ -34,7 +34,8 @@ def compare(first: Path, second: Path) -> list[str]:
 
 def main() -> None:
     """Print a line for each result file."""
-    parser = argparse.ArgumentParser(description="How many answers differ between two evaluations")
+    prog = "python -m minigpt4.evaluation.compare"
+    parser = argparse.ArgumentParser(prog=prog, description="How many answers differ between two evaluations")
     parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER", help="run.save_path of an evaluation")
     args = parser.parse_args()
     try:

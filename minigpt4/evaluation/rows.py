@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minigpt4.common.json_records import JsonRecords
-from minigpt4.common.row_checks import is_number, require, shown
+from minigpt4.common.row_checks import ROW_ERRORS, is_number, reason_of, require, shown
 
 NUM_SHOWN = 5
 """The number of examples of a mistake that a message lists."""
@@ -35,8 +35,8 @@ def each(rows: Iterable[Any], make: Callable[[int, Any], Made], place: Callable[
     for number, row in enumerate(rows):
         try:
             made.append(make(number, row))
-        except ValueError as error:
-            problems.append(f"{place(number)}: {error}")
+        except ROW_ERRORS as error:
+            problems.append(f"{place(number)}: {reason_of(error)}")
     if problems:
         raise ValueError(first_few(problems, "bad rows"))
     return made

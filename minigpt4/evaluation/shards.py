@@ -29,15 +29,16 @@ def shard_files(save_path: Path, name: str) -> list[Path]:
 
 
 def read_shard(path: Path, run: str) -> dict[int, Any]:
-    """Return row -> answer of a shard, nothing of another run; it ends before a line that a crash cut short."""
+    """Return row -> answer of a shard, nothing of another run; it ends before a line that a crash cut or damaged."""
     answers: dict[int, Any] = {}
-    with path.open(encoding="utf-8") as file:
-        if next(file, "") != _header(run):
+    with path.open("rb") as file:
+        if next(file, b"") != _header(run).encode():
             return {}
         for line in file:
-            if not line.endswith("\n"):
+            try:
+                row, answer = json.loads(line if line.endswith(b"\n") else b"")
+            except (ValueError, TypeError):
                 break
-            row, answer = json.loads(line)
             answers[row] = answer
     return answers
 
@@ -69,16 +70,22 @@ def save_predictions(save_path: Path, benchmark: Benchmark, predictions: Sequenc
     write_text(save_path / benchmark.result_file, text)
     path, run = _saved_as(save_path, benchmark, [question for question, _ in predictions])
     lines = [_line(row, answer) for row, (_, answer) in enumerate(predictions)]
-    write_text(path, _header(run) + "".join(lines))
+    write_text(path, _header(f"{run} {_digest(lines)}") + "".join(lines))
 
 
 def saved_predictions(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> list[Prediction]:
-    """Return the saved predictions, none where the questions or the published file have changed."""
+    """Return the saved predictions, none where the questions or the published file have changed.
+
+    Raises: ValueError that names their file where it was changed itself.
+    """
     path, run = _saved_as(save_path, benchmark, questions)
-    answers = read_shard(path, run) if path.is_file() else {}
-    if len(answers) != len(questions):
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else [""]
+    if not lines[:1] or f'"{run} ' not in lines[0]:
         return []
-    return [Prediction(question, answers[row]) for row, question in enumerate(questions)]
+    if lines[0] != _header(f"{run} {_digest(lines[1:])}"):
+        instead = f"remove it, and change {save_path / benchmark.result_file} instead"
+        raise ValueError(f"{benchmark.name}: {path} was changed after the evaluation; {instead}")
+    return [Prediction(question, json.loads(line)[1]) for question, line in zip(questions, lines[1:], strict=True)]
 
 
 def _saved_as(save_path: Path, benchmark: Benchmark, questions: Sequence[Question]) -> tuple[Path, str]:
@@ -99,6 +106,10 @@ def shard_writer(save_path: Path, name: str, run: str, *, rank: int) -> Iterator
     write_text(path, _header(run) + "".join(_line(*item) for item in kept.items()))
     with path.open("a", encoding="utf-8") as file:
         yield lambda answers: append_text(file, path, "".join(_line(*item) for item in answers.items()))
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.blake2b("".join(lines).encode(), digest_size=12).hexdigest()
 
 
 def _header(run: str) -> str:

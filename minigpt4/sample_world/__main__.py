@@ -14,7 +14,9 @@ from minigpt4.sample_world.world import WorldSize, write_world
 
 def main() -> None:
     """Read the command line and write the world."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog = "python -m minigpt4.sample_world"
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=kind)
     size = WorldSize()
     parser.add_argument("--out", type=Path, required=True, help="folder to write; made when absent")
     parser.add_argument("--num-train-scenes", type=int, default=size.num_train_scenes)

@@ -120,9 +120,12 @@ def test_every_default_of_the_schema_lies_in_its_range(path):
 
 def test_layers_and_patches_of_a_plugins_part_are_not_compared_with_those_of_llama_and_eva(path):
     from minigpt4.common.registry import registry
+    from minigpt4.models.language.language_model import LanguageModel
+    from minigpt4.models.vision.vision_tower import VisionTower
 
-    registry.register_language_model("test_option_family")(type("Family", (), {}))
-    registry.register_vision_tower("test_option_tower")(type("Tower", (), {}))
+    methods = dict.fromkeys(("encode", "count_patches", "from_config"))
+    registry.register_language_model("test_option_family")(type("Family", (LanguageModel,), {}))
+    registry.register_vision_tower("test_option_tower")(type("Tower", (VisionTower,), methods))
     cfg = Config.load(path, ["model.language_model=test_option_family", "model.lora_target_modules=[c_attn]"])
     assert cfg.model_cfg.lora_target_modules == ["c_attn"]
     assert Config.load(path, ["model.vit_model=test_option_tower", "model.image_size=400"]).model_cfg.image_size == 400

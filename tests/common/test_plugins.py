@@ -89,6 +89,7 @@ def test_a_plugin_may_register_every_kind_that_a_yaml_names(beside):
         @registry.register_benchmark("g_quiz")
         class Quiz(Benchmark):
             DEFAULT_CONFIG = {"eval_file_path": "quiz.json", "max_new_tokens": 7}
+            questions = export = score_one = is_valid = print
 
         for kind in ("task", "runner", "lr_scheduler", "processor", "model"):
             getattr(registry, f"register_{kind}")(f"g_{kind}")(type("Mine", (), {}))
@@ -214,3 +215,51 @@ def test_a_broken_plugin_of_an_installed_package_is_named_and_stops_no_other_run
     assert said in mistakes(beside("datasets: {g_shades: {}}\n"))
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(said)
     assert "gqa" in registry.list_datasets()
+
+
+PARTS = """
+    from minigpt4.common.registry import registry
+    from minigpt4.evaluation.benchmark import Benchmark
+    from minigpt4.datasets.base_dataset import InstructionDataset
+    from minigpt4.datasets.declaration import dataset
+    from minigpt4.models.vision.vision_tower import VisionTower
+
+"""
+UNFIT = [
+    (
+        "@registry.register_benchmark('g_x')\n    class Quiz(Benchmark):\n        questions = export = print",
+        "benchmark 'g_x': Quiz lacks the methods is_valid, score_one",
+    ),
+    (
+        "@registry.register_vision_tower('g_x')\n    class Tower(VisionTower):\n        encode = print",
+        "vision_tower 'g_x': Tower lacks the methods count_patches, from_config",
+    ),
+    (
+        "@dataset('g_x', {})\n    class Shades(InstructionDataset):\n        fields = {}",
+        "dataset 'g_x': Shades lacks the method turns",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), UNFIT, ids=["benchmark", "vision_tower", "dataset"])
+def test_a_class_that_lacks_a_method_is_named_with_the_methods(beside, text, said):
+    path = beside(NOTHING % "g_lacking", g_lacking=PARTS + "    " + text + "\n")
+    message = mistakes(path)
+    assert f"run.plugins: the module g_lacking raises at {path.parent}/g_lacking.py:" in message
+    assert message.endswith(f"ValueError: {said}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("builder", "minigpt4.datasets.base_builder.BaseDatasetBuilder"),
+        ("vision_tower", "minigpt4.models.vision.vision_tower.VisionTower"),
+        ("language_model", "minigpt4.models.language.language_model.LanguageModel"),
+        ("benchmark", "minigpt4.evaluation.benchmark.Benchmark"),
+    ],
+)
+def test_a_class_that_is_no_subclass_of_its_base_is_refused(kind, base):
+    table = Registry()
+    getattr(table, f"register_{kind}")("x")(type("Mine", (), {}))
+    with pytest.raises(ValueError, match=rf"^{kind} 'x': Mine is no subclass of {base}$"):
+        getattr(table, f"get_{kind}_class")("x")

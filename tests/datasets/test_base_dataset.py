@@ -180,3 +180,20 @@ def test_a_dataset_without_processors_says_which_key_is_missing(tmp_path):
     cfg = OmegaConf.create({"build_info": {"ann_path": f"{tmp_path}/a.json", "image_path": str(tmp_path)}})
     with pytest.raises(ValueError, match=r"datasets\.colour\.vis_processor\.train is not set"):
         ColourBuilder(cfg, name="colour").build_datasets()
+
+
+class LooseDataset(ColourDataset):
+    fields = {}  # noqa: RUF012
+
+
+class LooseBuilder(ColourBuilder):
+    train_dataset_cls = LooseDataset
+
+
+def test_a_row_without_a_key_that_a_hook_reads_is_bad_also_where_no_fields_are_declared(colours, tmp_path):
+    dataset = colours([*ROWS, {"file": "1.png"}, {"colour": "red"}], LooseBuilder)
+    assert dataset.report.bad == [f"{tmp_path}/colours.json: record 5: 'file' is missing in this row"]
+    with pytest.raises(ValueError, match=r"^colour\[3\]: 'colour' is missing in this row$"):
+        get(dataset, 3)
+    with pytest.raises(ValueError, match=r"not one of its 1 rows can be used: .*: record 1: 'file' is missing in this"):
+        colours([{"colour": "red"}], LooseBuilder)

@@ -7,7 +7,7 @@ from minigpt4.evaluation.benchmark import Prediction, Question
 from minigpt4.evaluation.published import results_table
 from minigpt4.evaluation.result_files import read_predictions
 from minigpt4.evaluation.results import read_results, settings_of
-from minigpt4.evaluation.shards import fingerprint, save_predictions, saved_predictions
+from minigpt4.evaluation.shards import fingerprint, read_shard, save_predictions, saved_predictions, shard_writer
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]
@@ -102,3 +102,47 @@ def test_a_run_that_was_begun_before_processors_had_free_options_goes_on(tmp_pat
     assert list(settings) == ["name", "image_size", "mean", "std", "prompt", "max_words"]
     with_options = Config.load(path, ["preprocess.vis_processor.eval.options={grey: 0}"])
     assert settings_of(with_options)["image_processor"]["options"] == {"grey": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("[0,", "[99,"),
+        lambda text: text.replace("[1, ", '[1, "no", '),
+        lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+        lambda text: text + "garbage\n",
+        lambda text: text + "\x00\xff",
+    ],
+    ids=["row", "answer", "removed", "garbage", "binary"],
+)
+def test_predictions_that_were_changed_by_hand_are_refused(make_benchmarks, model_answers, tmp_path, change):
+    [benchmark] = make_benchmarks("vsr", **CHANGES["vsr"])
+    questions = benchmark.questions()
+    save_predictions(
+        tmp_path, benchmark, [Prediction(*one) for one in zip(questions, model_answers["vsr"], strict=True)]
+    )
+    path = tmp_path / "predictions/vsr.jsonl"
+    path.write_text(change(path.read_text()), encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"vsr: {path} was changed .*; remove it, and change {tmp_path}/vsr.json ins"):
+        saved_predictions(tmp_path, benchmark, questions)
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", '{"run": "another"}\n[0, "yes"]\n'])
+def test_predictions_of_another_run_or_version_are_left_out(make_benchmarks, model_answers, tmp_path, text):
+    [benchmark] = make_benchmarks("vsr", **CHANGES["vsr"])
+    questions = benchmark.questions()
+    save_predictions(
+        tmp_path, benchmark, [Prediction(*one) for one in zip(questions, model_answers["vsr"], strict=True)]
+    )
+    (tmp_path / "predictions/vsr.jsonl").write_text(text)
+    assert saved_predictions(tmp_path, benchmark, questions) == []
+
+
+def test_a_shard_ends_before_a_line_that_a_crash_damaged(tmp_path):
+    for damaged in (b"gar\x00bage\n", b"\xff\n", b"[7]\n", b"3\n", b'[1, "cut'):
+        with shard_writer(tmp_path, "vsr", "run", rank=0) as write:
+            write({0: "yes"})
+        path = tmp_path / "parts/vsr.rank0.jsonl"
+        path.write_bytes(path.read_bytes() + damaged + b'[2, "no"]\n')
+        assert read_shard(path, "run") == {0: "yes"}
+        path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from minigpt4.common.weight_headers import Shapes
 
 
-class VisionTower(nn.Module):
+class VisionTower(nn.Module, ABC):
     """A vision tower; a subclass makes its modules, and overrides `encode`, `count_patches` and `from_config`.
 
     `blocks` are its layers: `run.compile` takes them when the tower is frozen, and FLOPs are counted by them. A tower
@@ -30,20 +31,20 @@ class VisionTower(nn.Module):
         self.is_frozen = is_frozen
 
     @classmethod
+    @abstractmethod
     def count_patches(cls, cfg: Any) -> int:
         """Return the number of patches of an image by a `model` section; no weights are read.
 
         Raises: ValueError naming the option when sizes disagree.
         """
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_config(cls, cfg: Any, *, dtype: torch.dtype) -> VisionTower:
         """Build from a `model` section, frozen weights in `dtype`; options of a plugin's tower are `vit_options`.
 
         Raises: ValueError naming the option when weights are missing or do not fit.
         """
-        raise NotImplementedError
 
     @classmethod
     def weight_shapes(cls, cfg: Any, given: Shapes) -> Shapes | None:
@@ -58,9 +59,9 @@ class VisionTower(nn.Module):
         """Yield what is wrong with the options of a `model` section that disagree with each other."""
         yield from ()
 
+    @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """Return the patches (N, patches, width) of images (N, 3, H, W); N is at least 1; no gradient if frozen."""
-        raise NotImplementedError
 
     def quantise(self) -> None:
         """Keep frozen weights in 8 bits where the tower can; called once they are where they stay."""
