@@ -10,8 +10,8 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 
-USER_ERRORS = (ValueError, OSError, OmegaConfBaseException, SafetensorError, torch.OutOfMemoryError)
-"""We raise ValueError; the others come from libraries that read the user's files or take memory."""
+USER_ERRORS = (ValueError, FloatingPointError, OSError, OmegaConfBaseException, SafetensorError, torch.OutOfMemoryError)
+"""We raise ValueError, and FloatingPointError for a loss; libraries that read files or take memory raise the others."""
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended, as in shells."""

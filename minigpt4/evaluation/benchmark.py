@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from minigpt4.common.row_checks import require
+from minigpt4.common.row_checks import ROW_ERRORS, require, shown
 from minigpt4.common.schema import EvaluationDatasetConfig
 from minigpt4.evaluation.benchmarks.scorers import RIGHT_FROM, bootstrap, grouped, percent, wilson
 from minigpt4.evaluation.rows import NUM_SHOWN, each, first_few, read_rows, repeated
@@ -134,7 +134,7 @@ class Benchmark(ABC):
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Return accuracy (percent, None without a truth), its interval, the counts, and the accuracy of each type."""
-        rights = [(one.question.type, self.score_one(*one)) for one in predictions]
+        rights = [(one.question.type, self._right(*one)) for one in predictions]
         known = [right for _, right in rights if right is not None]
         groups = grouped((kind, right) for kind, right in rights if right is not None and kind is not None)
         counts = {
@@ -151,6 +151,16 @@ class Benchmark(ABC):
             "num_unparsed": sum(not self.parses(*one) for one in predictions),
             **(by_type | {"counts_by_type": counts} if groups else {}),
         }
+
+    def _right(self, question: Question, answer: Any) -> float | None:
+        """Return the score of one answer. Raises: ValueError that names the question where it is no score."""
+        try:
+            right = self.score_one(question, answer)
+            if right is not None and not (isinstance(right, int | float) and 0 <= right <= 1):
+                raise ValueError(f"expected None or a number from 0 to 1, got {shown(right)}")
+        except ROW_ERRORS as error:
+            raise ValueError(f"{self.name}[{question.id}]: score_one: {error}") from error
+        return right
 
     def _interval(self, rights: Sequence[float]) -> list[float] | None:
         """Return the 95 % interval of the accuracy, in percent."""

@@ -91,7 +91,10 @@ def _language_model(cfg: Any) -> WeightFile:
     from huggingface_hub.errors import HFValidationError
 
     key, source = "model.llama_model", str(cfg.llama_model)
-    url = registry.get_language_model_class(cfg.language_model).weights_url
+    family = registry.get_language_model_class(cfg.language_model)
+    url = family.weights_url
+    if lacking := [name for name in ("chat_format", "model_type") if not hasattr(family, name)]:
+        return WeightFile(key, source, url, f"model.language_model: {family.__name__} lacks {' and '.join(lacking)}")
     if os.path.isdir(source):
         return _folder(WeightFile(key, source, url), cfg, may_download=False)
     if not is_hub_id(source) or os.path.lexists(source):

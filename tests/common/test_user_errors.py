@@ -10,6 +10,11 @@ def test_a_users_mistake_is_its_message_alone():
         raise ValueError("run.seed: expected a number")
 
 
+def test_a_loss_that_is_not_finite_is_its_message_alone():
+    with pytest.raises(SystemExit, match=r"^train\.py: loss is nan at step 2$"), plain_errors("train.py"):
+        raise FloatingPointError("loss is nan at step 2")
+
+
 def test_of_a_librarys_message_only_the_first_line_is_shown():
     with pytest.raises(SystemExit, match=r"^train\.py: no such file$"), plain_errors("train.py"):
         raise OSError("no such file\nand a page of advice")

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from minigpt4.common.schema import EvaluationDatasetConfig
-from minigpt4.evaluation.benchmark import Benchmark, Question
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 
 
 class Loose(Benchmark):
@@ -45,3 +45,23 @@ def test_rows_may_have_their_text_under_another_key(tmp_path):
 
     benchmark = Things(OmegaConf.structured(EvaluationDatasetConfig(eval_file_path=str(path))), name="things")
     assert [question.prompt for question in benchmark.questions()] == ["dogs", "cats"]
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda: 2, "expected None or a number from 0 to 1, got 2"),
+        (lambda: "no", "expected None or a number from 0 to 1, got 'no'"),
+        (lambda: float("nan"), "expected None or a number from 0 to 1, got nan"),
+        (lambda: float("five"), "could not convert string to float: 'five'"),
+        (lambda: {}["truth"], "'truth'"),
+    ],
+)
+def test_a_score_that_is_none_of_0_to_1_is_refused_with_its_question(score, said):
+    class Odd(Loose):
+        def score_one(self, question, answer):
+            return score()
+
+    with pytest.raises(ValueError) as error:
+        Odd(name="odd").score([Prediction(Question(id=7, prompt="Q?"), "five")])
+    assert str(error.value) == f"odd[7]: score_one: {said}"

@@ -176,3 +176,9 @@ def test_its_flops_are_counted_by_the_same_formula(trained):
     parts = ModelFlops(model).parts(batch_of(10, 20, num_images=0, num_targets=7))
     assert parts["llm"] == (4 * num_layer_weights + 6 * lora) * 30 + 6 * 2 * 32 * (10**2 + 20**2)
     assert parts["head"] == 4 * 7 * 32 * model.language_model.config.vocab_size
+
+
+def test_a_family_without_names_is_refused_before_its_folder_is_read(tmp_path, model):
+    registry.register_language_model("nameless")(type("Nameless", (LanguageModel,), {}))
+    message = "model.language_model: Nameless lacks chat_format and model_type"
+    assert problems_of(folder_of(tmp_path / "llm", model), language_model="nameless") == [message]
