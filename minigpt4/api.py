@@ -22,7 +22,7 @@ from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.benchmark import Benchmark
 from minigpt4.evaluation.evaluator import BenchmarkResult, Evaluator, Results, image_processor
-from minigpt4.evaluation.prepare import choose
+from minigpt4.evaluation.prepare import INFER, SCORE, choose
 from minigpt4.evaluation.results import weights_name
 from minigpt4.evaluation.worker import GenerativeModel
 from minigpt4.processors.pictures import AS_SEEN
@@ -123,11 +123,17 @@ def evaluate(
     Under torchrun each rank asks its share, and rank 0 has the results.
     Raises: ValueError that lists what is missing or misspelt, before a model is loaded.
     """
+    if only not in (None, INFER, SCORE):
+        raise ValueError(f"only: expected {INFER!r}, {SCORE!r} or None, got {only!r}")
+    if odd := [one for one in benchmarks if not isinstance(one, str | Benchmark)]:
+        raise ValueError(f"benchmarks: expected names and Benchmark objects, got {odd[0]!r}")
     names = [one for one in benchmarks if isinstance(one, str)]
     chosen = choose(cfg, names) if names or not benchmarks else []
     chosen += [one for one in dict.fromkeys(benchmarks) if not isinstance(one, str)]
     given: Any = model.model if isinstance(model, Assistant) else model
     is_loaded = hasattr(given, "generate")  # an nn.Module can be called, too
+    if not (is_loaded or given is None or callable(given)):
+        raise ValueError(f"model: expected a model or a function that loads one, got {given!r}; a file is model.ckpt")
 
     def load() -> Any:
         if is_loaded:

@@ -188,3 +188,22 @@ def test_a_benchmark_without_one_of_the_four_methods_is_refused_before_anything_
 
     with pytest.raises(TypeError, match=r"export.*is_valid.*score_one"):
         Lacking(name="lacking")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"only": "answers"}, "only: expected 'infer', 'score' or None, got 'answers'"),
+        ({"benchmarks": [3]}, "benchmarks: expected names and Benchmark objects, got 3"),
+        (
+            {"model": "a.pth"},
+            "model: expected a model or a function that loads one, got 'a.pth'; a file is model.ckpt",
+        ),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_refused(tmp_path, arguments, said):
+    path = tmp_path / "x.yaml"
+    path.write_text("run: {device: cpu}\nevaluation_datasets: {vsr: {eval_file_path: vsr.jsonl}}\n")
+    with pytest.raises(ValueError) as error:
+        evaluate(Config.load(path), **arguments)
+    assert str(error.value) == said
