@@ -144,7 +144,7 @@ def evaluate(
             return _seeded_model(cfg, device, dtype, given or build_model)
 
     with process_restored(), joined_group(cfg.run_cfg):
-        if is_loaded and run_name is None and only != "score":
+        if is_loaded and run_name is None and only != SCORE:
             run_name = dist_utils.broadcast_object(weights_name(given) or uuid.uuid4().hex)
         evaluator = Evaluator(cfg=cfg, load_model=load, only=only, num_tries=num_tries, run_name=run_name)
         return evaluator.run(chosen, on_score=on_score)

@@ -22,7 +22,7 @@ def test_the_citation_names_the_contributors_the_version_and_the_paper():
 
 def test_contributing_has_the_table_of_layers_that_the_tests_hold():
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert page == with_table(page), "python tools/layer_table.py writes the table"
+    assert page == with_table(page), "python -m tools.layer_table writes the table"
     for package in MAY_IMPORT:
         assert f"\n| `{package}` | " in page
 

@@ -1,6 +1,6 @@
 """The table of download URLs in docs/data.md, made from the declarations of the datasets.
 
-python tools/data_table.py        # writes the table into docs/data.md
+python -m tools.data_table        # writes the table into docs/data.md
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
+from tools import marked_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "data.md"
-BEGIN, END = "<!-- made by tools/data_table.py -->\n", "<!-- end of the table -->\n"
 URL = re.compile(r"https?://[^\s,;]+")
 
 
@@ -24,8 +24,7 @@ def main() -> None:
 
 def with_table(page: str) -> str:
     """Return the page with the current table between the marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    return marked_table.with_table(page, "tools/data_table.py", table())
 
 
 def table() -> str:

@@ -1,16 +1,17 @@
 """The table of who may import whom in CONTRIBUTING.md, made from tests/test_layering.py.
 
-python tools/layer_table.py        # writes the table into CONTRIBUTING.md
+python -m tools.layer_table        # writes the table into CONTRIBUTING.md
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from tests.test_layering import MAY_IMPORT
+from tools import marked_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "CONTRIBUTING.md"
-BEGIN, END = "<!-- made by tools/layer_table.py -->\n", "<!-- end of the table -->\n"
 
 
 def main() -> None:
@@ -20,15 +21,11 @@ def main() -> None:
 
 def with_table(page: str) -> str:
     """Return the page with the current table between the marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+    return marked_table.with_table(page, "tools/layer_table.py", table())
 
 
 def table() -> str:
     """Return a Markdown table: a line for each package, in the order of the test's table."""
-    sys.path.insert(0, str(ROOT))
-    from tests.test_layering import MAY_IMPORT
-
     rows = [
         (name, [other for other in _sorted(below, MAY_IMPORT) if other != name]) for name, below in MAY_IMPORT.items()
     ]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_table_of_the_page_is_what_the_tool_writes():
     page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page) == page, "run python tools/data_table.py"
+    assert with_table(page) == page, "run python -m tools.data_table"
     for name in ("gqa", "engine_mcp", "laion"):
         assert f"`{name}`" in page
 
