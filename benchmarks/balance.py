@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from minigpt4.common.config import Config
-from minigpt4.common.shipped_configs import PACKAGE_DIR
-from minigpt4.datasets.mixture import MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent
+from minigpt4.common.config import PACKAGE_DIR, Config
+from minigpt4.datasets.mixture import MixtureComponent, MixtureSampler
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 NUM_ROWS = 1000

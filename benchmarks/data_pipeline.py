@@ -27,8 +27,7 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import ByteTokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.images import read_image
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent
+from minigpt4.datasets.mixture import MixtureComponent, MixtureDataset, MixtureSampler
 from minigpt4.runners.loader import build_loader
 
 

@@ -30,7 +30,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minigpt4.common.dist_utils import prepare_device
 from minigpt4.common.json_records import read_json
-from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EvaluationDatasetConfig, ModelConfig
 from minigpt4.common.seeds import derive_rng
@@ -38,6 +37,7 @@ from minigpt4.evaluation.benchmark import Benchmark, Question
 from minigpt4.evaluation.worker import InferenceWorker
 from minigpt4.models.attention import PACKED
 from minigpt4.models.decoding import decoding_config
+from minigpt4.runners.strategy import init_from_meta
 
 PUBLISHED_BATCH = 10
 IMAGE_SIZE = 448

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt4.models.attention import packed_attention
+from minigpt4.models.language.llama_layers import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.models.lora import FusedLoraLinear
 from minigpt4.models.losses import cross_entropy
-from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 LENGTHS = ((1,), (128,), (129,), (700,), (1, 128, 129, 700), (257, 300, 2, 64))

@@ -15,9 +15,9 @@ from torch import Tensor
 from minigpt4.datasets.mixture import MixtureDataset
 from minigpt4.runners.checkpoints import Checkpoints
 from minigpt4.runners.flops import ModelFlops, utilisation
-from minigpt4.runners.guard import LossGuard
 from minigpt4.runners.loader import PackedBatch
 from minigpt4.runners.runner_base import RunnerBase
+from minigpt4.runners.train_step import LossGuard
 
 
 class Stopwatch:

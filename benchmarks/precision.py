@@ -23,8 +23,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.json_records import read_json
 from minigpt4.common.tables import as_markdown, as_percent
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.evaluator import image_processor
-from minigpt4.evaluation.prepare import Prepared, choose, prepare
+from minigpt4.evaluation.evaluator import Prepared, choose, image_processor, prepare
 from minigpt4.evaluation.worker import InferenceWorker
 
 AnswersByName = dict[str, tuple[list[Any], float | None]]

@@ -23,10 +23,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, L
 
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Batch, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.datasets.samples import Sample
-from minigpt4.models.fused_attention import FusedAttention
+from minigpt4.datasets.mixture import Sample
+from minigpt4.models.language.llama_layers import FusedAttention, FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.models.lora import FusedLoraLinear
-from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.runners.flops import ModelFlops, utilisation
 
 

@@ -22,13 +22,11 @@ from made_up_mixture import MadeUpDataset
 from omegaconf import OmegaConf
 from published_recipe import work_of
 
-from minigpt4.common.config import Config
+from minigpt4.common.config import PACKAGE_DIR, Config
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import ModelConfig
 from minigpt4.common.seeds import derive_rng
-from minigpt4.common.shipped_configs import PACKAGE_DIR
-from minigpt4.datasets.mixture import MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent
+from minigpt4.datasets.mixture import MixtureComponent, MixtureSampler
 from minigpt4.runners.flops import PEAK_FLOPS, ModelFlops
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"

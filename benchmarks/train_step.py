@@ -32,13 +32,12 @@ from published_recipe import PublishedTrainer, examples_of
 from torch.utils.data import DataLoader
 from variants import VARIANTS, PartTimer, TimedRunner, TimedTask
 
-from minigpt4.common.config import Config
-from minigpt4.common.meta_weights import init_from_meta
+from minigpt4.common.config import PACKAGE_DIR, Config
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
-from minigpt4.common.shipped_configs import PACKAGE_DIR
 from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
 from minigpt4.runners.loader import components_of
+from minigpt4.runners.strategy import init_from_meta
 
 MIXTURE = PACKAGE_DIR.parent / "train_configs" / "minigptv2_finetune_dataengine.yaml"
 SIZES: dict[str, list[str]] = {
@@ -149,7 +148,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = train(cfg, make_datasets(cfg, Path(folder)), args, timer)
     if args.timed_parts:
         num_timed = (args.warmup + args.steps) * args.accum - 3
-        return {"parts_ms": timer.milliseconds(num_steps=num_timed)}
+        return {"parts_ms": timer.milliseconds(num_steps=num_timed)} if num_timed > 0 else {}
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rounded = {key: None if value is None else float(f"{value:.4g}") for key, value in figures.items()}
     return {

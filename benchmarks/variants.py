@@ -19,9 +19,8 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.models import kernels, minigpt_v2
 from minigpt4.models.attention import PACKED
-from minigpt4.models.fused_attention import FusedAttention
+from minigpt4.models.language.llama_layers import FusedAttention, FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.models.lora import FusedLoraLinear
-from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 

@@ -21,15 +21,14 @@ from minigpt4.common.process_state import joined_group, process_restored
 from minigpt4.common.registry import registry
 from minigpt4.common.seeds import seed_torch
 from minigpt4.evaluation.benchmark import Benchmark
-from minigpt4.evaluation.evaluator import BenchmarkResult, Evaluator, Results, image_processor
-from minigpt4.evaluation.prepare import INFER, SCORE, choose
+from minigpt4.evaluation.evaluator import INFER, SCORE, BenchmarkResult, Evaluator, Results, choose, image_processor
 from minigpt4.evaluation.results import weights_name
 from minigpt4.evaluation.worker import GenerativeModel
 from minigpt4.processors.pictures import AS_SEEN
 from minigpt4.runners import RunnerBase
 from minigpt4.runners.checkpoints import choose_job
 from minigpt4.runners.resuming import refuse_changes
-from minigpt4.runners.run_result import RunResult
+from minigpt4.runners.runner_base import RunResult
 from minigpt4.tasks import setup_task
 
 __all__ = [

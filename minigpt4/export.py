@@ -33,8 +33,7 @@ from minigpt4.common.downloads import from_hub
 from minigpt4.common.logger import setup_logger
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.conversation.tokenizer import SentencePieceTokenizer
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import SentencePieceTokenizer, TransformersTokenizer
 from minigpt4.conversation.tokenizer_export import (
     CHAT_TEMPLATE_FILES,
     copy_transformers_tokenizer,

@@ -146,7 +146,7 @@ MUTANTS = (
     ),
     Mutant(
         name="an unset option differs from its default",
-        file="runners/changes.py",
+        file="runners/resuming.py",
         line="return _unset_value(path, leaves) if value is None else value",
         fault="return value",
         test="tests/runners/test_changes.py::test_an_unset_option_equals_its_default",

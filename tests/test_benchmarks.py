@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from minigpt4.datasets.samples import Sample, SampleRef
+from minigpt4.datasets.mixture import Sample, SampleRef
 from minigpt4.models.attention import PACKED, packed_attention
 from tests.forked import ROOT, run_script
 from tests.models.golden_model import examples_of, recorded, tiny_model

@@ -7,8 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import ByteTokenizer, SentencePieceTokenizer, TransformersTokenizer
 from minigpt4.export import export, logits_of, main
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.conversation.small_tokenizers import train

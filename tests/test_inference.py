@@ -9,7 +9,7 @@ from PIL import Image
 from minigpt4.api import Assistant, load_model, open_picture
 from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import TransformersTokenizer
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.models.golden_model import ASSETS, picture, tiny_model
 

@@ -8,7 +8,7 @@ import sys
 from minigpt4.cli.options import USAGE_ERROR
 from minigpt4.evaluation import submissions
 from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, read_seed, seed_questions
-from minigpt4.evaluation.result_files import read_answers, read_results
+from minigpt4.evaluation.submissions import read_answers, read_results
 from minigpt4.evaluation.tables import read_tsv, write_sheet
 
 

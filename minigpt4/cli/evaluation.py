@@ -14,9 +14,8 @@ from minigpt4.common.logger import setup_logger
 from minigpt4.common.tables import as_interval
 from minigpt4.common.user_errors import plain_errors
 from minigpt4.evaluation.benchmarks.refcoco import NUM_TRIES
-from minigpt4.evaluation.evaluator import BenchmarkResult
-from minigpt4.evaluation.prepare import INFER, choose
-from minigpt4.evaluation.published import results_table
+from minigpt4.evaluation.evaluator import INFER, BenchmarkResult, choose
+from minigpt4.evaluation.report import results_table
 
 
 def run(args: argparse.Namespace, prog: str) -> int:

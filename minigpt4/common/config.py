@@ -1,4 +1,4 @@
-"""Config: merges library defaults, the user's YAML file and `--options`, and checks every option."""
+"""Config: merges library defaults, a YAML file (also a shipped one, by name) and `--options`, and checks all."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from minigpt4.common.option import options_of, shown, wrong_text
 from minigpt4.common.plugins import load_plugins
 from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.common.schema import NAMED_SECTIONS, SECTIONS
-from minigpt4.common.shipped_configs import PACKAGE_DIR, find_config
 from minigpt4.common.yaml_reader import merge_options, read_yaml_file
+
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
+FOLDERS = ("train_configs", "eval_configs")
 
 
 class Config:
@@ -203,6 +205,8 @@ def _wrong_together(cfg: Config) -> Iterator[str]:
         yield "model.lora_target_modules: expected at least one layer, got none; model.lora_r=0 trains without LoRA"
     if len(cfg.datasets_cfg) and all(body.sample_ratio == 0 for body in cfg.datasets_cfg.values()):
         yield "datasets: at least one sample_ratio should be above 0"
+    if (job_id := cfg.run_cfg.job_id) and (Path(job_id).is_absolute() or ".." in Path(job_id).parts):
+        yield f"run.job_id: expected a folder below run.output_dir, got {shown(job_id)}"
     if (splits := list(cfg.run_cfg.train_splits)) != ["train"]:
         yield f"run.train_splits: expected [train], the only split for training, got {splits}"
 
@@ -266,3 +270,38 @@ def _without_none(tree: Any, path: str, unset: set[str]) -> Any:
         inner = {key: (value, f"{path}.{key}") for key, value in tree.items()}
         return {k: _without_none(v, at, unset) for k, (v, at) in inner.items() if v is not None or at in unset}
     return tree
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return every shipped file by its path without the suffix, as train_configs/minigptv2_finetune."""
+    return {f"{folder}/{path.stem}": path for folder in FOLDERS for path in sorted(folder_of(folder).glob("*.yaml"))}
+
+
+def folder_of(name: str) -> Path:
+    """Return a folder of shipped files: inside the installed package, or beside the package in a checkout."""
+    inside = PACKAGE_DIR / name
+    return inside if inside.is_dir() else PACKAGE_DIR.parent / name
+
+
+def find_config(given: str) -> Path:
+    """Return the YAML file that a user names: a file that exists, else a shipped one, with or without its folder.
+
+    Another path is returned as it is; reading it gives the error.
+    Raises: ValueError for a name without a suffix that no shipped file has, or that two of them have.
+    """
+    if Path(given).is_file():
+        return Path(given)
+    shipped, wanted = shipped_configs(), Path(given.removesuffix(".yaml")).as_posix()
+    found = [name for name in shipped if wanted in (name, name.partition("/")[2])]
+    if len(found) == 1:
+        return shipped[found[0]]
+    if found:
+        raise ValueError(f"{given} names two files that the package ships: {' and '.join(found)}; give one of these")
+    if "/" in wanted or Path(given).suffix or Path(given).exists():
+        return Path(given)
+    names = [name.partition("/")[2] for name in shipped]
+    known = "".join(f"\n  {name}" for name in shipped)
+    raise ValueError(
+        f"{given}: no such file, and the package ships no YAML file of this name{did_you_mean(given, names)}. "
+        f"It ships:{known}"
+    )

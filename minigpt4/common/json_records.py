@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from minigpt4.common.paths import open_text
 from minigpt4.common.row_checks import NUMBER
-from minigpt4.common.text_files import open_text
 
 CHUNK = 1 << 22
 LONGEST_TEXT = 1 << 26

@@ -18,7 +18,7 @@ from torch import Tensor
 from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import downloaded_to
 from minigpt4.common.registry import registry
-from minigpt4.common.weight_folder import config_of, local_folder, read_json, weight_paths
+from minigpt4.common.weight_files import config_of, local_folder, read_json, weight_paths
 
 VERSION = 1
 NUM_VALUES = 4

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from minigpt4.common.paths import read_text
 from minigpt4.common.schema import option_at
-from minigpt4.common.text_files import read_text
 
 MAX_VALUES = 100_000
 """A limit, since a small file with aliases may describe more values than fit in memory."""

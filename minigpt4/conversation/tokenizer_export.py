@@ -16,8 +16,7 @@ from typing import Any
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from minigpt4.conversation.tokenizer import SentencePieceTokenizer
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import SentencePieceTokenizer, TransformersTokenizer
 from minigpt4.conversation.tokenizer_json import BOS, EOS, UNKNOWN, WORD_START, Piece, splits
 
 CHAT_TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja")

@@ -1,21 +1,56 @@
-"""Builds a dataset from its YAML entry: finds the files, reports missing ones, makes the processors."""
+"""Builds a dataset from its YAML entry: finds the files, reports missing ones, makes the processors.
+
+`@dataset("gqa")` registers the builder of a dataset class, so that a dataset is one declaration.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from minigpt4.common.paths import wrong_path
 from minigpt4.common.registry import registry
 from minigpt4.conversation.prompt_templates import load_templates
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.boxes import KEEP
-from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.images import Listings
 from minigpt4.processors.pictures import AS_STORED
 
 HELD_OUT = ("val", "test")
+
+C = TypeVar("C", bound=type[InstructionDataset])
+DEFAULTS = "configs/datasets/{}.yaml"
+"""Where this package has the defaults of its datasets, below minigpt4/."""
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """One file or folder: its possible paths (the first that exists counts), and the YAML key that sets it."""
+
+    key: str
+    paths: Sequence[str]
+    url: str = ""
+    folder: bool = False
+
+    def find(self) -> str | None:
+        """Return the first path that exists, or None."""
+        exists = os.path.isdir if self.folder else os.path.isfile
+        return next((path for path in self.paths if exists(path)), None)
+
+    def problem(self) -> str | None:
+        """Return the message for the user if it is missing or unusable, else None."""
+        there = next((path for path in self.paths if os.path.lexists(path)), None)
+        if there is not None:
+            wrong = wrong_path(self.find() or there, folder=self.folder)
+            return f"{self.key}: {wrong}" if wrong else None
+        kind = "folder" if self.folder else "file"
+        where = " or ".join(self.paths) if self.paths else "is set"
+        return f"{self.key}: no {kind} {where}" + (f"; download it from {self.url}" if self.url else "")
 
 
 class BaseDatasetBuilder:
@@ -186,3 +221,29 @@ class FolderBuilder(BaseDatasetBuilder):
     def _below(self, name: str) -> DataPath:
         folder = self.option(self.folder_key)
         return self.data_path(self.folder_key, folder and f"{folder}/{name}", self.annotations_url)
+
+
+def dataset(
+    name: str,
+    defaults: str | Mapping[str, Any] | None = None,
+    *,
+    builder: type[BaseDatasetBuilder] = BaseDatasetBuilder,
+    **attributes: Any,
+) -> Callable[[C], C]:
+    """Register a builder of this name for the class below; a class may have several names.
+
+    `defaults` are the options of its YAML entry, or a YAML file that has them. `attributes` are those of `builder`,
+    such as `annotations_url`. Raises: ValueError when the class lacks the method `turns`.
+    """
+    if defaults is None and (Path(__file__).parents[1] / DEFAULTS.format(name)).is_file():
+        defaults = DEFAULTS.format(name)
+
+    def wrap(cls: C) -> C:
+        if cls.turns is InstructionDataset.turns:
+            raise ValueError(f"dataset '{name}': {cls.__name__} lacks the method turns")
+        body = {"train_dataset_cls": cls, "DATASET_CONFIG_DICT": {"default": defaults or {}}, **attributes}
+        body |= {"__module__": cls.__module__, "__doc__": f"Builds {name}."}
+        registry.register_builder(name)(type(f"{cls.__name__.removesuffix('Dataset')}Builder", (builder,), body))
+        return cls
+
+    return wrap

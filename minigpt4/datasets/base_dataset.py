@@ -17,15 +17,12 @@ from torch.utils.data import Dataset
 
 from minigpt4.common.row_checks import ROW_ERRORS, reason_of, require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Example, Turn
-from minigpt4.conversation.token_costs import TokenCosts
 from minigpt4.datasets.boxes import CLIP, DROP, KEEP, clip_boxes
 from minigpt4.datasets.images import ImageFolder, Listings, read_image
-from minigpt4.datasets.lengths import mean_chars
+from minigpt4.datasets.lengths import TokenCosts, mean_chars
 from minigpt4.datasets.row_index import table_of
-from minigpt4.datasets.row_report import RowReport
-from minigpt4.datasets.row_rules import Row, RowRules
-from minigpt4.datasets.row_table import RowTable
-from minigpt4.datasets.selection import count_faults, image_paths, known_faults, select_rows
+from minigpt4.datasets.row_table import Row, RowRules, RowTable
+from minigpt4.datasets.selection import RowReport, count_faults, image_paths, known_faults, select_rows
 from minigpt4.processors.pictures import AS_STORED
 
 logger = logging.getLogger(__name__)

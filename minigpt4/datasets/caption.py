@@ -11,11 +11,10 @@ from minigpt4.common.json_records import JsonRecords
 from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import urls
-from minigpt4.datasets.base_builder import FolderBuilder
+from minigpt4.datasets.base_builder import FolderBuilder, dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 
 class CaptionDataset(InstructionDataset):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import urls
+from minigpt4.datasets.base_builder import dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import TURN_CHARS, cleaned_chars, num_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 COCO: dict[str, Any] = {"images_url": urls.COCO_IMAGES}
 

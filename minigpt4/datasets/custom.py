@@ -14,12 +14,11 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import IMAGE_PLACEHOLDER, IMAGE_SPAN, Turn
-from minigpt4.datasets.base_builder import BaseDatasetBuilder
+from minigpt4.datasets.base_builder import BaseDatasetBuilder, DataPath
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.data_path import DataPath
 from minigpt4.datasets.lengths import TURN_CHARS, mean_chars, num_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 from minigpt4.datasets.streams import StreamBuilder, StreamDataset
 from minigpt4.processors.pictures import AS_SEEN
 

@@ -12,11 +12,10 @@ from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import BY_LETTER, choice_question
 from minigpt4.datasets import urls
-from minigpt4.datasets.base_builder import BaseDatasetBuilder
+from minigpt4.datasets.base_builder import BaseDatasetBuilder, dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import cleaned_chars, num_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 
 class EngineBuilder(BaseDatasetBuilder):

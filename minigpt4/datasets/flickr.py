@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from minigpt4.conversation.conversation import Turn
 from minigpt4.datasets import urls
+from minigpt4.datasets.base_builder import dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
 from minigpt4.datasets.boxes import text_fault
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import chars_with_boxes, num_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 FLICKR: dict[str, Any] = {
     "annotations_url": urls.FLICKR,

@@ -16,14 +16,12 @@ from minigpt4.conversation.box_text import box_text
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import urls
-from minigpt4.datasets.base_builder import BaseDatasetBuilder, FolderBuilder
+from minigpt4.datasets.base_builder import BaseDatasetBuilder, DataPath, FolderBuilder, dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, box_fault, checked_box, coco_boxes, stated_size
-from minigpt4.datasets.data_path import DataPath
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.lengths import BOX_CHARS, mean_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 SIDES = ("x", "y", "width", "height")
 NO_SIZE = (0, 0)

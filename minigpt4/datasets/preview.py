@@ -16,7 +16,7 @@ from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN
 from minigpt4.conversation.encoder import ChatEncoder, Encoded
 from minigpt4.conversation.tokenizer import Tokenizer
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.samples import MixtureComponent, mixing_weights
+from minigpt4.datasets.mixture import MixtureComponent, mixing_weights
 from minigpt4.processors.blip_processors import CLIP_MEAN, CLIP_STD
 from minigpt4.reports.preview_page import DatasetView, Sample, Token, write_preview_page
 

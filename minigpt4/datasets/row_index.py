@@ -21,13 +21,12 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from filelock import FileLock
 
-from minigpt4.common import json_records, row_checks, safe_pickle, text_files
+from minigpt4.common import json_records, paths, row_checks, safe_pickle
 from minigpt4.common.files import NotWrittenError, part_of, write_whole
 from minigpt4.common.liveness import pulse
 from minigpt4.common.locks import locked, signs_of_work
 from minigpt4.datasets import boxes, lengths, row_table
-from minigpt4.datasets.row_rules import RowRules
-from minigpt4.datasets.row_table import DTYPES, RowTable
+from minigpt4.datasets.row_table import DTYPES, RowRules, RowTable
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +162,7 @@ def _key_of(cls: Any) -> str:
 @functools.cache
 def _code_of(cls: Any) -> str:
     """Return a digest of the code that finds the rows of a class."""
-    modules = (json_records, row_checks, text_files, row_table, lengths, boxes, safe_pickle)
+    modules = (json_records, row_checks, paths, row_table, lengths, boxes, safe_pickle)
     files = {module.__file__ for module in modules}
     others = ("builtins", "typing", "torch")
     files |= {inspect.getsourcefile(base) for base in cls.__mro__ if base.__module__.split(".")[0] not in others}

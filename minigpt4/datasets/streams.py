@@ -22,14 +22,12 @@ from minigpt4.common.row_checks import require
 from minigpt4.common.seeds import derive_rng, derive_seed
 from minigpt4.conversation.conversation import Example, Turn
 from minigpt4.datasets import urls
-from minigpt4.datasets.base_builder import BaseDatasetBuilder
+from minigpt4.datasets.base_builder import BaseDatasetBuilder, DataPath, dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
 from minigpt4.datasets.boxes import DROP, DROPPED, FAULTS
-from minigpt4.datasets.data_path import DataPath
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.images import Listings
-from minigpt4.datasets.row_rules import Row
-from minigpt4.datasets.samples import STREAM_BLOCK
+from minigpt4.datasets.mixture import STREAM_BLOCK
+from minigpt4.datasets.row_table import Row
 from minigpt4.datasets.shards import Shard, cut_shards, named, read_shard
 from minigpt4.processors.pictures import decode_image
 

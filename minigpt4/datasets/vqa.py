@@ -10,10 +10,10 @@ from minigpt4.common.row_checks import require
 from minigpt4.conversation.conversation import Turn
 from minigpt4.conversation.prompt_templates import fill
 from minigpt4.datasets import urls
+from minigpt4.datasets.base_builder import dataset
 from minigpt4.datasets.base_dataset import InstructionDataset, with_image
-from minigpt4.datasets.declaration import dataset
 from minigpt4.datasets.lengths import mean_chars, num_chars
-from minigpt4.datasets.row_rules import Row
+from minigpt4.datasets.row_table import Row
 
 COCO: dict[str, Any] = {"images_url": urls.COCO_IMAGES, "image_subfolder": "train"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,12 @@ from minigpt4.common import dist_utils
 from minigpt4.common.config import Config
 from minigpt4.common.liveness import pulse
 from minigpt4.common.paths import wrong_output_folder
-from minigpt4.common.registry import registry
+from minigpt4.common.registry import did_you_mean, registry
+from minigpt4.common.row_checks import shown
 from minigpt4.conversation.chat_format import chat_format_of
-from minigpt4.evaluation.benchmark import Benchmark, Prediction
+from minigpt4.evaluation.benchmark import Benchmark, Prediction, Question
 from minigpt4.evaluation.mistakes import Mistake, mistakes, write_mistakes
-from minigpt4.evaluation.prepare import INFER, SCORE, Prepared, prepare
-from minigpt4.evaluation.published import published_of
-from minigpt4.evaluation.report import write_page
-from minigpt4.evaluation.result_files import read_predictions
+from minigpt4.evaluation.report import published_of, write_page
 from minigpt4.evaluation.results import (
     image_options,
     provenance,
@@ -31,8 +30,131 @@ from minigpt4.evaluation.results import (
     settings_of,
     write_results,
 )
+from minigpt4.evaluation.rows import NUM_SHOWN, repeated
 from minigpt4.evaluation.shards import remove_shards, saved_predictions
+from minigpt4.evaluation.submissions import read_predictions
 from minigpt4.evaluation.worker import GenerativeModel, ImageProcessor, InferenceWorker
+
+INFER, SCORE = "infer", "score"
+SUFFIX = "_subset"
+"""The end of a subset's name, result file and key in results.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A benchmark with its questions; `num_all` counts all of them where `only_ids` chose some."""
+
+    benchmark: Benchmark
+    questions: list[Question]
+    num_all: int | None = None
+
+
+def choose(
+    cfg: Config, names: Sequence[str] = (), *, script: str | None = None, option: str = "benchmark"
+) -> list[Benchmark]:
+    """Return the benchmarks of these names, or all of the YAML; of a script alone, those that it evaluates.
+
+    `option` is the word before a name in messages.
+    Raises: ValueError when a name is not in the YAML, or another script evaluates it.
+    """
+    entries = cfg.evaluation_datasets_cfg
+    classes = {str(name): registry.get_benchmark_class(str(name)) for name in entries}
+    registered = registry.list_benchmarks()
+    problems = []
+    for name in names:
+        if name not in classes:
+            listed = f"evaluation_datasets has {', '.join(classes) or 'no benchmark'}"
+            hint = "" if name in registered else did_you_mean(name, [*classes, *registered])
+            problems.append(f"{option} {name}: {listed}{hint}")
+        elif script not in (None, classes[name].script):
+            problems.append(f"{option} {name}: eval_scripts/{classes[name].script} evaluates it")
+    if any(name not in classes for name in names):
+        problems.append(f"registered benchmarks: {', '.join(registered)}")
+    if problems:
+        raise ValueError("\n  ".join(problems))
+    names = list(dict.fromkeys(names)) or [name for name, cls in classes.items() if script in (None, cls.script)]
+    if not names:
+        own = [kind for kind in registered if script in (None, registry.get_benchmark_class(kind).script)]
+        raise ValueError(f"evaluation_datasets lists none of {', '.join(own)}")
+    return [part for name in names for part in classes[name].build(entries[name], name=name)]
+
+
+def prepare(benchmarks: Sequence[Benchmark], *, save_path: Path, only: str | None = None) -> list[Prepared]:
+    """Return the benchmarks with their questions.
+
+    Raises: ValueError that lists the missing files and bad rows of all; `only` says whether images or result files
+    are needed.
+    """
+    prepared = []
+    names = [benchmark.name for benchmark in benchmarks]
+    problems = [f"{name}: two benchmarks have this name" for name in dict.fromkeys(names) if names.count(name) > 1]
+    for benchmark in benchmarks:
+        num_all = None
+        try:
+            questions = benchmark.questions()
+            benchmark.check_questions(questions)
+            if benchmark.cfg.get("only_ids") is not None:
+                num_all = len(questions)
+                benchmark, questions = take_subset(benchmark, questions)
+            if only != SCORE:
+                benchmark.check_images(questions)
+                benchmark.check_pictures(questions)
+            elif not (save_path / benchmark.result_file).is_file():
+                raise ValueError(
+                    f"{benchmark.name}: {save_path / benchmark.result_file} does not exist (run.save_path)"
+                )
+            prepared.append(Prepared(benchmark, questions, num_all))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n  ".join(["the evaluation cannot start", *problems]))
+    return prepared
+
+
+def read_ids(path: Path) -> list[str]:
+    """Return the ids of a file, one a line or a JSON list.
+
+    Raises: ValueError that names the file where it is missing, empty, no text, or names an id twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    ids = [line.strip() for line in text.splitlines() if line.strip()]
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: broken JSON: {error}") from error
+        if odd := [one for one in listed if type(one) not in (int, str)]:
+            raise ValueError(f"{path}: an id should be a number or a text, not {shown(odd[0])}")
+        ids = [str(one).strip() for one in listed]
+    if not ids:
+        raise ValueError(f"{path} holds no id")
+    if twice := repeated(ids):
+        raise ValueError(f"{path}: {len(twice)} ids come more than once: {', '.join(twice[:NUM_SHOWN])}")
+    return ids
+
+
+def take_subset(benchmark: Benchmark, questions: Sequence[Question]) -> tuple[Benchmark, list[Question]]:
+    """Return the benchmark under the name of its subset, and the questions of `only_ids` in the file's order of rows.
+
+    Raises: ValueError that names the file and the ids that no question has.
+    """
+    path = Path(benchmark.cfg.only_ids)
+    where = f"{benchmark.name}: evaluation_datasets.{benchmark.entry}.only_ids"
+    try:
+        ids = read_ids(path)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    known = {str(question.id) for question in questions}
+    if unknown := [name for name in ids if name not in known]:
+        listed = ", ".join(unknown[:NUM_SHOWN])
+        raise ValueError(f"{where}: {path}: {len(unknown)} ids belong to no question: {listed}")
+    chosen, file = set(ids), Path(benchmark.result_file)
+    subset = copy.copy(benchmark)
+    subset.name, subset.result_file = benchmark.name + SUFFIX, f"{file.stem}{SUFFIX}{file.suffix}"
+    return subset, [question for question in questions if str(question.id) in chosen]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +217,8 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.save_path = Path(self.cfg.run_cfg.save_path)
         self.named = {} if self.run_name is None else {"run_name": self.run_name}
+        if self.num_tries < 0:
+            raise ValueError(f"num_tries: expected at least 0, got {self.num_tries}")
         if wrong := wrong_output_folder("run.save_path", str(self.save_path)):
             raise ValueError(wrong)
 

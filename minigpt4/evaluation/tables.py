@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minigpt4.common.paths import read_text
 from minigpt4.common.row_checks import shown
-from minigpt4.common.text_files import read_text
 from minigpt4.evaluation.rows import first_few, id_number, repeated
 
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

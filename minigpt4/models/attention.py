@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from minigpt4.models.probe import check_apart
+from minigpt4.models.kernels import check_apart
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,32 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minigpt4.common.weight_headers import misfit
+from minigpt4.common.weight_files import misfit
 from minigpt4.conversation.conversation import ImageTokens
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.models.published_names import BACKBONE, published_name
+
+BACKBONE = ("visual_encoder.", "ln_vision.")
+"""Prefixes of the vision tower's tensors."""
+_PUBLISHED = {
+    "language_model.model.": "llama_model.",
+    "vision_tower.vit.": "visual_encoder.",
+    "vision_tower.ln_vision.": "ln_vision.",
+    "vision_tower.": "visual_encoder.",
+    "projector.linear.": "llama_proj.",
+}
+"""Prefixes of our parameters, and those of published checkpoints."""
 
 _NO_DECAY = ("bias", "ln", "bn")
+
+
+def published_name(name: str) -> str:
+    """Return a parameter's name as published checkpoints have it; a published name stays as it is."""
+    for ours, published in _PUBLISHED.items():
+        if name.startswith(ours):
+            name = published + name.removeprefix(ours)
+            break
+    # newer releases of peft write the adapter's name
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
 
 
 class BaseModel(nn.Module):

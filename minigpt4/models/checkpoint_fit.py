@@ -11,10 +11,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from minigpt4.common.registry import registry
-from minigpt4.common.weight_headers import Shapes, misfit
-from minigpt4.models.base_model import shapes_of
+from minigpt4.common.weight_files import Shapes, misfit
+from minigpt4.models.base_model import BACKBONE, published_name, shapes_of
 from minigpt4.models.projector import PATCHES_PER_TOKEN, Projector
-from minigpt4.models.published_names import BACKBONE, published_name
 
 logger = logging.getLogger(__name__)
 PROJECTION = "llama_proj.weight"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -13,14 +14,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt4.models.attention import PACKED
-from minigpt4.models.cached_attention import CachedAttention, DecodeAttention, PrefillAttention, Segment
 from minigpt4.models.decode_graphs import DecodeGraphs
 from minigpt4.models.fused_layer import FusedLayer, fused_layers, lora_is_merged, lora_layers
-from minigpt4.models.kv_cache import KVCache, upload
+from minigpt4.models.kv_cache import CachedAttention, DecodeAttention, KVCache, PrefillAttention, Segment, upload
 from minigpt4.models.precision import language_autocast, without_autocast
 
 SharedPrefix = tuple[Hashable, int]
 """What a prompt begins with, and for how many tokens: prompts with equal prefixes begin alike."""
+
+
+class ModelLock:
+    """A lock that the same thread may take again. A copy of the model gets a new one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModelLock, ()
 
 
 class Decoder:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from minigpt4.models.cached_attention import CachedAttention
 from minigpt4.models.joint_weights import join, plain_linears
 from minigpt4.models.kernels import gated_silu, rotate
+from minigpt4.models.kv_cache import CachedAttention
 
 _UNKNOWN = ("q_norm", "k_norm", "sinks")
 """Parts of an attention that a layer of Llama's shape does not have."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt4.models.probe import check_apart
-
 logger = logging.getLogger(__name__)
+
 TOLERANCE = 0.02
 """Of the largest value: a few roundings of bfloat16."""
 FLOAT8 = torch.float8_e4m3fn
@@ -146,3 +146,18 @@ def _quantises_closely(device: torch.device) -> bool:
     values, scales = triton_kernels.quantise_rows(rows, dtype=FLOAT8, largest=LARGEST_FLOAT8, smallest=SMALLEST_ROW)
     errors = (values.float() * scales - rows.float()).abs()
     return bool((errors <= rows.float().abs() / 15 + scales / 500).all())
+
+
+def check_apart(check: Callable[[], bool], device: torch.device) -> bool:
+    """Return the result of a check of a kernel, run in a thread whose GPU is `device`.
+
+    Autocast and the hooks of a recomputed layer belong to a thread, so they do not reach the check.
+    """
+
+    def run() -> bool:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # a new thread begins on GPU 0
+        return check()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()

@@ -17,14 +17,12 @@ from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.models.attention import varlen_works
 from minigpt4.models.base_model import BaseModel
 from minigpt4.models.checkpoint_fit import checkpoint_misfits
-from minigpt4.models.decoder import SharedPrefix
-from minigpt4.models.decoding import decoding_config, generate_tokens, seeded
+from minigpt4.models.decoder import ModelLock, SharedPrefix
+from minigpt4.models.decoding import checked_images, decoding_config, generate_tokens, seeded, shared_prefixes
 from minigpt4.models.kv_cache import send
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.losses import cross_entropy
-from minigpt4.models.model_lock import ModelLock
 from minigpt4.models.projector import Projector
-from minigpt4.models.prompts import checked_images, shared_prefixes
 from minigpt4.models.scoring import score_choices
 from minigpt4.models.vision.vision_tower import VisionTower
 
@@ -202,7 +200,7 @@ class MiniGPTv2(BaseModel):
         self.language_model.cuda_graphs = True
 
     def merged(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which LoRA is merged into the weights; see `merged_lora.merged`."""
+        """Return a context in which LoRA is merged into the weights; see `lora.merged`."""
         return self.language_model.merged()
 
     def merge_for_good(self) -> None:

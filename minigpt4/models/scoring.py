@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minigpt4.models.cached_attention import Segment
 from minigpt4.models.decoder import SharedPrefix
-from minigpt4.models.kv_cache import upload
+from minigpt4.models.kv_cache import Segment, upload
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.losses import cross_entropy
 

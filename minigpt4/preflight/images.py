@@ -18,10 +18,9 @@ from tqdm import tqdm
 from minigpt4.common.files import append_text
 from minigpt4.datasets.images import Listings
 from minigpt4.datasets.picture_kinds import kinds_of_file, lines_of
-from minigpt4.datasets.row_report import MAX_EXAMPLES
+from minigpt4.datasets.selection import MAX_EXAMPLES
 from minigpt4.datasets.shards import open_shards
-from minigpt4.preflight.bad_samples import write_bad_samples
-from minigpt4.preflight.preflight_report import PreflightReport
+from minigpt4.preflight.preflight_report import PreflightReport, write_bad_samples
 
 logger = logging.getLogger(__name__)
 CHUNK = 128

@@ -12,8 +12,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.paths import wrong_output_folder
 from minigpt4.common.registry import registry
 from minigpt4.datasets.images import Listings
-from minigpt4.preflight.bad_samples import read_bad_samples
-from minigpt4.preflight.preflight_report import DatasetCheck, PreflightReport
+from minigpt4.preflight.preflight_report import DatasetCheck, PreflightReport, read_bad_samples
 from minigpt4.preflight.weights import check_checkpoints, weight_files
 
 

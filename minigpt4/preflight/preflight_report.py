@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from minigpt4.common.files import write_text
 from minigpt4.common.tables import as_table
+from minigpt4.datasets.base_builder import DataPath
 from minigpt4.datasets.base_dataset import InstructionDataset
-from minigpt4.datasets.data_path import DataPath
-from minigpt4.datasets.row_report import MAX_EXAMPLES
+from minigpt4.datasets.selection import MAX_EXAMPLES
 from minigpt4.preflight.weights import WeightFile
 
 HEADER = ("", "rows", "kept", "no image", "unreadable", "", "file or folder", "set by", "download from")
@@ -98,3 +101,33 @@ def _lines_of(data_paths: Sequence[DataPath]) -> list[tuple[str, str, str]]:
         path = first.find() or (f"{first.paths[0]} (MISSING)" if first.paths else "(not set)")
         texts.append((path + (f" and {len(more):,} more" if more else ""), first.key, first.url))
     return texts or [("", "", "")]
+
+
+def read_bad_samples(path: str | None) -> frozenset[str]:
+    """Return the names of the samples that a report lists as bad; none without a report.
+
+    Raises: ValueError when the file is absent or is no report.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        return frozenset(report["images"]) | frozenset(report["rows"])
+    except OSError as error:
+        raise ValueError(f"run.bad_samples_report: cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"run.bad_samples_report: {path} is no report of `--check full`: {error}") from error
+
+
+def write_bad_samples(
+    path: Path,
+    *,
+    images: Mapping[str, str],
+    rows: Mapping[str, str],
+    num_images: int,
+    shards: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the reason of each bad image and row by its name, and what the shards of streams hold."""
+    report = {"num_images_opened": num_images, "images": images, "rows": rows}
+    report |= {"shards": shards} if shards else {}
+    write_text(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

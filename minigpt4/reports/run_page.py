@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from minigpt4.reports.charts import DOTS, Chart, Line, smoothed_and_raw
-from minigpt4.reports.loss_picture import write_loss_picture
+from minigpt4.reports.charts import DOTS, Chart, Line, smoothed_and_raw, write_loss_picture
 from minigpt4.reports.metrics_log import METRICS, MetricsLog, read_metrics_log
 from minigpt4.reports.page import showable, write_page
 

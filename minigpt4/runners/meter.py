@@ -14,10 +14,9 @@ from torch import Tensor
 
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.common.schema import RunConfig
-from minigpt4.runners.batch_source import BatchSource
 from minigpt4.runners.flops import utilisation
-from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.train_step import StepResult
+from minigpt4.runners.loader import BatchSource
+from minigpt4.runners.train_step import LossGuard, StepResult
 from minigpt4.runners.update import AccumulationWindow
 
 

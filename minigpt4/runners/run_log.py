@@ -1,4 +1,4 @@
-"""Writes the metrics of a run: terminal, log.txt, metrics.jsonl, TensorBoard, wandb, report page."""
+"""Writes run.json, and the metrics of a run: terminal, log.txt, metrics.jsonl, TensorBoard, wandb, report page."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import datetime
 import json
 import logging
 import math
+import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from tqdm import tqdm
 
-from minigpt4.common.dist_utils import is_main_process
-from minigpt4.common.files import NotWrittenError, append_text
+from minigpt4.common.dist_utils import get_world_size, is_main_process
+from minigpt4.common.files import NotWrittenError, append_text, write_text
 from minigpt4.common.schema import RunConfig
+from minigpt4.common.weight_identity import labels
+from minigpt4.datasets.mixture import MixtureComponent, mixing_weights
 from minigpt4.reports.metrics_log import METRICS
 from minigpt4.reports.run_page import write_run_page
 from minigpt4.runners.sinks import Sinks
+from minigpt4.runners.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +57,8 @@ LINE: tuple[dict[str, str], ...] = (
 """The groups of the terminal's line."""
 SLOW = 1.1
 """The log names the slowest rank when it takes this many times the mean."""
+
+PACKAGES = ("torch", "transformers", "peft", "timm", "numpy", "pillow", "sentencepiece", "omegaconf")
 
 
 class _Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
@@ -152,3 +160,41 @@ def _strict(value: Any) -> Any:
 
 def _total(value: Any) -> Any:
     return sum(value.values()) if isinstance(value, Mapping) else value
+
+
+def write_run_file(
+    path: Path, state: TrainState, components: Sequence[MixtureComponent], *, num_steps: int, device: torch.device
+) -> dict[str, Any]:
+    """Write run.json, whole or not at all; return its content."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    model = state.model
+    content = {
+        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
+        "device": f"{device.type}: {name}",
+        "world_size": get_world_size(),
+        "seed": state.config["run"]["seed"],
+        "num_trainable": model.num_trainable(),
+        "num_frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        "fingerprint": labels(state.frozen_weights_hash),
+        "mismatches": list(model.mismatches),
+        "mixture": _mixture(components, num_micro_batches=num_steps * get_world_size()),
+        "changed_options": state.changes,
+        "config": state.config,
+    }
+    write_text(path, json.dumps(content, indent=2) + "\n")
+    return content
+
+
+def _mixture(components: Sequence[MixtureComponent], *, num_micro_batches: int) -> list[dict[str, Any]]:
+    """Return rows, batch size, ratio and expected number of samples of each dataset, over all ranks."""
+    return [
+        {
+            "dataset": component.name,
+            "num_rows": component.num_rows,
+            "batch_size": component.batch_size,
+            "sample_ratio": component.ratio,
+            "share": float(share),
+            "expected_samples": round(share * num_micro_batches * component.batch_size),
+        }
+        for component, share in zip(components, mixing_weights(components), strict=True)
+    ]

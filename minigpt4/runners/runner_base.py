@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,47 @@ from minigpt4.common.liveness import pulse
 from minigpt4.common.optims import build_schedule
 from minigpt4.common.registry import registry
 from minigpt4.common.weight_identity import identity_of
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import SampleRef
-from minigpt4.runners.batch_source import BatchSource
-from minigpt4.runners.changes import num_rows_of
+from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler, SampleRef
 from minigpt4.runners.checkpoints import RUN_FILE, Checkpoints
 from minigpt4.runners.frozen_dtype import check_frozen_dtype
 from minigpt4.runners.graphs import takes_graphs
-from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import PackedBatch, build_loader, components_of, iterating
+from minigpt4.runners.loader import BatchSource, PackedBatch, build_loader, components_of, iterating
 from minigpt4.runners.meter import Meter
-from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.profile import TRACE, profiled
-from minigpt4.runners.resuming import resume
-from minigpt4.runners.run_file import write_run_file
-from minigpt4.runners.run_log import RunLog
-from minigpt4.runners.run_result import RunResult
+from minigpt4.runners.resuming import num_rows_of, resume
+from minigpt4.runners.run_log import RunLog, write_run_file
 from minigpt4.runners.stop import StopRequest
 from minigpt4.runners.strategy import wrap
 from minigpt4.runners.train_state import TrainState
-from minigpt4.runners.train_step import TrainStep
-from minigpt4.runners.update import AccumulationWindow, Update, accumulation_windows, steps_at_once, updates
+from minigpt4.runners.train_step import LossGuard, TrainStep
+from minigpt4.runners.update import (
+    AccumulationWindow,
+    DevicePrefetcher,
+    Update,
+    accumulation_windows,
+    steps_at_once,
+    updates,
+)
 from minigpt4.runners.validation import mean_losses
 from minigpt4.tasks.base_task import BaseModel, BaseTask, Datasets
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """How a training ended; the same on every rank.
+
+    folder: the job's folder; checkpoint: the last one that was saved, or None; figures: the latest value of each metric
+    of log.txt and metrics.jsonl, with `run.evaluate` the loss of each dataset and split; stopped: whether a signal
+    ended the run before its last step; num_steps: the steps that are done, also those before the run was resumed.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    figures: Mapping[str, Any]
+    stopped: bool
+    num_steps: int
 
 
 @registry.register_runner("runner_base")

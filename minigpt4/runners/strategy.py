@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from minigpt4.common.dist_utils import COLLECTIVE_TIMEOUT, get_world_size, is_distributed
-from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.conversation.conversation import IGNORE_INDEX, Batch, Losses
 
 logger = logging.getLogger(__name__)
+
 STRATEGIES = ("ddp", "fsdp")
 BUCKET_NUMEL = 8 * 2**20
 """The gradients of one collective (32 MiB of float32): a large one costs a copy, many small ones cost time."""
@@ -239,3 +239,24 @@ def _one_target(batch: Batch) -> Batch:
         position_ids=torch.arange(2, device=ids.device),
         lengths=ids.new_tensor([2]),
     )
+
+
+def init_from_meta(module: nn.Module, device: torch.device) -> None:
+    """Initialise a module's meta tensors on a device; others stay.
+
+    Matrices come from N(0, 0.02^2), norms are one; biases, buffers and LoRA's second factor are zero.
+    """
+    for path, part in module.named_modules():
+        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        if not any(value.is_meta for value in own):
+            continue
+        part.to_empty(device=device, recurse=False)
+        for name, parameter in part.named_parameters(recurse=False):
+            if "lora_B" in path or "bias" in name:
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+            else:
+                nn.init.ones_(parameter)
+        for buffer in part.buffers(recurse=False):
+            buffer.zero_()

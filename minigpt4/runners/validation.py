@@ -11,8 +11,7 @@ from torch.utils.data import Sampler
 from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size
 from minigpt4.common.liveness import WAITING, pulse
 from minigpt4.conversation.conversation import Batch, Losses
-from minigpt4.datasets.mixture import MixtureDataset
-from minigpt4.datasets.samples import SampleRef
+from minigpt4.datasets.mixture import MixtureDataset, SampleRef
 from minigpt4.runners.loader import PackedBatch, iterating
 from minigpt4.tasks.base_task import Datasets
 

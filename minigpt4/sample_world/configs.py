@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from minigpt4.common.shipped_configs import shipped_configs
+from minigpt4.common.config import shipped_configs
 
 ROOT = "sample_world"
 """The folder that the shipped files name."""

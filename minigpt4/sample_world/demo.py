@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from minigpt4.common.shipped_configs import PACKAGE_DIR
+from minigpt4.common.config import PACKAGE_DIR
 from minigpt4.sample_world.demo_tables import Row, rows, tables
 
 LAST_CHECKPOINT = "checkpoint_1.pth"

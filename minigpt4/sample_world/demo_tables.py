@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt4.common.tables import as_markdown, as_percent
-from minigpt4.evaluation.published import COLUMNS
+from minigpt4.evaluation.report import COLUMNS
 
 ENGINE_FILE = "train_dataset/data_engine/dataengine_minigpt4.json"
 FURTHER_COLUMNS = {

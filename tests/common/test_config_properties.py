@@ -78,7 +78,7 @@ def test_a_text_option_is_the_word_or_unset(tmp_path, word):
     quoted = len(word) > 1 and word[0] == word[-1] and word[0] in "'\""
     if word in ("null", "Null", "NULL", "~", "None") or word.startswith("#") or quoted or "${" in word:
         return
-    assert Config.load(path, [f"run.job_id={word}"]).run_cfg.job_id == word
+    assert Config.load(path, [f"run.name={word}"]).run_cfg.name == word
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ PARTS = """
     from minigpt4.common.registry import registry
     from minigpt4.evaluation.benchmark import Benchmark
     from minigpt4.datasets.base_dataset import InstructionDataset
-    from minigpt4.datasets.declaration import dataset
+    from minigpt4.datasets.base_builder import dataset
     from minigpt4.models.vision.vision_tower import VisionTower
 
 """

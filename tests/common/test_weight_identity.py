@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from minigpt4.common.schema import ModelConfig
-from minigpt4.common.weight_folder import weight_paths
+from minigpt4.common.weight_files import weight_paths
 from minigpt4.common.weight_identity import difference, identity_of, identity_of_files, labels
 from tests.models.golden_model import ASSETS, tiny_config
 

@@ -53,6 +53,13 @@ def test_null_unsets_a_text_that_may_be_unset(path, word):
     assert Config.load(path, [f"run.job_id={word}"]).run_cfg.job_id is None
 
 
+@pytest.mark.parametrize("word", ["../other", "runs/../../x", "/tmp/x"])
+def test_the_folder_of_a_run_lies_below_output_dir(path, word):
+    with pytest.raises(ValueError, match=rf"run\.job_id: expected a folder below run\.output_dir, got '{word}'"):
+        Config.load(path, [f"run.job_id={word}"])
+    assert Config.load(path, ["run.job_id=may/first..try"]).run_cfg.job_id == "may/first..try"
+
+
 def test_null_for_a_text_that_must_be_set_is_refused(path):
     with pytest.raises(ValueError, match=r"my\.yaml: these options are wrong: run\.job_name: expected str, got None"):
         Config.load(path, ["run.job_name=null"])

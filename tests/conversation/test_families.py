@@ -11,8 +11,7 @@ from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.conversation import IGNORE_INDEX, IMAGE_TOKEN, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder, SampleTooLong
-from minigpt4.conversation.tokenizer import ByteTokenizer
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import ByteTokenizer, TransformersTokenizer
 from tests.conversation.small_families import CHATML, LLAMA_3, write_chatml, write_llama_3
 
 DOC = Path(__file__).parents[2] / "docs" / "chat-formats.md"

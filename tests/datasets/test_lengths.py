@@ -8,12 +8,11 @@ import pytest
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.token_costs import TokenCosts, token_costs
 from minigpt4.conversation.tokenizer import load_tokenizer
 from minigpt4.datasets import row_index
 from minigpt4.datasets.base_dataset import InstructionDataset
 from minigpt4.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-from minigpt4.datasets.lengths import chars_with_boxes, mean_chars, num_chars
+from minigpt4.datasets.lengths import TokenCosts, chars_with_boxes, mean_chars, num_chars, token_costs
 from tests.datasets.conftest import RECORDED
 
 NUM_IMAGE_TOKENS = 256

@@ -3,8 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import BadSample, MixtureComponent, SampleRef
+from minigpt4.datasets.mixture import BadSample, MixtureComponent, MixtureDataset, MixtureSampler, SampleRef
 
 SMALL = [MixtureComponent("a", 7, 2, 3), MixtureComponent("b", 5, 3, 1)]
 

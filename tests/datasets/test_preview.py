@@ -10,7 +10,7 @@ from PIL import Image
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import TransformersTokenizer
 from minigpt4.datasets.preview import views_of, write_preview
 from minigpt4.models.base_model import BaseModel
 from minigpt4.preflight.preflight import run_preflight

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompt_templates import load_templates
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import STREAM_BLOCK, MixtureComponent
+from minigpt4.datasets.mixture import STREAM_BLOCK, MixtureComponent, MixtureDataset, MixtureSampler
 
 
 def write_shard(path, samples):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minigpt4.evaluation.benchmark import Prediction
+from minigpt4.evaluation.evaluator import INFER, prepare
 from minigpt4.evaluation.mistakes import load_mistakes
-from minigpt4.evaluation.prepare import INFER, prepare
-from minigpt4.evaluation.result_files import read_predictions
 from minigpt4.evaluation.results import read_results
+from minigpt4.evaluation.submissions import read_predictions
 
 FOLDER = {"okvqa", "refcoco"}
 GOOD = {

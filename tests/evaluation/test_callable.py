@@ -13,8 +13,7 @@ from minigpt4 import evaluate
 from minigpt4.api import Assistant, build_model
 from minigpt4.common.config import Config
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.evaluator import image_processor
-from minigpt4.evaluation.prepare import choose, prepare
+from minigpt4.evaluation.evaluator import choose, image_processor, prepare
 from minigpt4.evaluation.worker import InferenceWorker, finish
 from tests.process_state import assert_same, process_state, set_torchrun
 from tests.runners.tiny import DATA, tiny_config

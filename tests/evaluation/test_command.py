@@ -10,7 +10,7 @@ from torch import Tensor
 from minigpt4.cli import COMMANDS
 from minigpt4.cli.evaluation import evaluate, load_config
 from minigpt4.common.user_errors import plain_errors
-from minigpt4.evaluation.prepare import choose
+from minigpt4.evaluation.evaluator import choose
 from minigpt4.evaluation.results import settings_of
 
 YAML = """

@@ -194,6 +194,7 @@ def test_a_benchmark_without_one_of_the_four_methods_is_refused_before_anything_
     ("arguments", "said"),
     [
         ({"only": "answers"}, "only: expected 'infer', 'score' or None, got 'answers'"),
+        ({"num_tries": -1}, "num_tries: expected at least 0, got -1"),
         ({"benchmarks": [3]}, "benchmarks: expected names and Benchmark objects, got 3"),
         (
             {"model": "a.pth"},

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minigpt4.cli.evaluation import summary
 from minigpt4.evaluation.benchmark import Prediction
-from minigpt4.evaluation.prepare import prepare
+from minigpt4.evaluation.evaluator import prepare
 
 FILES = {"okvqa": "okvqa_test_split.json", "refcoco": "refcoco_val.json", "mmbench": "mm.tsv"}
 PEOPLE = {"question_id": 5, "question_type": "what", "answer_type": "other", "answers": [{"answer": "a"}]}

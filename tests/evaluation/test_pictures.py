@@ -14,7 +14,7 @@ from PIL import Image
 from minigpt4.common.config import Config
 from minigpt4.common.schema import EvaluationDatasetConfig
 from minigpt4.evaluation.benchmark import Benchmark, Question
-from minigpt4.evaluation.prepare import choose
+from minigpt4.evaluation.evaluator import choose
 from minigpt4.evaluation.results import settings_of
 
 

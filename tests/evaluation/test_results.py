@@ -4,10 +4,10 @@ import pytest
 
 from minigpt4.common.config import Config
 from minigpt4.evaluation.benchmark import Prediction, Question
-from minigpt4.evaluation.published import results_table
-from minigpt4.evaluation.result_files import read_predictions
+from minigpt4.evaluation.report import results_table
 from minigpt4.evaluation.results import read_results, settings_of
 from minigpt4.evaluation.shards import fingerprint, read_shard, save_predictions, saved_predictions, shard_writer
+from minigpt4.evaluation.submissions import read_predictions
 
 CHANGES = {"vsr": {"eval_file_path": "evaluation_dataset/vsr/test.jsonl"}}
 NAMES = ["seed", "mmbench", "okvqa", "vizwiz", "vsr", "gqa", "hm", "refcoco"]

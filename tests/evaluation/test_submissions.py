@@ -5,8 +5,7 @@ import pytest
 from openpyxl import load_workbook
 
 from minigpt4.evaluation.benchmarks.choice import read_seed
-from minigpt4.evaluation.result_files import Result, read_results
-from minigpt4.evaluation.submissions import mmbench_table, remarks, seed_report
+from minigpt4.evaluation.submissions import Result, mmbench_table, read_results, remarks, seed_report
 from minigpt4.evaluation.tables import need, read_tsv, write_sheet
 
 ANNOTATION = {

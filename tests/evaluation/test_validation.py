@@ -3,13 +3,14 @@ import pytest
 
 from minigpt4.evaluation.benchmark import Question
 from minigpt4.evaluation.benchmarks.choice import MMBench, SeedBench, seed_questions
-from minigpt4.evaluation.result_files import Result, read_answers
 from minigpt4.evaluation.submissions import (
+    Result,
     accuracy_lines,
     check_answers,
     check_columns,
     is_fit,
     mmbench_questions,
+    read_answers,
     report,
 )
 from minigpt4.evaluation.tables import read_tsv, write_sheet

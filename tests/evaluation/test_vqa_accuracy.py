@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt4.evaluation.benchmarks.vqa_accuracy import normalise, plain_words, vqa_accuracy, without_punctuation
+from minigpt4.evaluation.benchmarks.scorers import normalise, plain_words, vqa_accuracy, without_punctuation
 
 DATA = Path(__file__).parents[1] / "golden" / "data"
 

@@ -16,7 +16,7 @@ from minigpt4.api import open_picture
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.datasets.images import read_image
-from minigpt4.evaluation.prepare import prepare
+from minigpt4.evaluation.evaluator import prepare
 from minigpt4.preflight.images import check_images
 from minigpt4.preflight.preflight import run_preflight
 from minigpt4.sample_world.world import WorldSize, write_world

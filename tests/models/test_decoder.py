@@ -17,11 +17,10 @@ from transformers import (
 )
 
 from minigpt4.models.attention import PACKED, register_packed_attention
-from minigpt4.models.cached_attention import varlen_prefix_works
 from minigpt4.models.decode_graphs import DecodeGraphs
 from minigpt4.models.decoder import Decoder
 from minigpt4.models.decoding import generate_tokens
-from minigpt4.models.kv_cache import CPU_BUCKET
+from minigpt4.models.kv_cache import CPU_BUCKET, varlen_prefix_works
 
 SIZES = {
     **{"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3},

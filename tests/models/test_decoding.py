@@ -9,10 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.conversation.conversation import IMAGE_SPAN, Example, Turn
 from minigpt4.conversation.encoder import ChatEncoder
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
-from minigpt4.models.cached_attention import PrefillAttention
-from minigpt4.models.decoding import AnswerEnds, RepetitionPenalty, decoding_config, generate_tokens
-from minigpt4.models.prompts import shared_prefixes
+from minigpt4.conversation.tokenizer import TransformersTokenizer
+from minigpt4.models.decoding import AnswerEnds, RepetitionPenalty, decoding_config, generate_tokens, shared_prefixes
+from minigpt4.models.kv_cache import PrefillAttention
 from tests.conversation.small_families import CHATML, write_chatml
 from tests.models.golden_model import picture, tiny_model
 

@@ -8,10 +8,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_emb
 
 from minigpt4.models.attention import PACKED, register_packed_attention
-from minigpt4.models.fused_attention import FusedAttention
 from minigpt4.models.joint_weights import join, joined
 from minigpt4.models.kernels import gated_silu, gated_silu_backward, rotate_by_operators
-from minigpt4.models.memory_efficient import RecomputeSiluMLP, join_weights, use_memory_efficient_layers
+from minigpt4.models.language.llama_layers import (
+    FusedAttention,
+    RecomputeSiluMLP,
+    join_weights,
+    use_memory_efficient_layers,
+)
 from tests.models.golden_model import tiny_model
 from tests.runners.test_graphs import batch_of, gradients
 

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from minigpt4.models.memory_efficient import FusedRMSNorm, RecomputeSiluMLP, use_memory_efficient_layers
+from minigpt4.models.language.llama_layers import FusedRMSNorm, RecomputeSiluMLP, use_memory_efficient_layers
 from tests.models.golden_model import tiny_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}

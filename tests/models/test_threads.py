@@ -52,7 +52,7 @@ def test_a_stream_does_not_keep_other_answers_waiting():
 def test_a_model_in_training_mode_is_refused_where_lora_drops_out(ask, monkeypatch):
     model = tiny_model(lora_dropout=0.5).train()
     if ask == "generate":  # as over sharded weights, into which LoRA cannot be merged
-        monkeypatch.setattr("minigpt4.models.merged_lora.can_merge", lambda _: False)
+        monkeypatch.setattr("minigpt4.models.lora.can_merge", lambda _: False)
     asked = {"stream": lambda: next(model.stream(None, "Q")), "generate": lambda: model.generate(None, ["Q"])}
     with pytest.raises(ValueError, match=r"training mode, where language_model\..*lora_dropout.* drops out; call eval"):
         asked[ask]()

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from minigpt4.api import Assistant
-from minigpt4.common.meta_weights import init_from_meta
 from minigpt4.common.schema import ModelConfig
 from minigpt4.conversation.chat_format import LLAMA_2
 from minigpt4.export import export
 from minigpt4.models.minigpt_v2 import MiniGPTv2
+from minigpt4.runners.strategy import init_from_meta
 from tests.models.golden_model import ASSETS, tiny_model
 from tests.null_gpu import stand_ins
 from tests.null_gpu.driver import Facts, counted, run_cases

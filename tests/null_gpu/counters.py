@@ -20,7 +20,7 @@ def launches() -> int:
 
 
 def waits() -> Counter[str]:
-    """Return how often each function of ours waited so far, as "runners.guard.check: cudaEventSynchronize"."""
+    """Return how often each function of ours waited so far, as "runners.train_step.check: cudaEventSynchronize"."""
     return Counter(_waits)
 
 

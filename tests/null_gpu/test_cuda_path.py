@@ -54,18 +54,18 @@ WAITS = {"generate": 2, "sample": 2, "beams": 24, "rank": 2, "chat": 10}
 A copy from or to pageable memory counts, and so does what waits for it.
 """
 
-IN_STEPS = {"runners.guard.check"}
+IN_STEPS = {"runners.train_step.check"}
 """The loss of the forward before."""
 IN_STEPS_OF = {
     # dropout in a graph seeds its numbers on another stream, and waits for that one
-    "graphs": IN_STEPS | {"runners.graphs._capture", "models.fused_attention._layout"},
-    "skipping": {"runners.guard.skips"},  # whether to leave an update out is known once its loss is
+    "graphs": IN_STEPS | {"runners.graphs._capture", "models.language.llama_layers._layout"},
+    "skipping": {"runners.train_step.skips"},  # whether to leave an update out is known once its loss is
     "DDP": IN_STEPS | {"tasks.base_task.train_step"},  # DDP times its first ten iterations, and then every hundredth
 }
 IN_RUNS = ("models.attention.", "runners.meter.", "runners.train_state.state_dict")
 """The probe of the attention kernel, once a process; log lines; checkpoints."""
 
-IN_FLOAT32 = {"models.merged_lora._add_lora"}
+IN_FLOAT32 = {"models.lora._add_lora"}
 """Functions that multiply matrices in 32 bits on purpose."""
 
 STEPS = [pytest.param("training", name) for name in UPDATE]

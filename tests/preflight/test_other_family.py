@@ -13,7 +13,7 @@ from minigpt4.common.model_match import check_match, compare
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import RunConfig
 from minigpt4.common.weight_identity import difference, identity_of
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import TransformersTokenizer
 from minigpt4.models.language.language_model import LanguageModel
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.preflight.weights import check_checkpoint, weight_files

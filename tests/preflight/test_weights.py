@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from minigpt4.common.paths import wrong_output_folder, wrong_path
 from minigpt4.common.schema import ModelConfig, RunConfig
 from minigpt4.models.language.llama import Llama
-from minigpt4.preflight.model_folder import check_folder, why_not_loaded
-from minigpt4.preflight.weights import weight_files
+from minigpt4.preflight.weights import check_folder, weight_files, why_not_loaded
 from tests.runners.tiny import ASSETS
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 9976578928\n"

@@ -11,13 +11,11 @@ import minigpt4
 from minigpt4.common.config import Config
 from minigpt4.common.schema import RunConfig
 from minigpt4.common.seeds import seed_torch
-from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.prefetch import DevicePrefetcher
 from minigpt4.runners.resuming import refuse_changes
 from minigpt4.runners.runner_base import RunnerBase
 from minigpt4.runners.strategy import Parallel
-from minigpt4.runners.train_step import TrainStep
-from minigpt4.runners.update import AccumulationWindow, Update
+from minigpt4.runners.train_step import LossGuard, TrainStep
+from minigpt4.runners.update import AccumulationWindow, DevicePrefetcher, Update
 from minigpt4.tasks import setup_task
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.runners.tiny import DATA, write_config

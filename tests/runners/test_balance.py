@@ -7,8 +7,7 @@ import torch
 import torch.distributed as dist
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.mixture import MixtureDataset, MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent, SampleRef, balance_by_cost
+from minigpt4.datasets.mixture import MixtureComponent, MixtureDataset, MixtureSampler, SampleRef, balance_by_cost
 from minigpt4.runners.loader import Collator
 from minigpt4.runners.strategy import wrap
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask

@@ -8,7 +8,7 @@ import pytest
 from minigpt4.common.config import Config
 from minigpt4.common.registry import registry
 from minigpt4.models.language.language_model import LanguageModel
-from minigpt4.runners.changes import changed_options, num_rows_of
+from minigpt4.runners.resuming import changed_options, num_rows_of
 from tests.conversation.small_families import CHATML
 from tests.runners.tiny import ROOT, tiny_config, write_config
 

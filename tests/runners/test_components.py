@@ -8,7 +8,7 @@ from minigpt4.common.config import Config
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import load_tokenizer
-from minigpt4.datasets.samples import MixtureComponent, SampleRef, balance_by_cost
+from minigpt4.datasets.mixture import MixtureComponent, SampleRef, balance_by_cost
 from minigpt4.runners.loader import components_of
 from minigpt4.tasks.image_text_pretrain import ImageTextPretrainTask
 from tests.runners.tiny import ASSETS, DATA, tiny_config, write_config

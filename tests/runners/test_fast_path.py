@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt4.datasets.samples import Sample, SampleRef
+from minigpt4.datasets.mixture import Sample, SampleRef
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.runners.loader import Collator
-from minigpt4.runners.prefetch import DevicePrefetcher
+from minigpt4.runners.update import DevicePrefetcher
 from tests.models.golden_model import AS_RECORDED, examples_of, recorded, tiny_config, tiny_model
 from tests.runners.in_process import train_step_of, update_of
 

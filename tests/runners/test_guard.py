@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from minigpt4.runners.guard import LossGuard
+from minigpt4.runners.train_step import LossGuard
 from tests.runners.test_meter import packed
 
 NAN, FINE = torch.tensor(float("nan")), torch.tensor(1.5)

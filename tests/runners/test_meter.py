@@ -7,11 +7,9 @@ from omegaconf import OmegaConf
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from minigpt4.conversation.conversation import Batch
-from minigpt4.runners.batch_source import BatchSource
-from minigpt4.runners.guard import LossGuard
-from minigpt4.runners.loader import PackedBatch, SkippedSample
+from minigpt4.runners.loader import BatchSource, PackedBatch, SkippedSample
 from minigpt4.runners.meter import Meter
-from minigpt4.runners.train_step import StepResult
+from minigpt4.runners.train_step import LossGuard, StepResult
 from minigpt4.runners.update import AccumulationWindow
 
 CPU = torch.device("cpu")

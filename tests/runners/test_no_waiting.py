@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minigpt4.runners.prefetch import DevicePrefetcher
-from minigpt4.runners.update import accumulation_windows, steps_at_once, updates
+from minigpt4.runners.update import DevicePrefetcher, accumulation_windows, steps_at_once, updates
 from tests.runners.in_process import runner_of
 from tests.runners.tiny import DATA, tiny_config
 

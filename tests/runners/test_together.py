@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from minigpt4.conversation.conversation import Example, Turn
-from minigpt4.datasets.mixture import MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent, Sample, SampleRef
+from minigpt4.datasets.mixture import MixtureComponent, MixtureSampler, Sample, SampleRef
 from minigpt4.runners.loader import Collator
 from tests.models.golden_model import tiny_model
 from tests.runners.in_process import train_here, train_step_of, update_of

@@ -5,8 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from minigpt4.common.schema import RunConfig
-from minigpt4.runners.prefetch import DevicePrefetcher
-from minigpt4.runners.update import accumulation_windows, steps_at_once, updates
+from minigpt4.runners.update import DevicePrefetcher, accumulation_windows, steps_at_once, updates
 from tests.runners.test_meter import packed
 
 CPU = torch.device("cpu")

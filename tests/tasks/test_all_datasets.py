@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from minigpt4.common.config import Config
-from minigpt4.datasets.mixture import MixtureSampler
-from minigpt4.datasets.samples import MixtureComponent
+from minigpt4.datasets.mixture import MixtureComponent, MixtureSampler
 from minigpt4.tasks import setup_task
 from tests.runners.tiny import DATA, ROOT, tiny_config, train_on_ranks, write_config
 

@@ -1,11 +1,15 @@
-"""How answers are compared with the truth: letters, boxes, percentages and their 95 % intervals."""
+"""How answers are compared with the truth: letters, boxes, the official VQA accuracy, and 95 % intervals."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +25,10 @@ CIRCLE = 1_000_000
 Z_95 = 1.959963984540054
 """The number of deviations within which the standard normal distribution has 95 % of its mass."""
 NUM_RESAMPLES = 10_000
+
+AGREEING = 3
+"""The number of people who must have given an answer for it to be fully right."""
+MAX_PERIODS = 32
 
 
 def percent(values: Sequence[float]) -> float | None:
@@ -121,3 +129,54 @@ def read_box(answer: str, *, width: float, height: float) -> list[float] | None:
     if found is None or len(re.findall(r"\d+", answer)) != len(found.groups()):
         return None
     return [int(text) * size / BOX_SCALE for text, size in zip(found.groups(), (width, height) * 2, strict=True)]
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    file = resources.files("minigpt4.evaluation") / "vqa_normalization.json"
+    tables: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return tables
+
+
+def without_punctuation(text: str) -> str:
+    """Return the text with marks deleted or turned into blanks, and without periods that no digit follows."""
+    has_grouped_digits = re.search(r"\d,\d", text) is not None
+    cleaned = text
+    for mark in _tables()["punctuation"]:
+        beside_blank = f"{mark} " in text or f" {mark}" in text
+        cleaned = cleaned.replace(mark, "" if beside_blank or has_grouped_digits else " ")
+    return re.sub(r"\.(?!\d)", "", cleaned, count=MAX_PERIODS)
+
+
+def plain_words(text: str) -> str:
+    """Return the words in lower case, number words as digits, without articles, contractions with apostrophe."""
+    tables = _tables()
+    words = [tables["number_words"].get(word, word) for word in text.lower().split()]
+    return " ".join(tables["contractions"].get(word, word) for word in words if word not in tables["articles"])
+
+
+def normalise(text: str) -> str:
+    """Return what is compared where people disagree."""
+    return plain_words(without_punctuation(text))
+
+
+def vqa_accuracy(answer: str, records: Sequence[Mapping[str, Any]]) -> float:
+    """Return the accuracy (0 to 1) of an answer against the human answer records ({answer, answer_id, ..}).
+
+    Each record is left out in turn. Records that are equal as a whole once their answers are normalised are left out
+    together. Records with different answer_ids are never equal.
+    """
+    answer, people = _one_line(answer), [_one_line(record["answer"]) for record in records]
+    if len(set(people)) > 1:
+        answer, people = normalise(answer), [normalise(text) for text in people]
+    compared = [{**record, "answer": text} for record, text in zip(records, people, strict=True)]
+    scores = []
+    for left_out in compared:
+        others = [record["answer"] for record in compared if record != left_out]
+        agreeing = sum(text.lower() == answer.lower() for text in others)
+        scores.append(min(1.0, agreeing / AGREEING))
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()

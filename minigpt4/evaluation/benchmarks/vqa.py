@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from minigpt4.common.registry import registry
 from minigpt4.common.row_checks import require
 from minigpt4.evaluation.benchmark import SHORT_ANSWER, Benchmark, Prediction, Question
-from minigpt4.evaluation.benchmarks.scorers import grouped, percent
-from minigpt4.evaluation.benchmarks.vqa_accuracy import AGREEING, vqa_accuracy
+from minigpt4.evaluation.benchmarks.scorers import AGREEING, grouped, percent, vqa_accuracy
 from minigpt4.evaluation.rows import Row, each, optional_text, read_people, repeated
 
 

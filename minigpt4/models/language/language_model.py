@@ -19,18 +19,15 @@ from transformers.utils import logging as transformers_logging
 from minigpt4.common.dist_utils import is_main_process
 from minigpt4.common.downloads import UnreachableError, from_hub, is_hub_id
 from minigpt4.common.registry import did_you_mean
-from minigpt4.common.weight_folder import config_of, local_folder
+from minigpt4.common.weight_files import config_of, local_folder
 from minigpt4.conversation.chat_format import ChatFormat
 from minigpt4.conversation.conversation import Batch
-from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer
-from minigpt4.conversation.tokenizer_auto import TransformersTokenizer
+from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, TransformersTokenizer
 from minigpt4.models.attention import PACKED, register_packed_attention
-from minigpt4.models.decoder import Decoder, SharedPrefix
+from minigpt4.models.decoder import Decoder, ModelLock, SharedPrefix
 from minigpt4.models.decoding import RepetitionPenalty, generate_tokens
 from minigpt4.models.kv_cache import send
-from minigpt4.models.lora import FusedLoraLinear, LowPrecisionCopies
-from minigpt4.models.merged_lora import merge_for_good, merged
-from minigpt4.models.model_lock import ModelLock
+from minigpt4.models.lora import FusedLoraLinear, LowPrecisionCopies, merge_for_good, merged
 
 _COMPILABLE = ("input_layernorm", "post_attention_layernorm", "mlp")
 _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -70,7 +67,8 @@ class LanguageModel(nn.Module):
         self.cuda_graphs = False
         self._decoder: Decoder | None = None
         self._copies: LowPrecisionCopies | None = None
-        self._is_merged_for_good = False
+        self.is_merged_for_good = False
+        """Whether LoRA has no weights apart any more."""
         self.lock = ModelLock()
         self._merging = contextlib.ExitStack()
         self._num_merged = 0
@@ -244,7 +242,7 @@ class LanguageModel(nn.Module):
     def merged(self) -> Iterator[None]:
         """Hold LoRA merged into the weights until the last of its users, who may be threads, leaves.
 
-        See `merged_lora.merged`.
+        See `lora.merged`.
         """
         with self.lock:
             if not self._num_merged:
@@ -261,12 +259,7 @@ class LanguageModel(nn.Module):
     def merge_for_good(self) -> None:
         """Merge LoRA into the weights, after which the model answers and is not trained."""
         merge_for_good(self.model)
-        self._is_merged_for_good = True
-
-    @property
-    def is_merged_for_good(self) -> bool:
-        """Whether LoRA has no weights apart any more."""
-        return self._is_merged_for_good
+        self.is_merged_for_good = True
 
     def _low_precision_copies(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Return the context in which LoRA is computed from 16-bit copies, where the model has 16 bits."""

@@ -13,7 +13,7 @@ from minigpt4.common.registry import did_you_mean, registry
 from minigpt4.conversation.chat_format import LLAMA_2, ChatFormat
 from minigpt4.conversation.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from minigpt4.models.language.language_model import LanguageModel
-from minigpt4.models.memory_efficient import join_weights, quantise_layers, use_memory_efficient_layers
+from minigpt4.models.language.llama_layers import join_weights, quantise_layers, use_memory_efficient_layers
 
 FROZEN_DTYPES = ("auto", "float8")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -19,7 +19,7 @@ from minigpt4.common.checkpoint import read_tensors
 from minigpt4.common.downloads import download_once, downloaded_to
 from minigpt4.common.registry import registry
 from minigpt4.common.schema import EVA_VIT_G_URL
-from minigpt4.common.weight_headers import Shapes, misfit
+from minigpt4.common.weight_files import Shapes, misfit
 from minigpt4.models.base_model import shapes_of
 from minigpt4.models.float8 import quantise_vit
 from minigpt4.models.precision import without_autocast

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minigpt4.common.weight_headers import Shapes
+from minigpt4.common.weight_files import Shapes
 
 
 class VisionTower(nn.Module, ABC):
