@@ -1,6 +1,6 @@
 # make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
 # make screenshots  makes README's pictures from the pages of the demo (needs Chromium)
-# make test   sets up what it needs, checks the code and runs the tests
+# make test   sets up what it needs, checks the code, runs the tests and prints the coverage
 # make docs   writes the docs site into site/
 # make setup  only installs, into $(VENV); nothing is installed twice
 PYTHON ?= python3
@@ -11,7 +11,7 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256su
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup demo screenshots test test-slow lint types copies format docs coverage
+.PHONY: setup demo screenshots test fast test-slow lint style types copies format docs coverage
 setup: $(STAMP)
 
 $(STAMP):
@@ -26,28 +26,38 @@ demo: $(STAMP)
 screenshots: $(STAMP)
 	$(BIN)/python -m tools.screenshots --demo . --out docs/images
 
-test: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow"
+# Many tests wait for time-outs or other processes, so that three test processes keep two cores busy.
+CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
+TEST_PROCESSES ?= $(shell expr $(CORES) + $(CORES) / 2)
+PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-# Prints the coverage of minigpt4 by file. Counting costs a third more time, so that `make test` does without.
-coverage: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report term:skip-covered
+# The search for copies takes one core for two minutes, so that it runs beside the tests. Coverage is that of the test
+# processes themselves; it costs a third more time.
+test: style types
+	$(MAKE) --no-print-directory -j 2 copies fast
+
+fast: $(STAMP)
+	$(PYTEST) -m "not slow" --cov --cov-report term:skip-covered
+
+coverage: fast
 
 test-slow: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+	$(PYTEST)
 
-lint: $(STAMP)
+lint: style
+	$(MAKE) --no-print-directory -j 2 types copies
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(MAKE) --no-print-directory -j 2 types copies
 
 # The cache lies in the environment, so that a new clone with the same one checks only what has changed.
 types: $(STAMP)
 	$(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
 copies: $(STAMP)
-	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
+	nice $(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
