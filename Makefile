@@ -31,10 +31,10 @@ CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
 TEST_PROCESSES ?= $(shell expr $(CORES) + $(CORES) / 2)
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-# The search for copies takes one core for two minutes, so that it runs beside the tests. Coverage is that of the test
-# processes themselves; it costs a third more time.
-test: style types
-	$(MAKE) --no-print-directory -j 2 copies fast
+# Types and copies take a core one minute and two, in which tests wait, so that all run side by side. Coverage is that
+# of the test processes themselves; it costs a third more time.
+test: style
+	$(MAKE) --no-print-directory -j 3 types copies fast
 
 fast: $(STAMP)
 	$(PYTEST) -m "not slow" --cov --cov-report term:skip-covered
@@ -54,7 +54,7 @@ style: $(STAMP)
 
 # The cache lies in the environment, so that a new clone with the same one checks only what has changed.
 types: $(STAMP)
-	$(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
+	nice $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
 copies: $(STAMP)
 	nice $(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
