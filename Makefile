@@ -54,10 +54,10 @@ style: $(STAMP)
 
 # The cache lies in the environment, so that a new clone with the same one checks only what has changed.
 types: $(STAMP)
-	nice $(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
+	$(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
 copies: $(STAMP)
-	nice $(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
+	$(BIN)/pylint minigpt4 train.py eval_scripts benchmarks tools
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
