@@ -26,19 +26,19 @@ demo: $(STAMP)
 screenshots: $(STAMP)
 	$(BIN)/python -m tools.screenshots --demo . --out docs/images
 
-# Many tests wait for time-outs or other processes, so that three test processes keep two cores busy.
-CORES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))')
+# Some tests wait for time-outs or other processes. Half as many test processes again as cores use these waits.
+CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 TEST_PROCESSES ?= $(shell expr $(CORES) + $(CORES) / 2)
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-# Types and copies take a core one minute and two, in which tests wait, so that all run side by side. Coverage is that
-# of the test processes themselves; it costs a third more time.
+# mypy and pylint use one core each, so they run beside the tests.
 test: style
 	$(MAKE) --no-print-directory -j 3 types copies fast
 
 fast: $(STAMP)
 	$(PYTEST) -m "not slow" --cov --cov-report term:skip-covered
 
+# The coverage counts the test processes, not the processes that a test starts.
 coverage: fast
 
 test-slow: lint
