@@ -1,4 +1,5 @@
 # make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
+# make demo QUICK=1  does the same with few scenes and steps, in two minutes; its numbers mean little
 # make screenshots  makes README's pictures from the pages of the demo (needs Chromium)
 # make test   sets up what it needs, checks the code, runs the tests and prints the coverage
 # make docs   writes the docs site into site/
@@ -21,7 +22,7 @@ $(STAMP):
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python -m minigpt4.sample_world.demo
+	$(BIN)/python -m minigpt4.sample_world.demo $(if $(filter-out 0,$(QUICK)),--quick)
 
 screenshots: $(STAMP)
 	$(BIN)/python -m tools.screenshots --demo . --out docs/images

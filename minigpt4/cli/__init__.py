@@ -105,7 +105,7 @@ COMMANDS = {
     ),
     "demo": Command(
         "Make the sample world, train a tiny model on it twice, evaluate, print the table.",
-        "minigpt4 demo",
+        "minigpt4 demo\n  minigpt4 demo --quick",
         "minigpt4.sample_world.demo",
     ),
     "env": Command(
