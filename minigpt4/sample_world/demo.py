@@ -44,7 +44,7 @@ class Length:
 WHOLE = Length(
     folder=Path(),
     note="Its numbers are of this world, not of the real data.",
-    seconds={"world": 20, "preview": 6, "train": 110, "evaluate": 60, "convert": 2},
+    seconds={"world": 20, "preview": 6, "train": 130, "evaluate": 30, "convert": 2},
 )
 QUICK = Length(
     folder=Path("quick_demo"),
