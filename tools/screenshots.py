@@ -1,4 +1,4 @@
-"""Makes the pictures of README from the pages of a finished demo.
+"""Makes the pictures of README and docs/gallery.md from the pages of a finished demo.
 
     make demo && make screenshots    # or: python -m tools.screenshots --demo . --out docs/images
 
@@ -23,7 +23,7 @@ from tools.gallery import write_gallery
 WIDTH, HEIGHT = 1000, 760  # CSS pixels of the window
 WHOLE_PAGE = 3000  # more than the gallery needs; the empty rest is cut off
 MARGIN = 24
-COLOURS = 256  # a palette makes the files a third as large
+COLOURS = 256  # a palette makes the files small
 
 
 def browser() -> str:
@@ -75,8 +75,8 @@ def without_empty_rest(picture: Image.Image) -> Image.Image:
 
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
-    """Return a picture with a palette; the octree keeps red and purple apart, where the median cut mixes them."""
-    return picture.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    """Return a picture with a palette that keeps rare colours, such as the purple things of one scene."""
+    return picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
 
 
 def preview(demo: Path, folder: Path) -> Path:
