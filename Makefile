@@ -1,5 +1,5 @@
 # make demo   sets up what it needs, makes a small world, trains on it, evaluates, prints the table
-# make screenshots  makes the pictures of README and docs/gallery.md from the demo (needs Chromium)
+# make screenshots  makes README's pictures from the pages of the demo (needs Chromium)
 # make test   sets up what it needs, checks the code, runs the tests and prints the coverage
 # make docs   writes the docs site into site/
 # make setup  only installs, into $(VENV); nothing is installed twice
