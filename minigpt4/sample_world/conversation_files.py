@@ -27,9 +27,9 @@ def write_llava(root: Path, scenes: Scenes, rng: random.Random) -> None:
         details.append(
             _conversation(scene, [("Describe the following image.\n<image>", f"There is {full_caption(scene)}.")])
         )
-        for question in questions_of(scene, (8,), rng):
+        for question in questions_of(scene, (8,), rng, plain=True):
             reasons.append(_conversation(scene, [(f"<image>\n{question.text}", f"{question.sentence.capitalize()}.")]))
-        asked = questions_of(scene, rng.sample(sorted(TYPE_NAMES), 4), rng)
+        asked = questions_of(scene, rng.sample(sorted(TYPE_NAMES), 4), rng, plain=True)
         turns = [(question.text, f"{question.sentence.capitalize()}.") for question in asked]
         if turns:
             conversations.append(_conversation(scene, [(f"{turns[0][0]}\n<image>", turns[0][1]), *turns[1:]]))
@@ -43,7 +43,7 @@ def write_multitask(root: Path, scenes: Scenes, rng: random.Random) -> None:
     rows = []
     for scene in scenes:
         thing = rng.choice(scene.things)
-        question = questions_of(scene, (1,), rng)[0]
+        question = questions_of(scene, (1,), rng, plain=True)[0]
         turns = [
             ("<image>\n[caption] Briefly describe this image.", short_caption(scene)),
             (f"[refer] {thing.name}", thing_box(thing)),
@@ -58,7 +58,7 @@ def write_unnatural(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write unnatural_instructions: questions about a described scene, answered without seeing it."""
     rows = []
     for scene in scenes:
-        for question in questions_of(scene, (5,), rng):
+        for question in questions_of(scene, (5,), rng, plain=True):
             text = f"Read this and answer the question. {full_caption(scene)}. {question.text}"
             constraints = rng.choice((None, "Answer in one word."))
             instance = {"instruction_with_input": text, "input": "", "constraints": constraints}

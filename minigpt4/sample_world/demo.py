@@ -44,12 +44,12 @@ class Length:
 WHOLE = Length(
     folder=Path(),
     note="Its numbers are of this world, not of the real data.",
-    seconds={"world": 20, "preview": 6, "train": 130, "evaluate": 30, "convert": 2},
+    seconds={"world": 8, "preview": 6, "train": 185, "evaluate": 35, "convert": 2},
 )
 QUICK = Length(
     folder=Path("quick_demo"),
     note="This is the quick demo: few scenes and few steps, so its numbers mean little.",
-    seconds={"world": 5, "preview": 5, "train": 20, "evaluate": 15, "convert": 2},
+    seconds={"world": 5, "preview": 5, "train": 27, "evaluate": 15, "convert": 2},
     world_options=("--num-train-scenes", "400", "--num-eval-scenes", "300"),
     train_options=("run.iters_per_epoch=100",),
 )

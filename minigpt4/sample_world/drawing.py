@@ -32,8 +32,8 @@ GROUND_RGB: dict[str, Colour] = {
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def draw_scene(scene: Scene) -> Image.Image:
-    """Return the picture of a scene, RGB, SIDE x SIDE."""
+def draw_scene(scene: Scene, *, meme: str | None = None) -> Image.Image:
+    """Return the picture of a scene, RGB, SIDE x SIDE; a meme's text takes the place of the sign."""
     image = Image.new("RGB", (SIDE, SIDE), GROUND_RGB[scene.ground])
     draw = ImageDraw.Draw(image)
     line = WHITE if scene.ground == "night" else BLACK
@@ -43,7 +43,9 @@ def draw_scene(scene: Scene) -> Image.Image:
         draw.line((first.x, first.y, second.x, second.y), fill=line, width=3)
     for thing in scene.things:
         _draw_thing(draw, thing, line)
-    if scene.word is not None:
+    if meme is not None:
+        _draw_sign(draw, meme, half_width=54, font_size=13)
+    elif scene.word is not None:
         _draw_sign(draw, scene.word)
     return image
 
@@ -93,11 +95,11 @@ def _outline(shape: str) -> tuple[Point, ...]:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=20)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
 
 
-def _draw_sign(draw: ImageDraw.ImageDraw, word: str) -> None:
-    middle = ((SIDE // 2), (SIGN_TOP + SIDE) // 2)
-    draw.rectangle((middle[0] - 30, SIGN_TOP + 2, middle[0] + 30, SIDE - 3), fill=WHITE, outline=BLACK)
-    draw.text(middle, word, fill=BLACK, font=_font(), anchor="mm")
+def _draw_sign(draw: ImageDraw.ImageDraw, text: str, *, half_width: int = 30, font_size: int = 20) -> None:
+    x, y = SIDE // 2, (SIGN_TOP + SIDE) // 2
+    draw.rectangle((x - half_width, SIGN_TOP + 2, x + half_width, SIDE - 3), fill=WHITE, outline=BLACK)
+    draw.text((x, y), text, fill=BLACK, font=_font(font_size), anchor="mm")

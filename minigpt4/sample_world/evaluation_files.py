@@ -12,6 +12,7 @@ from typing import Any
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompt_templates import BY_LETTER
+from minigpt4.evaluation.benchmarks.scorers import CIRCLE
 from minigpt4.sample_world.drawing import draw_scene
 from minigpt4.sample_world.exact_files import write_gqa_testdev, write_hateful_memes, write_iconqa, write_vsr
 from minigpt4.sample_world.files import (
@@ -72,12 +73,17 @@ def write_seed(root: Path, scenes: Scenes, rng: random.Random) -> None:
 
 
 def write_mmbench(root: Path, scenes: Scenes, rng: random.Random) -> None:
-    """Write mmbench/mmbench_dev_20230712.tsv; some rows have a hint, some only two options."""
+    """Write mmbench/mmbench_dev_20230712.tsv: every question once for each rotation of its options.
+
+    Some questions have a hint, some only two options. Rotation k of question i has the index i + k * 1,000,000.
+    """
     positions = balanced_positions(rng)
     rows = [
-        _mmbench_row(number, scene, question, next(positions), rng)
+        row
         for number, (scene, question) in enumerate(one_question_each(scenes, rng))
+        for row in _mmbench_rows(number, scene, question, next(positions), rng)
     ]
+    rows.sort(key=lambda row: row["index"])
     path = root / "mmbench/mmbench_dev_20230712.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -86,37 +92,46 @@ def write_mmbench(root: Path, scenes: Scenes, rng: random.Random) -> None:
         writer.writerows(rows)
 
 
-def _mmbench_row(number: int, scene: Scene, question: Question, position: int, rng: random.Random) -> dict[str, Any]:
+def _mmbench_rows(
+    number: int, scene: Scene, question: Question, position: int, rng: random.Random
+) -> list[dict[str, Any]]:
     options: Sequence[str] = question.options(position)
     if position < 2 and rng.random() < 0.2:
         options = options[:2]
     picture = io.BytesIO()
     draw_scene(scene).save(picture, format="JPEG", quality=JPEG_QUALITY)
     category, parent = MMBENCH_CATEGORIES[question.qtype]
-    return {
-        "index": number,
-        "question": question.text,
-        "hint": "The picture shows drawn objects." if rng.random() < 0.3 else "",
-        **{letter: options[i] if i < len(options) else "" for i, letter in enumerate(LETTERS)},
-        "answer": LETTERS[position],
-        "category": category,
-        "image": base64.b64encode(picture.getvalue()).decode(),
-        "source": "sample_world",
-        "l2-category": parent,
-        "comment": "",
-        "split": "dev",
-    }
+    hint = "The picture shows drawn objects." if rng.random() < 0.3 else ""
+    rows = []
+    for k in range(len(options)):
+        rotated = [*options[k:], *options[:k], "", ""]
+        rows.append(
+            {
+                "index": number + k * CIRCLE,
+                "question": question.text,
+                "hint": hint,
+                **dict(zip(LETTERS, rotated, strict=False)),
+                "answer": LETTERS[rotated.index(question.answer)],
+                "category": category,
+                "image": base64.b64encode(picture.getvalue()).decode(),
+                "source": "sample_world",
+                "l2-category": parent,
+                "comment": "",
+                "split": "dev",
+            }
+        )
+    return rows
 
 
 WRITERS: tuple[tuple[float, Writer], ...] = (
-    (0.12, write_mmbench),
-    (0.1, write_okvqa),
-    (0.1, write_vizwiz),
-    (0.1, write_vsr),
-    (0.1, write_gqa_testdev),
-    (0.1, write_hateful_memes),
-    (0.08, write_iconqa),
-    (0.01, write_refer),
+    (0.07, write_mmbench),
+    (0.105, write_okvqa),
+    (0.105, write_vizwiz),
+    (0.132, write_vsr),
+    (0.105, write_gqa_testdev),
+    (0.105, write_hateful_memes),
+    (0.07, write_iconqa),
+    (0.055, write_refer),
 )
 """The benchmarks besides SEED: the share of the held-out scenes of each, and what writes it."""
 MIN_SCENES = 12

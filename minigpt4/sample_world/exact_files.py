@@ -14,11 +14,7 @@ from minigpt4.sample_world.files import (
     write_json_lines,
     write_picture,
 )
-from minigpt4.sample_world.scenes import WORDS
-from minigpt4.sample_world.statements import PHRASES, state
-
-LISTED_WORDS = frozenset(WORDS[::2])
-"""Signs with one of these words are labelled 1 among the memes."""
+from minigpt4.sample_world.statements import claim, state
 
 
 def write_vsr(root: Path, scenes: Scenes, rng: random.Random) -> None:
@@ -36,7 +32,7 @@ def write_vsr(root: Path, scenes: Scenes, rng: random.Random) -> None:
                 "image_link": f"http://images.example/{image}",
                 "caption": statement.text,
                 "label": int(statement.is_true),
-                "relation": PHRASES[statement.relation],
+                "relation": statement.phrase,
                 "subj": statement.subject,
                 "obj": statement.object,
                 "annotator_id": 1,
@@ -68,16 +64,16 @@ def write_gqa_testdev(root: Path, scenes: Scenes, rng: random.Random) -> None:
 def write_hateful_memes(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write hateful_meme/dev.jsonl and its pictures, in the layout of Hateful Memes and without anything hateful.
 
-    A meme is a scene with a sign, its text the word on it, and its label says whether the word is one of
-    LISTED_WORDS. Nothing in training tells which these are: a model can only guess, and the label is a coin.
+    The text of a meme is two words, which the picture shows too. The label is 1 where they contradict the picture:
+    nothing in it has that color and that shape.
     """
     rows = []
-    for scene in scenes:
-        if scene.word is not None:
-            image = f"img/{scene.number:05}.png"
-            write_picture(root / "hateful_meme/hm_images" / image, scene)
-            label = int(scene.word in LISTED_WORDS)
-            rows.append({"id": scene.number, "img": image, "label": label, "text": scene.word})
+    for number, scene in enumerate(scenes):
+        label = number % 2
+        text = claim(scene, rng, is_true=label == 0)
+        image = f"img/{scene.number:05}.png"
+        write_picture(root / "hateful_meme/hm_images" / image, scene, meme=text)
+        rows.append({"id": scene.number, "img": image, "label": label, "text": text})
     write_json_lines(root / "hateful_meme/dev.jsonl", rows)
 
 

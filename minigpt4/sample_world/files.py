@@ -28,13 +28,14 @@ def vg_folder(scene: Scene) -> str:
     return "VG_100K" if scene.number % 2 == 0 else "VG_100K_2"
 
 
-def write_picture(path: Path, scene: Scene) -> None:
+def write_picture(path: Path, scene: Scene, *, meme: str | None = None) -> None:
     """Write the picture of a scene: as PNG where the name says so, else as JPEG, whatever it ends in."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    image = draw_scene(scene, meme=meme)
     if path.suffix == ".png":
-        draw_scene(scene).save(path, format="PNG")
+        image.save(path, format="PNG")
     else:
-        draw_scene(scene).save(path, format="JPEG", quality=JPEG_QUALITY)
+        image.save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -55,15 +56,16 @@ def balanced_positions(rng: random.Random) -> Iterator[int]:
         yield from rng.sample(range(4), 4)
 
 
-def questions_of(scene: Scene, qtypes: Iterable[int], rng: random.Random) -> list[Question]:
-    """Return one question of each type that the scene gives occasion for."""
-    asked = (ask(scene, qtype, rng) for qtype in qtypes)
+def questions_of(scene: Scene, qtypes: Iterable[int], rng: random.Random, *, plain: bool = False) -> list[Question]:
+    """Return one question of each type that the scene gives occasion for; `plain` as the base datasets ask."""
+    asked = (ask(scene, qtype, rng, plain=plain) for qtype in qtypes)
     return [question for question in asked if question is not None]
 
 
 def one_question_each(scenes: Iterable[Scene], rng: random.Random) -> Iterator[tuple[Scene, Question]]:
-    """Yield one question a scene, the types in turn; a scene that has no such occasion is asked the next type."""
-    qtypes = sorted(TYPE_NAMES)
-    for number, scene in enumerate(scenes):
-        turn = number % len(qtypes)
-        yield scene, questions_of(scene, [*qtypes[turn:], *qtypes[:turn]], rng)[0]
+    """Yield one question a scene, of the type that was asked least so far among those that the scene has."""
+    asked = dict.fromkeys(TYPE_NAMES, 0)
+    for scene in scenes:
+        question = min(questions_of(scene, TYPE_NAMES, rng), key=lambda question: asked[question.qtype])
+        asked[question.qtype] += 1
+        yield scene, question

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.sample_world.files import Scenes, coco_name, questions_of, write_json, write_picture
-from minigpt4.sample_world.questions import NUMBERS, ask_in_vain
+from minigpt4.sample_world.questions import NUMBERS, UNANSWERABLE, ask_in_vain
 
 NUM_PEOPLE = 10
 NUM_AGREEING = (10, 10, 9, 8, 7)
 """Numbers of people who give the right answer; each question draws one."""
-UNANSWERABLE = "unanswerable"
 EVERY_UNANSWERABLE = 4
 """One of this many VizWiz questions has no answer in its picture."""
 _HEAD = {

@@ -1,6 +1,6 @@
 """Scenes: one to four coloured shapes on a ground, with everything that there is to know about them.
 
-A scene belongs to training or to evaluation by what it shows (a hash of its content), so the two never share one.
+A scene belongs to one split by what it shows (a hash of its content), so no two splits share one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Literal, get_args
 
 from minigpt4.common.seeds import derive_rng
 
-Split = Literal["train", "evaluation"]
+Split = Literal["train", "dev", "evaluation"]
+"""Evaluation scores are printed; dev is for choosing steps and rates."""
 
 SIDE = 112
 """Width and height of a picture in pixels."""
@@ -27,8 +28,9 @@ GROUNDS = ("grass", "sand", "snow", "night", "water")
 WORDS = ("stop", "open", "exit", "taxi", "sale", "park", "milk", "fire")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 
-RADIUS = {"small": 9, "large": 16}
+RADIUS = {"small": 10, "large": 17}
 MAX_JITTER = 4
+_SPLITS: dict[int, Split] = {0: "evaluation", 1: "dev"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,9 @@ class Scene:
 
     @property
     def split(self) -> Split:
-        """Return which split the scene belongs to: every eighth content is for evaluation alone."""
+        """Return which split the scene belongs to: one content in eight for evaluation, one in eight for dev."""
         digest = hashlib.blake2b(self.content.encode(), digest_size=2).digest()
-        return "evaluation" if digest[0] % 8 == 0 else "train"
+        return _SPLITS.get(digest[0] % 8, "train")
 
     def count(self, attribute: Literal["shape", "colour", "size"]) -> Counter[str]:
         """Return how often each shape, colour or size is there."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt4.common.seeds import derive_rng
+from minigpt4.evaluation.benchmarks.short_answer import VSR, HatefulMemes
 from minigpt4.evaluation.benchmarks.vqa import VizWiz
 from minigpt4.sample_world.captions import full_caption, short_caption, sign_caption
 from minigpt4.sample_world.conversation_files import (
@@ -28,10 +29,11 @@ from minigpt4.sample_world.files import (
     write_picture,
 )
 from minigpt4.sample_world.grounding_files import write_flickr, write_refcoco, write_regions
-from minigpt4.sample_world.questions import LETTERS
+from minigpt4.sample_world.questions import LETTERS, TYPE_NAMES, UNANSWERABLE, ask_in_vain
 from minigpt4.sample_world.scenes import Scene
-from minigpt4.sample_world.statements import state
+from minigpt4.sample_world.statements import claim, state
 
+LIKE_VSR = VSR.template.removeprefix("[vqa] ")
 LIKE_VIZWIZ = VizWiz.template.removeprefix("[vqa] ")
 NUM_ANSWERS = 10
 """People who answer a question of COCO VQA."""
@@ -77,7 +79,7 @@ def write_ok_vqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write okvqa: questions that need some reasoning."""
     rows = []
     for scene in scenes:
-        for question in questions_of(scene, (8,), rng):
+        for question in questions_of(scene, (8,), rng, plain=True):
             image = f"train2014/{coco_name(scene)}"
             row = {"question_id": f"{scene.number}5", "dataset": "okvqa"}
             rows.append({**row, **_asked(question.text, question.answer, image)})
@@ -88,7 +90,7 @@ def write_aok_vqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write aokvqa: relations, with choices and direct answers."""
     rows, positions = [], balanced_positions(rng)
     for scene in scenes:
-        for question in questions_of(scene, (6, 7), rng):
+        for question in questions_of(scene, (6, 7), rng, plain=True):
             position = next(positions)
             rows.append(
                 {
@@ -111,10 +113,10 @@ def write_gqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     for scene in scenes:
         image = f"{scene.number}.jpg"
         write_picture(root / "gqa/images" / image, scene)
-        for question in questions_of(scene, (3, 4, 6), rng):
+        for question in questions_of(scene, (3, 4, 6), rng, plain=True):
             row = {"image": image, "question": question.text, "answer": question.answer}
             rows.append({**row, "question_id": f"{scene.number}{question.qtype}", "fullAnswer": question.sentence})
-        statement = state(scene, rng, is_true=rng.random() < 0.5)
+        statement = state(scene, rng, is_true=rng.random() < 0.5, plain=True)
         if statement is not None:
             row = {"image": image, "question": statement.question, "answer": statement.answer}
             rows.append({**row, "question_id": f"{scene.number}0", "fullAnswer": statement.answer})
@@ -125,7 +127,7 @@ def write_ocrvqa(root: Path, scenes: Scenes, rng: random.Random) -> None:
     """Write ocrvqa: what a sign says; every tenth picture belongs to a split that is not trained on."""
     rows = {}
     for scene in scenes:
-        questions = questions_of(scene, (9, 1), rng)
+        questions = questions_of(scene, (9, 1), rng, plain=True)
         key = f"{scene.number:010}"
         write_picture(root / f"ocrvqa/images/{key}.jpg", scene)
         rows[key] = {
@@ -144,7 +146,8 @@ def write_engine(root: Path, scenes: Scenes, rng: random.Random) -> None:
     rows, positions = [], balanced_positions(rng)
     for scene in scenes:
         image = f"vg/{vg_folder(scene)}/{scene.number}.jpg"
-        for question in questions_of(scene, range(1, 10), rng):
+        questions = questions_of(scene, [*TYPE_NAMES, *TYPE_NAMES], rng)
+        for question in {question.text: question for question in questions}.values():
             position = next(positions)
             rows.append(
                 {
@@ -197,15 +200,17 @@ def write_train_files(root: Path, scenes: Mapping[str, Scenes], *, seed: int) ->
 def _coco_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     """Return questions with their answers, and where the scene gives occasion a statement that is true or false.
 
-    They borrow the wordings of VizWiz, every other one, and VSR: a tiny model understands none that it has not met.
+    They borrow the wordings of VizWiz, Hateful Memes and VSR: a tiny model understands none that it has not met.
     """
-    asked = []
-    for question in questions_of(scene, (1, 2, 3, 5), rng):
-        text = LIKE_VIZWIZ.format(question.text) if rng.random() < 0.5 else question.text
-        asked.append((text, question.answer))
-    statement = state(scene, rng, is_true=rng.random() < 0.5)
+    asked = [(question.text, question.answer) for question in questions_of(scene, (1, 2, 3, 5), rng, plain=True)]
+    like_vizwiz = [*rng.sample(asked, 2), (ask_in_vain(scene, rng), UNANSWERABLE)]
+    asked += [(LIKE_VIZWIZ.format(text), answer) for text, answer in like_vizwiz]
+    contradicts = rng.random() < 0.5
+    meme = HatefulMemes.template.format(claim(scene, rng, is_true=not contradicts))
+    asked.append((meme, "yes" if contradicts else "no"))
+    statement = state(scene, rng, is_true=rng.random() < 0.5, plain=True)
     if statement is not None:
-        asked.append((f"Based on the image, is this statement true or false? {statement.text}", statement.truth))
+        asked.append((LIKE_VSR.format(statement.text), statement.truth))
     return asked
 
 

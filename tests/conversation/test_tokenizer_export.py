@@ -28,7 +28,7 @@ def lesson_texts():
     for number in range(25):
         rng = derive_rng(0, "texts", number)
         scene = make_scene(0, "evaluation", number)
-        lessons = scene_lesson(scene, rng, shown=True, letters=0.5, told=0.5, num_turns=5), option_lesson(scene, rng)
+        lessons = scene_lesson(scene, rng, num_turns=8), option_lesson(scene, rng)
         for turn in (turn for lesson in lessons for turn in lesson.turns):
             prompt = f"<s>[INST] <Img></Img> {turn.prompt} [/INST]"
             yield from (turn.prompt, turn.answer, f"{turn.answer}</s>", prompt, f"{prompt}{turn.answer}</s>{prompt}")

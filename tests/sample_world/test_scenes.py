@@ -4,7 +4,7 @@ import pytest
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.sample_world.drawing import GROUND_RGB, RGB, draw_scene
-from minigpt4.sample_world.questions import NUMBERS, TYPE_NAMES, ask, ask_all
+from minigpt4.sample_world.questions import NUMBERS, TYPE_NAMES, ask, ask_all, occasions
 from minigpt4.sample_world.scenes import SIDE, SIGN_TOP, Scene, Thing, make_scene
 
 
@@ -19,7 +19,7 @@ SCENE = Scene(number=1, ground="sand", things=(RED_CIRCLE, BLUE_STAR, BLUE_HEART
 
 
 def answers(qtype):
-    asked = (ask(SCENE, qtype, derive_rng(i)) for i in range(60))
+    asked = (ask(SCENE, qtype, derive_rng(i), plain=True) for i in range(200))
     return {question.text: question.answer for question in asked}
 
 
@@ -29,12 +29,13 @@ def test_a_scene_is_a_function_of_seed_split_and_number():
     assert draw_scene(scenes(3)[2]).tobytes() == draw_scene(scenes(3)[2]).tobytes()
 
 
-def test_no_scene_of_evaluation_shows_what_one_of_training_shows():
+def test_no_scene_of_one_split_shows_what_one_of_another_shows():
     train = {scene.content for scene in scenes(3000)}
     evaluation = {scene.content for scene in scenes(600, "evaluation")}
-    assert not train & evaluation
-    assert {scene.split for scene in scenes(200)} == {"train"}
-    assert {scene.split for scene in scenes(200, "evaluation")} == {"evaluation"}
+    dev = {scene.content for scene in scenes(600, "dev")}
+    assert not train & evaluation and not train & dev and not dev & evaluation
+    for split in ("train", "dev", "evaluation"):
+        assert {scene.split for scene in scenes(200, split)} == {split}
 
 
 def test_the_picture_shows_what_the_scene_says():
@@ -87,9 +88,11 @@ def test_the_picture_shows_what_the_scene_says():
             5,
             {
                 "How many objects are there?": "three",
+                "How many squares are there?": "zero",
                 "How many circles are there?": "one",
                 "How many stars are there?": "one",
                 "How many hearts are there?": "one",
+                "How many green objects are there?": "zero",
                 "How many red objects are there?": "one",
                 "How many blue objects are there?": "two",
             },
@@ -133,6 +136,28 @@ def test_a_question_has_three_wrong_answers_and_its_right_one_where_it_is_wanted
                 assert question.options(position)[position] == question.answer
 
 
+@pytest.mark.parametrize(
+    ("qtype", "text", "answer"),
+    [
+        (1, "What is behind the blue star?", "sand"),
+        (2, "What is the red object?", "circle"),
+        (3, "What color is the object in the bottom right?", "blue"),
+        (4, "In which corner is the blue heart?", "bottom right"),
+        (5, "How many objects are there besides the red circle?", "two"),
+        (6, "Is the red circle to the left of the blue star?", "yes"),
+        (6, "Is the blue heart over the blue star?", "no"),
+        (6, "On which side of the blue star is the blue heart?", "below"),
+        (7, "Which object is tied to the red circle?", "blue heart"),
+        (8, "Without the stars, how many objects can be seen?", "two"),
+        (9, "Which word can be seen under the blue star?", "taxi"),
+    ],
+)
+def test_the_engine_and_the_benchmarks_have_wordings_and_questions_that_the_base_datasets_lack(qtype, text, answer):
+    asked = {wording: one.answer for one in occasions(SCENE, qtype) for wording in one.wordings}
+    assert asked[text] == answer and text not in answers(qtype)
+    assert text in {ask(SCENE, qtype, derive_rng(i)).text for i in range(300)}
+
+
 def test_a_scene_without_sign_and_rope_is_not_asked_about_them():
     scene = Scene(number=1, ground="snow", things=(RED_CIRCLE,), word=None, rope=None)
     asked = {question.qtype for question in ask_all(scene, derive_rng(0))}
@@ -149,5 +174,5 @@ def test_no_answer_is_much_more_frequent_than_the_others_of_its_type():
 
 
 def test_a_scene_of_an_unknown_split_is_an_error():
-    with pytest.raises(ValueError, match="has no split 'val', only train, evaluation"):
+    with pytest.raises(ValueError, match="has no split 'val', only train, dev, evaluation"):
         make_scene(0, "val", 1)

@@ -14,7 +14,8 @@ from minigpt4.common.registry import registry
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.models.minigpt_v2 import MiniGPTv2
 from minigpt4.sample_world.configs import write_configs
-from minigpt4.sample_world.scenes import SIDE
+from minigpt4.sample_world.evaluation_files import write_evaluation_files
+from minigpt4.sample_world.scenes import SIDE, make_scene
 from minigpt4.sample_world.world import ASSETS, SHIPPED, WorldSize, write_world
 from tests.sample_world.conftest import SIZE
 
@@ -69,6 +70,49 @@ def test_a_world_too_small_to_fill_its_files_is_refused():
         WorldSize(num_train_scenes=100, num_eval_scenes=10)
 
 
+@pytest.fixture(scope="module")
+def default_evaluation(tmp_path_factory):
+    """The evaluation files of a world of the default size."""
+    root = tmp_path_factory.mktemp("default") / "evaluation_dataset"
+    scenes = [make_scene(0, "evaluation", number) for number in range(1, WorldSize().num_eval_scenes + 1)]
+    write_evaluation_files(root, scenes, seed=0)
+    return root
+
+
+def test_the_default_world_asks_enough_questions_for_narrow_intervals(default_evaluation):
+    seed = read(default_evaluation / "seed/SEED-Bench-image.json")["questions"]
+    types = Counter(question["question_type_id"] for question in seed)
+    assert len(seed) >= 1600 and len({question["question"] for question in seed}) >= 600
+    assert max(types.values()) - min(types.values()) <= 1
+    lines = (default_evaluation / "mmbench/mmbench_dev_20230712.tsv").read_text().splitlines()[1:]
+    assert sum(int(line.split("\t")[0]) < 1_000_000 for line in lines) >= 400
+    lists = ("okvqa/okvqa_test_split.json", "vizwiz/val.json", "gqa/testdev_balanced_questions.json")
+    assert min(len(read(default_evaluation / name)) for name in lists) >= 600
+    for name in ("vsr/test.jsonl", "hateful_meme/dev.jsonl"):
+        assert len((default_evaluation / name).read_text().splitlines()) >= 600
+    splits = [
+        path for name in ("refcoco", "refcoco+", "refcocog") for path in (default_evaluation / name).rglob("*.json")
+    ]
+    assert len(splits) == 8 and min(len(read(path)) for path in splits) >= 200
+
+
+def test_dev_scenes_have_files_of_the_same_layout_and_a_yaml_of_their_own(tmp_path):
+    write_world(tmp_path, WorldSize(num_train_scenes=40, num_eval_scenes=150, num_dev_scenes=150), seed=3)
+    pictures = {}
+    for split in ("dev", "evaluation"):
+        root = tmp_path / f"{split}_dataset"
+        pictures[split] = {path.relative_to(root): path.read_bytes() for path in root.rglob("*.jpg")}
+    assert len(pictures["dev"]) > 60 and not {*pictures["dev"].values()} & {*pictures["evaluation"].values()}
+    cfg = Config.load(tmp_path / "eval_configs/sample_world_dev.yaml")
+    for name, entry in cfg.evaluation_datasets_cfg.items():
+        for benchmark in registry.get_benchmark_class(name).build(entry, name=name):
+            assert benchmark.questions() and str(benchmark.eval_file).startswith(f"{tmp_path}/dev_dataset/")
+
+
+def test_a_world_without_dev_scenes_has_no_yaml_for_them(world):
+    assert not (world / "eval_configs/sample_world_dev.yaml").exists() and not (world / "dev_dataset").exists()
+
+
 def test_right_letters_are_balanced(world):
     engine = Counter(row["choice_answer"] for row in engine_rows(world))
     seed = Counter(row["answer"] for row in read(world / "evaluation_dataset/seed/SEED-Bench-image.json")["questions"])
@@ -88,12 +132,24 @@ def test_seed_asks_all_nine_types_about_pictures_that_are_there(world):
     assert set(annotation["question_type"].values()) == set(range(1, 10))
     assert {question["question_type_id"] for question in annotation["questions"]} == set(range(1, 10))
     lines = (world / "evaluation_dataset/seed/seed-bench-image.jsonl").read_text().splitlines()
-    assert len(lines) == len(annotation["questions"]) == 78
+    assert len(lines) == len(annotation["questions"]) == 74
     for line, question in zip(map(json.loads, lines), annotation["questions"], strict=True):
         assert line["question_id"] == question["question_id"]
         assert f"\nB. {question['choice_b']}\n" in line["text"]
         with Image.open(world / "evaluation_dataset" / line["image"]) as image:
             assert image.size == (SIDE, SIDE)
+
+
+def test_mmbench_asks_each_question_once_a_rotation_of_its_options(world):
+    questions = {}
+    for row in mmbench_rows(world):
+        questions.setdefault(int(row["index"]) % 1_000_000, []).append(row)
+    for rows in questions.values():
+        options = [[row[letter] for letter in "ABCD" if row[letter]] for row in rows]
+        assert [int(row["index"]) // 1_000_000 for row in rows] == list(range(len(options[0])))
+        assert options == [options[0][k:] + options[0][:k] for k in range(len(options[0]))]
+        assert len({row[row["answer"]] for row in rows}) == len({row["question"] for row in rows}) == 1
+        assert len({row["answer"] for row in rows}) == len(rows)
 
 
 def test_mmbench_rows_with_two_options_keep_the_right_one(world):

@@ -1,10 +1,10 @@
 """Pre-training of the tiny model: makes the weights that the sample world ships, from nothing.
 
-    python -m tools.tiny_weights.pretrain --out DIR     # about an hour of one core; from the repository's root
+    torchrun --standalone --nproc_per_node 2 -m tools.tiny_weights.pretrain --out DIR    # from the repository's root
 
-Three stages, on scenes of the training split alone: the vision encoder learns to name what it sees, the language
-model learns to look up the letter of an option in text, and then both, joined by the projection, learn to answer.
-A stage whose file lies in DIR already is not run again.
+It shows the model scenes of the training split alone, in three stages. The vision encoder learns to show what it sees.
+The language model learns to look up the letter of an option in text. Then both, joined by the projection, learn to
+answer. The same command continues a run that was stopped from its last state in DIR.
 """
 
 from __future__ import annotations
@@ -12,177 +12,252 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt4.common.seeds import derive_rng, seed_torch
 from minigpt4.conversation.conversation import IGNORE_INDEX
-from minigpt4.conversation.encoder import ChatEncoder
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
 from minigpt4.processors.blip_processors import BlipImageProcessor
-from minigpt4.sample_world.drawing import draw_scene
 from minigpt4.sample_world.scenes import SIDE, Scene, make_scene
-from tools.tiny_weights.lessons import Lesson, option_lesson, said_lesson, scene_lesson
-from tools.tiny_weights.sight import train_sight
-from tools.tiny_weights.tiny_model import NUM_IMAGE_TOKENS, PaddedBatch, TinyModel, ship
+from tools.tiny_weights.exam import as_text, exam
+from tools.tiny_weights.lessons import (
+    Lesson,
+    option_lesson,
+    repeat_lesson,
+    said_lesson,
+    scene_lesson,
+    told_lesson,
+)
+from tools.tiny_weights.reader import Reader
+from tools.tiny_weights.sight import Sight, loss_of, pictures
+from tools.tiny_weights.tiny_model import TinyModel, ship
 from tools.tiny_weights.tokenizer import train_tokenizer
 
 logger = logging.getLogger(__name__)
 
 SEED = 7
-SIGHT_STEPS, LETTER_STEPS, SAID_STEPS, LESSON_STEPS = 700, 1200, 700, 2600
-BATCH_SIZE = 32
-LR = 1e-3
+WARMUP = 100
 LOG_EVERY = 100
-Teacher = Callable[[float, int], list[Lesson]]
-"""Progress (0..1) and step to the lessons of that step."""
+SAVE_EVERY = 200
+EXAM_EVERY = 500
+LessonOf = Callable[[Scene, int], Lesson]
+Learn = Callable[[int], float]
+"""A step: adds this process's part to the gradients of the whole batch, and returns its part of the loss."""
 
 
-class Reader:
-    """Makes padded batches of lessons."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage: how many steps, how many scenes a step in all processes together, and the highest learning rate."""
 
-    def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
-        self._encoder = ChatEncoder(tokenizer, num_image_tokens=NUM_IMAGE_TOKENS, max_txt_len=1024)
-        self._process = BlipImageProcessor(SIDE)
-        self._tokenizer = tokenizer
-        self.end = tokenizer.eos_id
-        self.letters = torch.tensor([tokenizer.encode(letter)[0] for letter in "abcd"])
-
-    def read(self, lessons: list[Lesson], *, num_batches: int = 1) -> list[PaddedBatch]:
-        """Return lessons as batches of like length, so that little of them is padding."""
-        encoded = [(lesson, *self._encoder.encode(lesson.turns)) for lesson in lessons]
-        encoded.sort(key=lambda item: len(item[1]))
-        size = math.ceil(len(encoded) / num_batches)
-        return [self._pad(encoded[i : i + size]) for i in range(0, len(encoded), size)]
-
-    def _pad(self, encoded: list[tuple[Lesson, Tensor, Tensor]]) -> PaddedBatch:
-        pad = nn.utils.rnn.pad_sequence
-        ids = pad([ids for _, ids, _ in encoded], batch_first=True, padding_value=self._tokenizer.pad_id)
-        labels = pad([labels for _, _, labels in encoded], batch_first=True, padding_value=IGNORE_INDEX)
-        images = [self._process(draw_scene(lesson.scene)) for lesson, _, _ in encoded if lesson.shown]
-        return PaddedBatch(ids, labels, torch.stack(images) if images else torch.empty(0, 3, SIDE, SIDE))
+    name: str
+    num_steps: int
+    batch_size: int
+    lr: float
 
 
-def letter_lessons(progress: float, step: int) -> list[Lesson]:
-    """Return lessons about options, in text alone."""
-    return [option_lesson(scene, derive_rng(SEED, "letters", step, i)) for i, scene in enumerate(_scenes(step))]
+STAGES = (
+    Stage("sight", num_steps=1800, batch_size=128, lr=1.5e-3),
+    Stage("letters", num_steps=1200, batch_size=64, lr=1e-3),
+    Stage("lessons", num_steps=3000, batch_size=64, lr=1e-3),
+)
 
 
-def said_lessons(progress: float, step: int) -> list[Lesson]:
-    """Return lessons in text alone, most of which say the answer before the options."""
-    lessons = []
-    for i, scene in enumerate(_scenes(step)):
-        rng = derive_rng(SEED, "said", step, i)
-        lessons.append(option_lesson(scene, rng) if i % 4 == 0 else said_lesson(scene, rng, num_turns=4))
-    return lessons
+def learning_rate(stage: Stage, step: int) -> float:
+    """Return a linear warm-up, then half a cosine down to a hundredth."""
+    if step < WARMUP:
+        return stage.lr * (step + 1) / WARMUP
+    progress = (step - WARMUP) / max(1, stage.num_steps - WARMUP)
+    return stage.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def scene_lessons(progress: float, step: int) -> list[Lesson]:
-    """Return lessons about scenes: at first many answers are said before they are chosen, later they are seen."""
-    said = float(np.interp(progress, [0.0, 0.5], [0.3, 0.1]))
-    lessons = []
-    for i, scene in enumerate(_scenes(step)):
-        rng = derive_rng(SEED, "lesson", step, i)
-        draw = rng.random()
-        if draw < 0.05:
-            lessons.append(option_lesson(scene, rng))
-        elif draw < 0.05 + said:
-            lessons.append(said_lesson(scene, rng, num_turns=4))
-        else:
-            shown = draw < 0.95
-            lessons.append(scene_lesson(scene, rng, shown=shown, letters=0.5, told=0.15, num_turns=4))
-    return lessons
+def run_stage(
+    stage: Stage,
+    out: Path,
+    parts: nn.Module,
+    learn: Learn,
+    after: Callable[[int], str],
+    *,
+    save_every: int = SAVE_EVERY,
+) -> None:
+    """Train the parts, from the last state of the stage in `out` where there is one, and leave its end there.
 
-
-def _scenes(step: int) -> Iterator[Scene]:
-    return (make_scene(SEED, "train", step * BATCH_SIZE + i) for i in range(BATCH_SIZE))
-
-
-def study(model: TinyModel, reader: Reader, teacher: Teacher, *, num_steps: int) -> None:
-    """Train projection and language model; the vision encoder stays as it is."""
-    parameters = [*model.llama.parameters(), *model.proj.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=LR, total_steps=num_steps, pct_start=100 / num_steps, cycle_momentum=False
-    )
-    start, losses = time.time(), []
-    for step in range(num_steps):
-        batches = reader.read(teacher(step / num_steps, step), num_batches=2)
-        num_targets = sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in batches)
-        loss = 0.0
-        for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16):
-                logits, targets = model.logits(batch)
-            part = F.cross_entropy(logits, targets, reduction="sum") / num_targets
-            part.backward()
-            loss += part.item()
+    Args:
+        after: what to add to a line of the log, by step
+    """
+    path = out / f"{stage.name}.pth"
+    parameters = [p for p in parts.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    first, seconds = 0, 0.0
+    if path.is_file():
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        parts.load_state_dict(state["parts"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["step"], state["seconds"]
+    start = time.monotonic() - seconds
+    recent: list[float] = []
+    for step in range(first, stage.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, step)
+        recent.append(_sum_gradients(parameters, learn(step)))
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
-        losses.append(loss)
-        if (step + 1) % LOG_EVERY == 0:
-            mean = sum(losses[-LOG_EVERY:]) / LOG_EVERY
-            scores = " ".join(f"{name} {score:.3f}" for name, score in exam(model, reader).items())
-            logger.info("step %d loss %.3f right: %s, %.0f s", step + 1, mean, scores, time.time() - start)
+        done = step + 1
+        if done % LOG_EVERY == 0 and _rank() == 0:
+            mean = sum(recent[-LOG_EVERY:]) / len(recent[-LOG_EVERY:])
+            seconds = time.monotonic() - start
+            logger.info("%s step %d loss %.3f %s, %.0f s", stage.name, done, mean, after(done), seconds)
+        if (done % save_every == 0 or done == stage.num_steps) and _rank() == 0:
+            state = {"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            torch.save({**state, "seconds": time.monotonic() - start}, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
 
 
-@torch.no_grad()
-def exam(model: TinyModel, reader: Reader) -> dict[str, float]:
-    """Return the shares of answers whose first token is right: of options in text, in words, by letter."""
-    scenes = [make_scene(SEED + 1, "train", number) for number in range(48)]
-    rng = derive_rng(SEED, "exam")
-    forms = {
-        "options": [option_lesson(scene, rng) for scene in scenes],
-        "words": [scene_lesson(s, rng, shown=True, letters=0.0, told=0.0, num_turns=9) for s in scenes],
-        "said": [said_lesson(scene, rng, num_turns=4) for scene in scenes],
-        "told": [scene_lesson(s, rng, shown=True, letters=1.0, told=1.0, num_turns=6) for s in scenes],
-        "letters": [scene_lesson(s, rng, shown=True, letters=1.0, told=0.0, num_turns=6) for s in scenes],
-    }
-    scores = {}
-    for name, lessons in forms.items():
-        (batch,) = reader.read(lessons)
+def _sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
+    """Add up the gradients of all processes, and return the loss of the whole batch."""
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    if dist.is_initialized():
+        flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([loss])])
+        dist.all_reduce(flat)
+        for parameter, grad, whole in zip(
+            parameters, grads, flat.split([g.numel() for g in grads] + [1]), strict=False
+        ):
+            parameter.grad = whole.view_as(grad)
+        return float(flat[-1])
+    return loss
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _scenes(stage: Stage, step: int) -> Iterator[tuple[int, Scene]]:
+    """Yield this process's scenes of a step, with their numbers; the whole batch does not depend on the processes."""
+    for i in range(_rank(), stage.batch_size, int(os.environ.get("WORLD_SIZE", "1"))):
+        number = step * stage.batch_size + i
+        yield number, make_scene(SEED, "train", number)
+
+
+def see(stage: Stage, model: TinyModel, sight: Sight, shares: dict[str, float]) -> Learn:
+    """Return the step of the stage in which the encoder learns; it leaves the shares of right readings in `shares`."""
+    process = BlipImageProcessor(SIDE)
+
+    def learn(step: int) -> float:
+        scenes = [scene for _, scene in _scenes(stage, step)]
+        images = pictures(scenes, process, derive_rng(SEED, "memes", step, _rank()))
         with torch.autocast("cpu", torch.bfloat16):
-            logits, targets = model.logits(batch)
-        is_letter = torch.isin(targets, reader.letters)
-        first = torch.cat([torch.tensor([True]), targets[:-1] == reader.end])
-        asked = first if name == "words" else is_letter if name == "options" else first & is_letter
-        scores[name] = float((logits.argmax(-1) == targets)[asked].float().mean())
-    return scores
+            things, sign = sight(model.vit.forward_features(images)[:, 1:])
+        loss, right = loss_of(things.float(), sign.float(), scenes)
+        loss = loss * len(scenes) / stage.batch_size
+        loss.backward()
+        shares.update(right)
+        return float(loss.detach())
+
+    return learn
+
+
+def letter_lesson(stage: Stage, scene: Scene, number: int) -> Lesson:
+    """Return a lesson about options, in text alone; in the later part most say the answer before the options."""
+    rng = derive_rng(SEED, "letters", number)
+    said = 0.75 if number > stage.num_steps * stage.batch_size * 0.6 else 0.0
+    return said_lesson(scene, rng, num_turns=4) if rng.random() < said else option_lesson(scene, rng)
+
+
+def any_lesson(scene: Scene, number: int) -> Lesson:
+    """Return a lesson of the last stage: most are about pictures."""
+    rng = derive_rng(SEED, "lesson", number)
+    draw = rng.random()
+    if draw < 0.03:
+        return option_lesson(scene, rng)
+    if draw < 0.11:
+        return said_lesson(scene, rng, num_turns=4)
+    if draw < 0.14:
+        return repeat_lesson(scene, rng)
+    if draw < 0.16:
+        return told_lesson(scene, rng, num_turns=5)
+    return scene_lesson(scene, rng, num_turns=6)
+
+
+def answer_weights(labels: Tensor, end: int) -> Tensor:
+    """Return the weight of each trained token, (M,) float32: one over the root of the number of tokens of its answer.
+
+    So a box of fifteen tokens does not drown the answers of one word. Each answer closes with `end`.
+    """
+    tokens = labels[labels != IGNORE_INDEX]
+    ends = tokens == end
+    answers = ends.cumsum(0) - ends.long()
+    return answers.bincount()[answers].float().rsqrt()
+
+
+def study(stage: Stage, model: TinyModel, reader: Reader, lesson_of: LessonOf) -> Learn:
+    """Return the step of a stage in which projection and language model learn; the encoder stays as it is."""
+
+    def learn(step: int) -> float:
+        batches = reader.read([lesson_of(scene, number) for number, scene in _scenes(stage, step)], num_batches=4)
+        weights = [answer_weights(batch.labels, reader.tokenizer.eos_id) for batch in batches]
+        whole = torch.cat(weights).sum()
+        if dist.is_initialized():
+            dist.all_reduce(whole)
+        loss = 0.0
+        for batch, weight in zip(batches, weights, strict=True):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, targets = model.logits(batch)
+            part = (weight * F.cross_entropy(logits, targets, reduction="none")).sum() / whole
+            part.backward()
+            loss += float(part.detach())
+        return loss
+
+    return learn
+
+
+def exam_now(model: TinyModel, reader: Reader, step: int) -> str:
+    """Return the results of a small exam, now and then."""
+    return as_text(exam(model, reader, num_scenes=128)) if step % EXAM_EVERY == 0 else ""
 
 
 def main() -> None:
     """Read the command line, train what is not there yet, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    out: Path = parser.parse_args().out
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage, to try changes")
+    args = parser.parse_args()
+    out: Path = args.out
+    stages = [replace(stage, num_steps=round(args.scale * stage.num_steps)) for stage in STAGES]
+    logging.basicConfig(level=logging.INFO if _rank() == 0 else logging.WARNING, format="%(message)s")
+    torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(out / "tokenizer.model")
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    if _rank() == 0 and not (out / "tokenizer.model").is_file():
+        train_tokenizer(out / "tokenizer.model")
+    if dist.is_initialized():
+        dist.barrier()
     tokenizer = SentencePieceTokenizer(out / "tokenizer.model")
     reader = Reader(tokenizer)
     seed_torch(SEED, "pretrain")
-    model = TinyModel(tokenizer.vocab_size)
-    stages: dict[str, Callable[[], None]] = {
-        "sight": lambda: train_sight(model.vit, seed=SEED, num_steps=SIGHT_STEPS),
-        "letters": lambda: study(model, reader, letter_lessons, num_steps=LETTER_STEPS),
-        "said": lambda: study(model, reader, said_lessons, num_steps=SAID_STEPS),
-        "lessons": lambda: study(model, reader, scene_lessons, num_steps=LESSON_STEPS),
-    }
-    for name, run in stages.items():
-        path = out / f"stage_{name}.pth"
-        if path.is_file():
-            model.load_state_dict(torch.load(path, weights_only=True))
-            continue
-        run()
-        torch.save(model.state_dict(), path)
-    ship(model, out / "tokenizer.model", out / "assets")
+    model, sight = TinyModel(tokenizer.vocab_size), Sight()
+    seeing = nn.ModuleDict({"vit": model.vit, "sight": sight})
+    shares: dict[str, float] = {}
+    run_stage(stages[0], out, seeing, see(stages[0], model, sight, shares), lambda _: as_text(shares))
+    studying = nn.ModuleDict({"llama": model.llama, "proj": model.proj})
+    lessons: tuple[LessonOf, ...] = (partial(letter_lesson, stages[1]), any_lesson)
+    for stage, lesson_of in zip(stages[1:], lessons, strict=True):
+        learn = study(stage, model, reader, lesson_of)
+        run_stage(stage, out, studying, learn, partial(exam_now, model, reader))
+    if _rank() == 0:
+        ship(model, out / "tokenizer.model", out / "assets")
+        logger.info("at the end, on 1,000 scenes of dev: %s", as_text(exam(model, reader, num_scenes=1000)))
 
 
 if __name__ == "__main__":

@@ -1,97 +1,121 @@
-"""Sight: the vision encoder's own pre-training, by naming what is in each quarter of a picture."""
+"""Sight: the vision encoder's own pre-training. Each token learns to show what there is to know about its region.
+
+A token covers four patches in a row: half the picture's width and one patch of its height. Three rows of tokens cover
+the upper places, three the lower ones, and the last two the sign.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
+import random
 from collections.abc import Sequence
 
 import torch
-from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minigpt4.conversation.box_text import corners_of
 from minigpt4.models.projector import PATCHES_PER_TOKEN
 from minigpt4.processors.blip_processors import BlipImageProcessor
 from minigpt4.sample_world.drawing import draw_scene
-from minigpt4.sample_world.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIDE, SIZES, WORDS, Scene, make_scene
+from minigpt4.sample_world.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIDE, SIZES, WORDS, Scene, Thing
+from minigpt4.sample_world.statements import claim
 from tools.tiny_weights.tiny_model import VIT
 
-logger = logging.getLogger(__name__)
-
-PAIRS = tuple((i, j) for i in range(len(PLACES)) for j in range(i + 1, len(PLACES)))
 TOKENS_A_ROW = 2
-ROWS_A_QUARTER = 3
-"""The rows of tokens of an upper or lower half; what is left below shows the sign."""
+ROWS_A_PLACE = 3
+MEMES = 0.1
+"""The share of pictures that show a meme's two words instead of a sign."""
+NOTHING = -100
+"""The class of a fact that a region does not have; no loss falls on it."""
+OF_THINGS = {
+    "place": len(PLACES),
+    "shape": 1 + len(SHAPES),
+    "color": 1 + len(COLOURS),
+    "size": 1 + len(SIZES),
+    "tied color": 1 + len(COLOURS),
+    "tied shape": 1 + len(SHAPES),
+    "same color": 5,
+    "same shape": 5,
+    **{f"{edge} {digit}": 11 for edge in ("left", "top", "right", "bottom") for digit in ("tens", "ones")},
+}
+"""What the tokens of a place show, and in how many classes; class 0 of shape, color and size is an empty place."""
+OF_SIGN = {"ground": len(GROUNDS), "word": 1 + len(WORDS), "total": 5}
+"""What the tokens of the sign show."""
 
 
 class Sight(nn.Module):
-    """Linear readings of the encoder's tokens: each quarter's shape, colour and size; ground, word and rope."""
+    """Linear readings of the encoder's tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         width = PATCHES_PER_TOKEN * VIT.embed_dim
-        self.quarter = nn.ModuleList(nn.Linear(width, 1 + len(names)) for names in (SHAPES, COLOURS, SIZES))
-        self.whole = nn.ModuleList(nn.Linear(width, count) for count in (len(GROUNDS), 1 + len(WORDS), 1 + len(PAIRS)))
+        self.things = nn.Linear(width, sum(OF_THINGS.values()))
+        self.sign = nn.Linear(width, sum(OF_SIGN.values()))
 
-    def forward(self, patches: Tensor) -> list[Tensor]:
-        """Return logits (N, classes) for every fact, in the order of `facts`; patches (N, patches, C)."""
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the tokens of places, (N, 4, 3, classes), and of the sign, (N, 4, classes).
+
+        Args:
+            patches: the encoder's output, (N, patches, C)
+        """
         patches = F.layer_norm(patches.float(), patches.shape[-1:])
         grid = patches.reshape(len(patches), -1, TOKENS_A_ROW, PATCHES_PER_TOKEN * patches.shape[-1])
-        readings = []
-        for place in range(len(PLACES)):
-            top = place // 2 * ROWS_A_QUARTER
-            tokens = grid[:, top : top + ROWS_A_QUARTER, place % 2].mean(1)
-            readings += [head(tokens) for head in self.quarter]
-        ground, word, rope = self.whole
-        scene = grid[:, : 2 * ROWS_A_QUARTER].mean((1, 2))
-        return [*readings, ground(scene), word(grid[:, 2 * ROWS_A_QUARTER :].mean((1, 2))), rope(scene)]
+        upper, lower = grid[:, :ROWS_A_PLACE], grid[:, ROWS_A_PLACE : 2 * ROWS_A_PLACE]
+        places = torch.cat([upper.transpose(1, 2), lower.transpose(1, 2)], dim=1)
+        return self.things(places), self.sign(grid[:, 2 * ROWS_A_PLACE :].flatten(1, 2))
 
 
-def facts(scene: Scene) -> list[int]:
-    """Return the class of every fact of a scene; 0 is nothing, except for the ground."""
-    at = {thing.place: thing for thing in scene.things}
-    classes: list[int] = []
-    for place in range(len(PLACES)):
-        thing = at.get(place)
-        classes += (
-            [0, 0, 0]
-            if thing is None
-            else [1 + SHAPES.index(thing.shape), 1 + COLOURS.index(thing.colour), 1 + SIZES.index(thing.size)]
-        )
-    first, second = sorted(scene.things[i].place for i in scene.rope) if scene.rope else (-1, -1)
-    rope = 1 + PAIRS.index((first, second)) if scene.rope else 0
-    return [*classes, GROUNDS.index(scene.ground), 1 + WORDS.index(scene.word) if scene.word else 0, rope]
+def loss_of(things: Tensor, sign: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
+    """Return the sum of the cross-entropies of all facts, and the share of right readings of each fact."""
+    of_things = torch.tensor([[place_facts(scene, place) for place in range(len(PLACES))] for scene in scenes])
+    of_sign = torch.tensor([sign_facts(scene) for scene in scenes])
+    shares: dict[str, float] = {}
+    losses = [
+        *_losses(things, of_things[:, :, None].expand(-1, -1, ROWS_A_PLACE, -1), OF_THINGS, shares),
+        *_losses(sign, of_sign[:, None].expand(-1, sign.shape[1], -1), OF_SIGN, shares),
+    ]
+    return torch.stack(losses).sum(), shares
 
 
-def train_sight(vit: Eva, *, seed: int, num_steps: int, batch_size: int = 64, lr: float = 1.5e-3) -> None:
-    """Train the encoder to show every fact of a scene to a linear reading."""
-    sight, process = Sight(), BlipImageProcessor(SIDE)
-    parameters = [*vit.parameters(), *sight.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=num_steps, pct_start=0.1)
-    start = time.time()
-    for step in range(num_steps):
-        scenes = [make_scene(seed, "train", step * batch_size + i) for i in range(batch_size)]
-        images = torch.stack([process(draw_scene(scene)) for scene in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
-            readings = sight(vit.forward_features(images)[:, 1:])
-        truths = torch.tensor([facts(scene) for scene in scenes]).T
-        losses = [F.cross_entropy(r.float(), t) for r, t in zip(readings, truths, strict=True)]
-        torch.stack(losses).sum().backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if (step + 1) % 100 == 0:
-            logger.info(
-                "sight step %d: right %s, %.0f s", step + 1, _shares_right(readings, truths), time.time() - start
-            )
+def _losses(logits: Tensor, truths: Tensor, facts: dict[str, int], shares: dict[str, float]) -> list[Tensor]:
+    losses = []
+    parts = logits.flatten(0, -2).split(list(facts.values()), dim=-1)
+    for name, part, truth in zip(facts, parts, truths.flatten(0, -2).T, strict=True):
+        losses.append(F.cross_entropy(part, truth, ignore_index=NOTHING))
+        known = truth != NOTHING
+        shares[name] = float((part.argmax(-1) == truth)[known].float().mean())
+    return losses
 
 
-def _shares_right(readings: Sequence[Tensor], truths: Tensor) -> str:
-    right = [float((r.argmax(1) == t).float().mean()) for r, t in zip(readings, truths, strict=True)]
-    num_places = len(PLACES)
-    shares = [sum(right[i : 3 * num_places : 3]) / num_places for i in range(3)] + right[3 * num_places :]
-    names = ("shape", "colour", "size", "ground", "word", "rope")
-    return " ".join(f"{name} {share:.3f}" for name, share in zip(names, shares, strict=True))
+def place_facts(scene: Scene, place: int) -> list[int]:
+    """Return the class of each fact of OF_THINGS about one place."""
+    thing = next((thing for thing in scene.things if thing.place == place), None)
+    if thing is None:
+        return [place, 0, 0, 0, *[NOTHING] * (len(OF_THINGS) - 4)]
+    looks = 1 + SHAPES.index(thing.shape), 1 + COLOURS.index(thing.colour), 1 + SIZES.index(thing.size)
+    tied = _tied(scene, thing)
+    partner = (0, 0) if tied is None else (1 + COLOURS.index(tied.colour), 1 + SHAPES.index(tied.shape))
+    same = scene.count("colour")[thing.colour], scene.count("shape")[thing.shape]
+    edges = corners_of(thing.box, (SIDE, SIDE))
+    return [place, *looks, *partner, *same, *(part for edge in edges for part in divmod(edge, 10))]
+
+
+def _tied(scene: Scene, thing: Thing) -> Thing | None:
+    pair = [scene.things[i] for i in scene.rope or ()]
+    return next((other for other in pair if other is not thing), None) if thing in pair else None
+
+
+def sign_facts(scene: Scene) -> list[int]:
+    """Return the class of each fact of OF_SIGN."""
+    word = 0 if scene.word is None else 1 + WORDS.index(scene.word)
+    return [GROUNDS.index(scene.ground), word, len(scene.things)]
+
+
+def pictures(scenes: Sequence[Scene], process: BlipImageProcessor, rng: random.Random) -> Tensor:
+    """Return the pictures of scenes, (N, 3, SIDE, SIDE); a few scenes without a sign show a meme's words."""
+    images = []
+    for scene in scenes:
+        is_meme = scene.word is None and rng.random() < MEMES / 0.25
+        words = claim(scene, rng, is_true=rng.random() < 0.5) if is_meme else None
+        images.append(process(draw_scene(scene, meme=words)))
+    return torch.stack(images)

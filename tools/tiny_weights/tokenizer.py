@@ -9,11 +9,11 @@ from pathlib import Path
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.prompt_templates import load_templates
 from minigpt4.conversation.tokenizer import PAD_PIECE
-from minigpt4.sample_world.captions import short_caption
+from minigpt4.sample_world.captions import full_caption, short_caption
 from minigpt4.sample_world.scenes import make_scene
-from tools.tiny_weights.lessons import scene_lesson
+from tools.tiny_weights.lessons import repeat_lesson, scene_lesson
 
-VOCAB_SIZE = 832
+VOCAB_SIZE = 1024
 PROTOCOL = (
     "\u2581[INST]",
     "\u2581[/INST]",
@@ -21,10 +21,20 @@ PROTOCOL = (
     "\u2581</Img>",
     "\u2581[vqa]",
     "\u2581[caption]",
+    "\u2581[refer]",
+    "\u2581[identify]",
+    "\u2581[detection]",
+    "\u2581[grounding]",
     "A.",
     "B.",
     "C.",
     "D.",
+    "{<",
+    "><",
+    ">}",
+    "<delim>",
+    "<p>",
+    "</p>",
 )
 """What stands in every prompt costs one token each here: the tiny model has little time to read."""
 _INSTRUCTIONS = (
@@ -35,7 +45,7 @@ _INSTRUCTIONS = (
 )
 
 
-def train_tokenizer(path: Path, *, num_scenes: int = 3000) -> None:
+def train_tokenizer(path: Path, *, num_scenes: int = 1200) -> None:
     """Write a sentencepiece model with the traits of Llama's: BPE, bytes for the rest, blanks kept, digits apart."""
     import sentencepiece
 
@@ -76,6 +86,7 @@ def _texts(num_scenes: int) -> Iterator[str]:
         rng = derive_rng(0, "tokenizer", number)
         scene = make_scene(0, "train", number)
         yield short_caption(scene)
-        for turn in scene_lesson(scene, rng, shown=True, letters=0.3, told=0.0, num_turns=9).turns:
+        yield full_caption(scene)
+        for turn in (*scene_lesson(scene, rng, num_turns=9).turns, *repeat_lesson(scene, rng).turns):
             yield from f"[INST] {turn.prompt} [/INST]".split("\n")
             yield turn.answer

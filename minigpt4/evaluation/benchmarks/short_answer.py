@@ -35,6 +35,7 @@ class VSR(OneWord):
     text_key = "caption"
     source = "VSR images: https://github.com/cambridgeltl/visual-spatial-reasoning/tree/master/data"
     file_name = "test.jsonl"
+    template = "[vqa] Based on the image, is this statement true or false? {}"
     fields: ClassVar = {"image": str, "caption": str}
     label = "label"
     words: ClassVar = ("false", "true")
@@ -46,7 +47,7 @@ class VSR(OneWord):
     def _question(self, number: int, row: Row) -> Question:
         return Question(
             id=number,
-            prompt=f"[vqa] Based on the image, is this statement true or false? {row['caption']}",
+            prompt=self.template.format(row["caption"]),
             image=(self.img_dir / row["image"],),
             truth=self.words[read_label(row)] if self.label in row else None,
             type=optional_text(row, "relation"),
@@ -111,6 +112,8 @@ class HatefulMemes(OneWord):
     result_file = "hm.json"
     text_key = "text"
     source = "Hateful Memes: https://hatefulmemeschallenge.com"
+    template = "This is an image writting '{}'. Is this image hateful? Answer yes or no. Answer:"
+    """The published prompt has the misspelt word."""
     fields: ClassVar = {"img": str, "text": str}
     label = "label"
     labels: ClassVar[Mapping[str | None, int]] = {"no": 0, "yes": 1}
@@ -120,8 +123,8 @@ class HatefulMemes(OneWord):
 
     def _question(self, number: int, row: Row) -> Question:
         return Question(
-            id=number,  # the published prompt has the misspelt word
-            prompt=f"This is an image writting '{row['text']}'. Is this image hateful? Answer yes or no. Answer:",
+            id=number,
+            prompt=self.template.format(row["text"]),
             image=(self.img_dir / row["img"],),
             truth=("no", "yes")[read_label(row)] if self.label in row else None,
         )
