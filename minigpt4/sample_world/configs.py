@@ -17,15 +17,16 @@ _PLAIN = re.compile(r"[\w./-]+")
 
 def write_configs(out: Path, *, dev: bool = False) -> None:
     """Write the YAML files below `out`, with paths into it; with `dev` also one for the dev scenes."""
-    for name, shipped in shipped_configs().items():
-        if shipped.stem.startswith(ROOT):
-            path = out / f"{name}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(config_text(shipped.read_text(encoding="utf-8"), out.as_posix()), encoding="utf-8")
+    texts = {
+        name: file.read_text(encoding="utf-8") for name, file in shipped_configs().items() if file.stem.startswith(ROOT)
+    }
     if dev:
-        path = out / "eval_configs" / ROOT
-        text = path.with_suffix(".yaml").read_text(encoding="utf-8").replace("/evaluation_dataset", "/dev_dataset")
-        path.with_name(f"{ROOT}_dev.yaml").write_text(text, encoding="utf-8")
+        evaluation = texts[f"eval_configs/{ROOT}"]
+        texts[f"eval_configs/{ROOT}_dev"] = evaluation.replace(f"{ROOT}/evaluation_dataset", f"{ROOT}/dev_dataset")
+    for name, text in texts.items():
+        path = out / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(config_text(text, out.as_posix()), encoding="utf-8")
 
 
 def config_text(text: str, root: str) -> str:

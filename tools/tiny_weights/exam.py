@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from minigpt4.common.seeds import derive_rng
 from minigpt4.conversation.conversation import Turn
+from minigpt4.evaluation.benchmarks.scorers import overlap, read_box
 from minigpt4.sample_world.questions import TYPE_NAMES, ask
-from minigpt4.sample_world.scenes import Scene, make_scene
+from minigpt4.sample_world.scenes import SIDE, Scene, make_scene
 from tools.tiny_weights.lessons import (
     asked_lesson,
     claim_turn,
@@ -81,13 +81,9 @@ def _cut(tokens: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
 
 
 def is_near(answer: str, truth: str) -> bool:
-    """Return whether two texts are boxes with an intersection over union above 0.5."""
-    boxes = [[int(number) for number in re.findall(r"\d+", text)] for text in (answer, truth)]
-    if [len(box) for box in boxes] != [4, 4]:
-        return False
-    (a, b, c, d), (e, f, g, h) = boxes
-    shared = max(0, min(c, g) - max(a, e)) * max(0, min(d, h) - max(b, f))
-    return shared > 0.5 * ((c - a) * (d - b) + (g - e) * (h - f) - shared)
+    """Return whether two texts are boxes that RefCOCO would count as the same."""
+    one, other = (read_box(text, width=SIDE, height=SIDE) for text in (answer, truth))
+    return one is not None and other is not None and overlap(one, other) > 0.5
 
 
 def as_text(shares: Mapping[str, float]) -> str:

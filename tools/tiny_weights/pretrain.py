@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minigpt4.common.dist_utils import all_reduce_sum, get_rank, get_world_size, is_distributed, is_main_process
 from minigpt4.common.seeds import derive_rng, seed_torch
 from minigpt4.conversation.conversation import IGNORE_INDEX
 from minigpt4.conversation.tokenizer import SentencePieceTokenizer
@@ -114,11 +115,11 @@ def run_stage(
         optimizer.step()
         optimizer.zero_grad()
         done = step + 1
-        if done % LOG_EVERY == 0 and _rank() == 0:
+        if done % LOG_EVERY == 0 and is_main_process():
             mean = sum(recent[-LOG_EVERY:]) / len(recent[-LOG_EVERY:])
             seconds = time.monotonic() - start
             logger.info("%s step %d loss %.3f %s, %.0f s", stage.name, done, mean, after(done), seconds)
-        if (done % save_every == 0 or done == stage.num_steps) and _rank() == 0:
+        if (done % save_every == 0 or done == stage.num_steps) and is_main_process():
             state = {"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save({**state, "seconds": time.monotonic() - start}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
@@ -127,9 +128,8 @@ def run_stage(
 def _sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
     """Add up the gradients of all processes, and return the loss of the whole batch."""
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    if dist.is_initialized():
-        flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor([loss])])
-        dist.all_reduce(flat)
+    if is_distributed():
+        flat = all_reduce_sum(torch.cat([*(grad.flatten() for grad in grads), torch.tensor([loss])]))
         for parameter, grad, whole in zip(
             parameters, grads, flat.split([g.numel() for g in grads] + [1]), strict=False
         ):
@@ -138,13 +138,9 @@ def _sum_gradients(parameters: Sequence[nn.Parameter], loss: float) -> float:
     return loss
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
 def _scenes(stage: Stage, step: int) -> Iterator[tuple[int, Scene]]:
     """Yield this process's scenes of a step, with their numbers; the whole batch does not depend on the processes."""
-    for i in range(_rank(), stage.batch_size, int(os.environ.get("WORLD_SIZE", "1"))):
+    for i in range(get_rank(), stage.batch_size, get_world_size()):
         number = step * stage.batch_size + i
         yield number, make_scene(SEED, "train", number)
 
@@ -155,7 +151,7 @@ def see(stage: Stage, model: TinyModel, sight: Sight, shares: dict[str, float]) 
 
     def learn(step: int) -> float:
         scenes = [scene for _, scene in _scenes(stage, step)]
-        images = pictures(scenes, process, derive_rng(SEED, "memes", step, _rank()))
+        images = pictures(scenes, process, derive_rng(SEED, "memes", step, get_rank()))
         with torch.autocast("cpu", torch.bfloat16):
             things, sign = sight(model.vit.forward_features(images)[:, 1:])
         loss, right = loss_of(things.float(), sign.float(), scenes)
@@ -206,9 +202,7 @@ def study(stage: Stage, model: TinyModel, reader: Reader, lesson_of: LessonOf) -
     def learn(step: int) -> float:
         batches = reader.read([lesson_of(scene, number) for number, scene in _scenes(stage, step)], num_batches=4)
         weights = [answer_weights(batch.labels, reader.tokenizer.eos_id) for batch in batches]
-        whole = torch.cat(weights).sum()
-        if dist.is_initialized():
-            dist.all_reduce(whole)
+        whole = all_reduce_sum(torch.cat(weights).sum())
         loss = 0.0
         for batch, weight in zip(batches, weights, strict=True):
             with torch.autocast("cpu", torch.bfloat16):
@@ -234,14 +228,14 @@ def main() -> None:
     args = parser.parse_args()
     out: Path = args.out
     stages = [replace(stage, num_steps=round(args.scale * stage.num_steps)) for stage in STAGES]
-    logging.basicConfig(level=logging.INFO if _rank() == 0 else logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
-    if _rank() == 0 and not (out / "tokenizer.model").is_file():
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.WARNING, format="%(message)s")
+    if is_main_process() and not (out / "tokenizer.model").is_file():
         train_tokenizer(out / "tokenizer.model")
-    if dist.is_initialized():
+    if is_distributed():
         dist.barrier()
     tokenizer = SentencePieceTokenizer(out / "tokenizer.model")
     reader = Reader(tokenizer)
@@ -255,7 +249,7 @@ def main() -> None:
     for stage, lesson_of in zip(stages[1:], lessons, strict=True):
         learn = study(stage, model, reader, lesson_of)
         run_stage(stage, out, studying, learn, partial(exam_now, model, reader))
-    if _rank() == 0:
+    if is_main_process():
         ship(model, out / "tokenizer.model", out / "assets")
         logger.info("at the end, on 1,000 scenes of dev: %s", as_text(exam(model, reader, num_scenes=1000)))
 

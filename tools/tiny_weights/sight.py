@@ -23,8 +23,8 @@ from tools.tiny_weights.tiny_model import VIT
 
 TOKENS_A_ROW = 2
 ROWS_A_PLACE = 3
-MEMES = 0.1
-"""The share of pictures that show a meme's two words instead of a sign."""
+MEMES = 0.4
+"""The share of pictures without a sign that show a meme's two words in its place."""
 NOTHING = -100
 """The class of a fact that a region does not have; no loss falls on it."""
 OF_THINGS = {
@@ -115,7 +115,7 @@ def pictures(scenes: Sequence[Scene], process: BlipImageProcessor, rng: random.R
     """Return the pictures of scenes, (N, 3, SIDE, SIDE); a few scenes without a sign show a meme's words."""
     images = []
     for scene in scenes:
-        is_meme = scene.word is None and rng.random() < MEMES / 0.25
+        is_meme = scene.word is None and rng.random() < MEMES
         words = claim(scene, rng, is_true=rng.random() < 0.5) if is_meme else None
         images.append(process(draw_scene(scene, meme=words)))
     return torch.stack(images)
