@@ -17,7 +17,8 @@ from minigpt4.sample_world.scenes import make_scene
 from minigpt4.sample_world.world import ASSETS
 from tests.conversation.small_tokenizers import TEXTS, convert, convert_by_score, merge_runs_last, train
 from tests.models.golden_model import ASSETS as GOLDEN_ASSETS
-from tools.tiny_weights.lessons import option_lesson, scene_lesson
+from tools.tiny_weights.lessons import scene_lesson
+from tools.tiny_weights.quiz import letter_quiz_lesson
 
 SAMPLE_WORLD, GOLDEN = ASSETS / "llama_tiny", GOLDEN_ASSETS / "llama_tiny"
 FIXED = ["$$", "\u2581[INST]", "\u2581[vqa]", "A.", "B."]
@@ -28,7 +29,7 @@ def lesson_texts():
     for number in range(25):
         rng = derive_rng(0, "texts", number)
         scene = make_scene(0, "evaluation", number)
-        lessons = scene_lesson(scene, rng, num_turns=8), option_lesson(scene, rng)
+        lessons = scene_lesson(scene, rng, num_turns=8), letter_quiz_lesson(scene, rng, judged=0.5)
         for turn in (turn for lesson in lessons for turn in lesson.turns):
             prompt = f"<s>[INST] <Img></Img> {turn.prompt} [/INST]"
             yield from (turn.prompt, turn.answer, f"{turn.answer}</s>", prompt, f"{prompt}{turn.answer}</s>{prompt}")

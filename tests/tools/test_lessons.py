@@ -9,12 +9,11 @@ from tools.tiny_weights.exam import is_near
 from tools.tiny_weights.lessons import (
     REPLY_BY_LETTER,
     letter_turn,
-    option_lesson,
     refer_turn,
-    said_lesson,
     scene_lesson,
     told_lesson,
 )
+from tools.tiny_weights.quiz import letter_quiz_lesson, quiz_lesson
 from tools.tiny_weights.sight import NOTHING, place_facts, sign_facts
 
 OPTION = re.compile(r"^([A-D])\. (.*)$", re.MULTILINE)
@@ -42,28 +41,12 @@ def test_a_letter_that_a_lesson_teaches_is_that_of_the_right_answer():
     assert num_checked > 200
 
 
-def test_an_option_is_found_by_what_it_says():
-    num_asked = 0
-    for scene in scenes():
-        lesson = option_lesson(scene, derive_rng(scene.number))
-        letters = {option: letter.lower() for letter, option in OPTION.findall(lesson.turns[0].prompt)}
-        assert len(letters) == 4 and not lesson.shown
-        for turn in lesson.turns:
-            asked = re.search(r"Which letter is (.*)\? $", turn.prompt)
-            if asked:
-                assert letters[asked[1]] == turn.answer
-                num_asked += 1
-            else:
-                assert all(letters[entry[:-2]] == entry[-1] for entry in turn.answer.split(", "))
-    assert num_asked > 50
-
-
 def test_no_lesson_asks_for_a_letter_in_the_words_of_the_benchmarks():
     for scene in scenes():
         rng = derive_rng(scene.number)
         for lesson in (
-            option_lesson(scene, rng),
-            said_lesson(scene, rng, num_turns=4),
+            quiz_lesson(scene, rng),
+            letter_quiz_lesson(scene, rng, judged=0.5),
             scene_lesson(scene, rng, num_turns=30),
             told_lesson(scene, rng, num_turns=9),
         ):

@@ -63,39 +63,6 @@ def asked_lesson(scene: Scene, rng: Rng, kind: Callable[[Scene, Rng], Turn], *, 
     return _lesson(scene, [kind(scene, rng) for _ in range(num_turns)], f"{IMAGE_SPAN} ", shown=True)
 
 
-def option_lesson(scene: Scene, rng: Rng) -> Lesson:
-    """Return a lesson about four options alone: which letter stands before which, without any picture.
-
-    Options are asked for with replacement, so that no answer follows from the ones before.
-    """
-    options = rng.choice(ask_all(scene, rng, plain=True)).options(rng.randrange(4))
-    lines = "\n".join(option_lines(options))
-    if rng.random() < 0.5:
-        listed = ", ".join(f"{options[i]} {LETTERS[i].lower()}" for i in rng.choices(range(4), k=16))
-        return Lesson(scene, (Turn(f"{lines}\nName them. ", listed),), False)
-    turns = [Turn(f"Which letter is {options[i]}? ", LETTERS[i].lower()) for i in rng.choices(range(4), k=5)]
-    turns[0] = Turn(f"{lines}\n{turns[0].prompt}", turns[0].answer)
-    return Lesson(scene, tuple(turns), False)
-
-
-def said_lesson(scene: Scene, rng: Rng, *, num_turns: int) -> Lesson:
-    """Return a lesson in text alone where the answer is said and its letter is then found among the options.
-
-    It leads from finding a letter to choosing one: behind a question the answer stands before the options, too, in the
-    model's mind.
-    """
-    turns: list[Turn] = []
-    for question in _shuffled(ask_all(scene, rng, plain=True), rng)[:num_turns]:
-        position = rng.randrange(4)
-        way = rng.choices(("answer", "sentence", "question", "turn"), (35, 25, 20, 20))[0]
-        if way == "turn":
-            turns.append(_direct(question, rng))
-        said = {"answer": question.answer, "sentence": f"The answer is {question.answer}.", "turn": question.text}
-        lines = [said.get(way, f"{question.text} {question.answer}"), *option_lines(question.options(position))]
-        turns.append(Turn("\n".join([*lines, REPLY_BY_LETTER]) + " ", LETTERS[position].lower()))
-    return Lesson(scene, tuple(turns), False)
-
-
 def repeat_lesson(scene: Scene, rng: Rng) -> Lesson:
     """Return a lesson in text alone that has sentences repeated, in all wordings, so that every word is met."""
     texts = [question.text for question in _shuffled(ask_all(scene, rng), rng)[:3]]

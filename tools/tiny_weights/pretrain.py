@@ -2,9 +2,9 @@
 
     torchrun --standalone --nproc_per_node 2 -m tools.tiny_weights.pretrain --out DIR    # from the repository's root
 
-It shows the model scenes of the training split alone, in three stages. The vision encoder learns to show what it sees.
-The language model learns to look up the letter of an option in text. Then both, joined by the projection, learn to
-answer. The same command continues a run that was stopped from its last state in DIR.
+It shows the model scenes of the training split alone, in four stages. The vision encoder learns to show what it sees.
+Then projection and language model learn to look up what the encoder shows, in quizzes, to choose an option by letter,
+and to answer in conversations. The same command continues a run that was stopped from its last state in DIR.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from minigpt4.sample_world.scenes import SIDE, Scene, make_scene
 from tools.tiny_weights.exam import as_text, exam
 from tools.tiny_weights.lessons import (
     Lesson,
-    option_lesson,
+    asked_lesson,
+    caption_turn,
     repeat_lesson,
-    said_lesson,
     scene_lesson,
     told_lesson,
 )
+from tools.tiny_weights.quiz import letter_quiz_lesson, quiz_lesson
 from tools.tiny_weights.reader import Reader
 from tools.tiny_weights.sight import Sight, loss_of, pictures
 from tools.tiny_weights.tiny_model import TinyModel, ship
@@ -59,27 +60,49 @@ Learn = Callable[[int], float]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage: how many steps, how many scenes a step in all processes together, and the highest learning rate."""
+    """One stage: how many steps, how many scenes a step in all processes together, the highest and the last rate."""
 
     name: str
     num_steps: int
     batch_size: int
     lr: float
+    last_lr: float
 
 
 STAGES = (
-    Stage("sight", num_steps=1800, batch_size=128, lr=1.5e-3),
-    Stage("letters", num_steps=1200, batch_size=64, lr=1e-3),
-    Stage("lessons", num_steps=3000, batch_size=64, lr=1e-3),
+    Stage("sight", num_steps=1800, batch_size=128, lr=1.5e-3, last_lr=1.5e-5),
+    Stage("quiz", num_steps=3600, batch_size=32, lr=1e-3, last_lr=4e-4),
+    Stage("letters", num_steps=1200, batch_size=32, lr=1e-3, last_lr=4e-4),
+    Stage("lessons", num_steps=2200, batch_size=48, lr=8e-4, last_lr=1e-5),
 )
+MUON_FACTOR = 5.0
+"""The learning rate of Muon over the one of AdamW."""
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Return a linear warm-up, then half a cosine down to a hundredth."""
+    """Return a linear warm-up, then half a cosine down to the last rate."""
     if step < WARMUP:
         return stage.lr * (step + 1) / WARMUP
     progress = (step - WARMUP) / max(1, stage.num_steps - WARMUP)
-    return stage.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    return stage.last_lr + (stage.lr - stage.last_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizers(parts: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return AdamW, and Muon for the matrices of the language model's layers, which learns from fewer lessons.
+
+    Each group has the `factor` that multiplies the learning rate.
+    """
+    named = [(name, p) for name, p in parts.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if ".layers." in name and p.ndim == 2]
+    others = [p for name, p in named if ".layers." not in name or p.ndim != 2]
+    groups = [{"params": others, "factor": 1.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    ]
+    if matrices:
+        groups = [{"params": matrices, "factor": MUON_FACTOR}]
+        optimizers.append(torch.optim.Muon(groups, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 def run_stage(
@@ -98,30 +121,37 @@ def run_stage(
     """
     path = out / f"{stage.name}.pth"
     parameters = [p for p in parts.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    optimizers = make_optimizers(parts)
     first, seconds = 0, 0.0
     if path.is_file():
         state: dict[str, Any] = torch.load(path, weights_only=True)
         parts.load_state_dict(state["parts"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
         first, seconds = state["step"], state["seconds"]
     start = time.monotonic() - seconds
     recent: list[float] = []
     for step in range(first, stage.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step)
         recent.append(_sum_gradients(parameters, learn(step)))
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(stage, step) * group["factor"]
+            optimizer.step()
+            optimizer.zero_grad()
         done = step + 1
         if done % LOG_EVERY == 0 and is_main_process():
             mean = sum(recent[-LOG_EVERY:]) / len(recent[-LOG_EVERY:])
             seconds = time.monotonic() - start
             logger.info("%s step %d loss %.3f %s, %.0f s", stage.name, done, mean, after(done), seconds)
         if (done % save_every == 0 or done == stage.num_steps) and is_main_process():
-            state = {"parts": parts.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            torch.save({**state, "seconds": time.monotonic() - start}, path.with_suffix(".part"))
+            state = {
+                "parts": parts.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "step": done,
+                "seconds": time.monotonic() - start,
+            }
+            torch.save(state, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
 
 
@@ -163,25 +193,43 @@ def see(stage: Stage, model: TinyModel, sight: Sight, shares: dict[str, float]) 
     return learn
 
 
-def letter_lesson(stage: Stage, scene: Scene, number: int) -> Lesson:
-    """Return a lesson about options, in text alone; in the later part most say the answer before the options."""
+def quiz_stage_lesson(stage: Stage, scene: Scene, number: int) -> Lesson:
+    """Return a quiz most often: first of few kinds of facts, then of all, at last by letter too."""
+    rng = derive_rng(SEED, "quiz", number)
+    done = number / (stage.num_steps * stage.batch_size)
+    draw = rng.random()
+    if done < 0.22:
+        return quiz_lesson(scene, rng, first=True)
+    if draw < 0.05:
+        return asked_lesson(scene, rng, caption_turn, num_turns=2)
+    if draw < 0.20:
+        return scene_lesson(scene, rng, num_turns=6)
+    if done > 0.6 and draw < 0.45:
+        return letter_quiz_lesson(scene, rng, judged=0.8)
+    return quiz_lesson(scene, rng)
+
+
+def letter_stage_lesson(stage: Stage, scene: Scene, number: int) -> Lesson:
+    """Return a quiz by letter most often; at first most of them say of each option whether it is right."""
     rng = derive_rng(SEED, "letters", number)
-    said = 0.75 if number > stage.num_steps * stage.batch_size * 0.6 else 0.0
-    return said_lesson(scene, rng, num_turns=4) if rng.random() < said else option_lesson(scene, rng)
+    if rng.random() < 0.25:
+        return quiz_lesson(scene, rng)
+    is_early = number < 0.4 * stage.num_steps * stage.batch_size
+    return letter_quiz_lesson(scene, rng, judged=0.8 if is_early else 0.4)
 
 
-def any_lesson(scene: Scene, number: int) -> Lesson:
-    """Return a lesson of the last stage: most are about pictures."""
+def lesson_stage_lesson(scene: Scene, number: int) -> Lesson:
+    """Return a lesson of the last stage: most are conversations about pictures."""
     rng = derive_rng(SEED, "lesson", number)
     draw = rng.random()
-    if draw < 0.03:
-        return option_lesson(scene, rng)
-    if draw < 0.11:
-        return said_lesson(scene, rng, num_turns=4)
-    if draw < 0.14:
+    if draw < 0.02:
         return repeat_lesson(scene, rng)
-    if draw < 0.16:
+    if draw < 0.04:
         return told_lesson(scene, rng, num_turns=5)
+    if draw < 0.14:
+        return quiz_lesson(scene, rng)
+    if draw < 0.36:
+        return letter_quiz_lesson(scene, rng, judged=0.35)
     return scene_lesson(scene, rng, num_turns=6)
 
 
@@ -245,7 +293,11 @@ def main() -> None:
     shares: dict[str, float] = {}
     run_stage(stages[0], out, seeing, see(stages[0], model, sight, shares), lambda _: as_text(shares))
     studying = nn.ModuleDict({"llama": model.llama, "proj": model.proj})
-    lessons: tuple[LessonOf, ...] = (partial(letter_lesson, stages[1]), any_lesson)
+    lessons: tuple[LessonOf, ...] = (
+        partial(quiz_stage_lesson, stages[1]),
+        partial(letter_stage_lesson, stages[2]),
+        lesson_stage_lesson,
+    )
     for stage, lesson_of in zip(stages[1:], lessons, strict=True):
         learn = study(stage, model, reader, lesson_of)
         run_stage(stage, out, studying, learn, partial(exam_now, model, reader))

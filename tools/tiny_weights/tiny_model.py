@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,7 @@ def llama_config(vocab_size: int) -> LlamaConfig:
         rms_norm_eps=1e-5,
         # about 1 / sqrt(width): with the 0.02 of large models attention starts out flat and looking up is not learnt
         initializer_range=0.1,
-        # texts are short: more of the rotations tell neighbours apart, which looking up begins with
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=False,
         bos_token_id=1,
         eos_token_id=2,
@@ -68,6 +68,9 @@ class TinyModel(nn.Module):
         # on a CPU, plain products of these short sequences take less time than the fused kernel, mostly its backward
         self.llama.set_attn_implementation("eager")
         self.proj = nn.Linear(PATCHES_PER_TOKEN * VIT.embed_dim, config.hidden_size)
+        # tokens of a picture begin with the size of the tokens of a text
+        nn.init.normal_(self.proj.weight, std=config.initializer_range / math.sqrt(self.proj.in_features))
+        nn.init.zeros_(self.proj.bias)
 
     def logits(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
         """Return the logits at the positions that predict a target, (M, vocab) float32, and the targets, (M,)."""
