@@ -114,7 +114,7 @@ def _three_of(pool: Sequence[str], answer: str, rng: random.Random) -> tuple[str
     return first, second, third
 
 
-def _unique(scene: Scene) -> Iterator[Thing]:
+def unique(scene: Scene) -> Iterator[Thing]:
     """Yield the things that their shape alone tells from the others."""
     shapes = scene.count("shape")
     return (thing for thing in scene.things if shapes[thing.shape] == 1)
@@ -151,7 +151,7 @@ def _ask_identity(scene: Scene) -> Iterator[Asked]:
 
 def _ask_attribute(scene: Scene) -> Iterator[Asked]:
     looks = [f"{size} and {colour}" for size in SIZES for colour in COLOURS]
-    for thing in _unique(scene):
+    for thing in unique(scene):
         look = f"{thing.size} and {thing.colour}"
         colour = (
             f"What color is the {thing.shape}?",
@@ -265,9 +265,15 @@ def _ask_left(scene: Scene, what: str, count: int, *, plain: bool = True) -> Ask
     return Asked(wordings, left, NUMBERS, f"without the {what} the number left is {left}", plain)
 
 
-def _ask_majority(attribute: str, counts: Counter[str], values: Sequence[str]) -> Iterator[Asked]:
+def majority(counts: Counter[str]) -> str | None:
+    """Return what is there more than once and more often than all else, or None."""
     (most, highest), *others = counts.most_common()
-    if highest > 1 and all(count < highest for _, count in others):
+    return most if highest > 1 and all(count < highest for _, count in others) else None
+
+
+def _ask_majority(attribute: str, counts: Counter[str], values: Sequence[str]) -> Iterator[Asked]:
+    most = majority(counts)
+    if most is not None:
         wordings = (f"Which {attribute} is there most of?", f"Which {attribute} do most objects have?")
         yield Asked(wordings, most, values, f"there is most of {most}")
 

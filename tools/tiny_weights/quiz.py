@@ -15,9 +15,11 @@ from minigpt4.sample_world.questions import (
     NUMBERS,
     OPPOSITES,
     RELATIONS,
+    majority,
     option_lines,
     plural,
     related,
+    unique,
 )
 from minigpt4.sample_world.scenes import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, WORDS, Scene
 from minigpt4.sample_world.statements import claim
@@ -106,8 +108,7 @@ def _all_of(scene: Scene, rng: Rng) -> Fact:
 
 
 def _look(scene: Scene, rng: Rng) -> Fact | None:
-    shapes = scene.count("shape")
-    alone = [thing for thing in scene.things if shapes[thing.shape] == 1]
+    alone = list(unique(scene))
     if not alone:
         return None
     thing = rng.choice(alone)
@@ -174,11 +175,8 @@ def _number(scene: Scene, rng: Rng) -> Fact:
 
 
 def _most(scene: Scene, rng: Rng) -> Fact | None:
-    found: list[Fact] = []
-    for attribute, counts in (("color", scene.count("colour")), ("shape", scene.count("shape"))):
-        (most, highest), *others = counts.most_common()
-        if highest > 1 and all(count < highest for _, count in others):
-            found.append((f"most {attribute}", most))
+    most = (("most color", majority(scene.count("colour"))), ("most shape", majority(scene.count("shape"))))
+    found = [(asked, answer) for asked, answer in most if answer is not None]
     return rng.choice(found) if found else None
 
 
@@ -186,7 +184,7 @@ def _sign(scene: Scene, rng: Rng) -> Fact:
     return ("sign", scene.word or NOTHING) if rng.random() < 0.6 else ("background", scene.ground)
 
 
-# a fact of few kinds is learnt from a tenth of the pictures, and the other kinds then follow from these
+# these come first: where all kinds began together, places were still guessed after 1,400 steps
 FIRST_KINDS: Kinds = {_place: 5, _name_at: 3, _size: 2, _sign: 2}
 KINDS: Kinds = {
     _place: 18,
